@@ -1,0 +1,71 @@
+// Package report is how the parts of the driver say what happened. Logs, metrics, events and status objects are
+// implementations of Reporter; nobody reaches into them to record something.
+package report
+
+import (
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// Kind is what happened to a volume. The set is closed and small enough to be a metric label.
+type Kind string
+
+const (
+	// Published means that a volume was mounted and filled for the first time.
+	Published Kind = "Published"
+	// PublishFailed means that a volume could not be mounted.
+	PublishFailed Kind = "PublishFailed"
+	// Unpublished means that a volume is gone.
+	Unpublished Kind = "Unpublished"
+	// Refreshed means that the vault was asked; Changed says whether files were rewritten.
+	Refreshed Kind = "Refreshed"
+	// RefreshFailed means that the files stay as they were.
+	RefreshFailed Kind = "RefreshFailed"
+	// Recovered means that a refresh succeeded after one that failed.
+	Recovered Kind = "Recovered"
+	// ServedStale means that a new pod got last known good values.
+	ServedStale Kind = "ServedStale"
+	// Warning is a mistake in the class that does not stop the mount.
+	Warning Kind = "Warning"
+	// Expiring means that a mounted object's end is near or past.
+	Expiring Kind = "Expiring"
+	// SyncFailed means that a synced Secret could not be written.
+	SyncFailed Kind = "SyncFailed"
+	// SyncConflict means that a synced Secret belongs to somebody else, in whole or in some keys.
+	SyncConflict Kind = "SyncConflict"
+	// Synced means that a Secret was written.
+	Synced Kind = "Synced"
+)
+
+// Event is one thing that happened to one volume. It holds no secret.
+type Event struct {
+	Kind   Kind
+	Time   time.Time
+	Volume volume.Ref
+	// Reason is the class of the error; empty where nothing failed.
+	Reason volume.Reason
+	// Message is one line for a person.
+	Message string
+	// Changed is true where files were rewritten.
+	Changed bool
+	// Bundle is what is mounted now; nil where nothing was fetched. Reporters must not keep its Files.
+	Bundle *volume.Bundle
+	// Duration is how long the operation took; zero where that means nothing.
+	Duration time.Duration
+}
+
+// Reporter takes events. Report must not block and must not keep Event.Bundle.Files.
+type Reporter interface {
+	Report(Event)
+}
+
+// All reports each event to every reporter in order.
+type All []Reporter
+
+// Report implements Reporter.
+func (a All) Report(e Event) {
+	for _, r := range a {
+		r.Report(e)
+	}
+}

@@ -1,0 +1,100 @@
+package volume
+
+import (
+	"context"
+	"io/fs"
+	"time"
+)
+
+// File is one file of a volume.
+type File struct {
+	// Path is relative to the volume's root, slash separated and clean.
+	Path string
+	// Mode holds permission bits only.
+	Mode fs.FileMode
+	Data []byte
+}
+
+// Object is what the status object says of one fetched object.
+type Object struct {
+	// ID is "<type>/<name>", or "<type>/<name>/<index>" of a version history.
+	ID string
+	// Version is the version that the vault answered with.
+	Version string
+	// Path is the first file that the object fills.
+	Path string
+	// Vault is the vault's host name.
+	Vault string
+	// RequestID is the vault's x-ms-request-id of the answer, empty if it sent none.
+	RequestID string
+	// Cached is true where the value came from a request made for another volume.
+	Cached bool
+	// NotBefore and Expires are zero where the vault states none. For certificates, the earlier of the attribute's
+	// and the certificate's own end.
+	NotBefore, Expires time.Time
+}
+
+// Source is one thing that was asked of a vault as one identity. Bindings with an equal Key shared the answer.
+type Source struct {
+	Key string
+	// Digest changes when the answer changes. It is keyed per process: it cannot be tested against guesses.
+	Digest [32]byte
+}
+
+// Bundle is the whole content of a volume, fetched as one.
+type Bundle struct {
+	Files   []File
+	Objects []Object
+	Sources []Source
+	// FetchedAt is when the oldest value in the bundle left the vault.
+	FetchedAt time.Time
+	// Stale is true where a value is a last known good one, given because the vault could not be reached.
+	Stale bool
+	// Cause is why the bundle is stale; nil otherwise.
+	Cause error
+	// Warnings are for the pod's owner; one line each, no secret.
+	Warnings []string
+}
+
+// Priority orders requests that wait for the same vault.
+type Priority int
+
+const (
+	// Rotation can wait.
+	Rotation Priority = iota
+	// Mount is a pod that waits to start: it goes first.
+	Mount
+)
+
+// FetchOptions say how fresh and how urgent.
+type FetchOptions struct {
+	// NotBefore is the oldest answer that may be shared: one asked for earlier is asked for again.
+	NotBefore time.Time
+	Priority  Priority
+	// AllowStale permits last known good values where the class opted in (staleIfError).
+	AllowStale bool
+}
+
+// Binding is a class resolved for one identity: what to fetch, as whom. It is made without a request to the vault.
+type Binding interface {
+	// Key is equal for volumes that get the same bundle: same parsed class, same identity.
+	Key() string
+	// Phase is equal for bindings that should be refreshed at the same moment, because they may share sources.
+	Phase() string
+	// Identity names who asks, for logs and audit; no secret.
+	Identity() string
+	// RotationInterval is the class's own interval; ok is false where the class leaves it to the driver. 0 means never.
+	RotationInterval() (interval time.Duration, ok bool)
+	// Warnings are mistakes in the class that do not stop a mount; one line each.
+	Warnings() []string
+	// Fetch asks the vault for what is not shared already. It fails whole: no partial bundle. Errors are of type *Error.
+	Fetch(ctx context.Context, opts FetchOptions) (*Bundle, error)
+}
+
+// Provider turns requests into bindings.
+type Provider interface {
+	// Bind resolves a class for a pod, and takes the request's tokens as the newest of its identity. It does not talk
+	// to vault or Entra, costs microseconds when the class is known, and is called at every republish. Errors are of
+	// type *Error and name every mistake of the class.
+	Bind(ctx context.Context, req Request) (Binding, error)
+}

@@ -1,0 +1,75 @@
+package volume
+
+import (
+	"errors"
+	"time"
+)
+
+// Reason is the class of an error: whose fault it is and whether trying again can help. The set is closed and small
+// enough to be a metric label.
+type Reason string
+
+const (
+	// InvalidClass is a mistake in the SecretProviderClass or in the pod's volume attributes.
+	InvalidClass Reason = "InvalidClass"
+	// InvalidRequest is a CSI request that kubelet would not send.
+	InvalidRequest Reason = "InvalidRequest"
+	// ClassNotFound means that no SecretProviderClass of that name is in the pod's namespace.
+	ClassNotFound Reason = "ClassNotFound"
+	// Identity means that Entra, IMDS or the token proxy refused the identity, or that a credential is missing.
+	Identity Reason = "Identity"
+	// Permission means that the vault knows the identity and refuses it the object.
+	Permission Reason = "Permission"
+	// Firewall means that the vault refuses the caller's network.
+	Firewall Reason = "Firewall"
+	// NotFound means that the object or version does not exist.
+	NotFound Reason = "NotFound"
+	// Disabled means that the object exists and is disabled.
+	Disabled Reason = "Disabled"
+	// InvalidContent means that the vault's content cannot become the files that the class asks for.
+	InvalidContent Reason = "InvalidContent"
+	// Throttled means that vault, Entra or IMDS asked for fewer requests.
+	Throttled Reason = "Throttled"
+	// DNS means that a host name has no address.
+	DNS Reason = "DNS"
+	// Proxy means that the HTTP proxy on the way refused or failed.
+	Proxy Reason = "Proxy"
+	// Network means that there is a route problem, a reset, a time-out or a TLS failure.
+	Network Reason = "Network"
+	// Unavailable means that a service answered with an error of its own, or with what is no answer at all.
+	Unavailable Reason = "Unavailable"
+	// NotReady means that the driver itself cannot serve yet.
+	NotReady Reason = "NotReady"
+	// Filesystem means that the node refused a mount or a write.
+	Filesystem Reason = "Filesystem"
+	// Internal is a defect of the driver.
+	Internal Reason = "Internal"
+)
+
+// Error is what a user reads: one line that says what failed, for which object, whose fault it is and the fix.
+// It never holds a secret.
+type Error struct {
+	Reason Reason
+	// Message is one line, lower case, without the pod and class, which the RPC edge adds.
+	Message string
+	// RetryAfter is what the service asked for; zero where it asked for nothing.
+	RetryAfter time.Duration
+	// RequestID is the service's id of the failed request, for its support; empty where there is none.
+	RequestID string
+	// Cause is kept for errors.Is and errors.As. It is not printed.
+	Cause error
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// ReasonOf returns the reason of the first *Error in err's tree, else Internal.
+func ReasonOf(err error) Reason {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Reason
+	}
+	return Internal
+}
