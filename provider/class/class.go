@@ -1,0 +1,112 @@
+// Package class understands the parameters of a SecretProviderClass: it turns text into a typed Class, and reports every
+// mistake at once.
+package class
+
+import (
+	"io/fs"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+)
+
+// Kind is the kind of a Key Vault object, spelled as in objectType.
+type Kind string
+
+// The kinds of Key Vault objects.
+const (
+	Secret      Kind = "secret"
+	Key         Kind = "key"
+	Certificate Kind = "cert"
+)
+
+// Format is how a certificate-backed secret is written.
+type Format string
+
+// The formats of objectFormat.
+const (
+	PEM Format = "pem"
+	PFX Format = "pfx"
+)
+
+// Encoding is how a secret's text becomes bytes.
+type Encoding string
+
+// The encodings of objectEncoding.
+const (
+	UTF8   Encoding = "utf-8"
+	Base64 Encoding = "base64"
+	Hex    Encoding = "hex"
+)
+
+// Mode is how the driver proves the identity.
+type Mode string
+
+// The identity modes. A class that names none uses workload identity where it has a client id and the pod a token, else
+// a service principal from nodePublishSecretRef.
+const (
+	Automatic       Mode = ""
+	ManagedIdentity Mode = "managed identity"
+	TokenProxy      Mode = "identity binding"
+)
+
+// Class is a SecretProviderClass understood. It is immutable.
+type Class struct {
+	Cloud cloud.Cloud
+	Mode  Mode
+	// TenantID and ClientID are empty where the class leaves them out.
+	TenantID, ClientID string
+	// ManagedClientID, ManagedObjectID and ManagedResourceID name a user-assigned identity; at most one is set. All
+	// empty means system-assigned.
+	ManagedClientID, ManagedObjectID, ManagedResourceID string
+	Objects                                             []Object
+	// RotationInterval is nil where the class leaves it to the driver; 0 means never.
+	RotationInterval *time.Duration
+	// StaleIfError is how old a last known good value may be that a new pod starts from; 0 means never.
+	StaleIfError time.Duration
+	// Warnings are mistakes that do not stop a mount.
+	Warnings []Mistake
+	// Digest is equal for classes that ask for the same files in the same way of the same vaults.
+	Digest string
+}
+
+// Object is one entry of the objects parameter.
+type Object struct {
+	// Index is the position in the array, from 0.
+	Index int
+	// VaultURL is the vault's base URL, https://host/.
+	VaultURL string
+	Kind     Kind
+	Name     string
+	// Path is the file name: the alias, else the name.
+	Path string
+	// Version is empty for the current one; "latest" is already turned into empty.
+	Version string
+	// History is how many versions to write; 0 or 1 means the one version as Path.
+	History  int
+	Format   Format
+	Encoding Encoding
+	// Mode holds the file's permission bits.
+	Mode fs.FileMode
+	// SplitCertAndKey writes <path>.crt and <path>.key beside a certificate-backed secret.
+	SplitCertAndKey bool
+	// ConvertPFX turns a hand-uploaded PFX (content type application/x-pkcs12, not backed by a certificate) into PEM.
+	ConvertPFX bool
+}
+
+// Mistake is one thing that is wrong with a class.
+type Mistake struct {
+	// Parameter is the parameter's name, such as keyvaultName or objects.
+	Parameter string
+	// Index is the object's position in the array, -1 where the mistake is not in an object.
+	Index int
+	// Object is the object's name, as far as it is known.
+	Object string
+	// Field is the object's field, empty for a parameter.
+	Field string
+	// Value is what stands there; never a secret, cut to a readable length.
+	Value string
+	// Problem says what is wrong, Fix what to write instead.
+	Problem, Fix string
+	// Line is the line inside the parameter's text, from 1; 0 where it is not known.
+	Line int
+}
