@@ -62,5 +62,5 @@ func skippedWarning(contents *pfx.Contents) string {
 	if contents.Skipped == 0 {
 		return ""
 	}
-	return fmt.Sprintf("the PFX holds %d items that are neither private keys nor certificates: they are left out", contents.Skipped)
+	return fmt.Sprintf("the PFX holds things that are neither private keys nor certificates, which are left out: %d", contents.Skipped)
 }
