@@ -108,20 +108,30 @@ func (c chain) leaf(keys []any, issuers []int) int {
 			ends = append(ends, i)
 		}
 	}
-	for _, i := range ends {
-		if belongs(c[i], keys) {
+	own := c.of(keys)
+	for _, i := range own {
+		if slices.Contains(ends, i) {
 			return i
 		}
 	}
-	for i := range c {
-		if belongs(c[i], keys) {
-			return i
-		}
-	}
-	if len(ends) == 1 {
+	switch {
+	case len(own) > 0:
+		return own[0]
+	case len(ends) == 1:
 		return ends[0]
+	default:
+		return -1
 	}
-	return -1
+}
+
+// of returns the certificates that belong to one of the private keys.
+func (c chain) of(keys []any) (own []int) {
+	for i, certificate := range c {
+		if belongs(certificate, keys) {
+			own = append(own, i)
+		}
+	}
+	return own
 }
 
 // issued tells whether issuer signed certificate. Key ids, where both have one, and names must fit; a signature that is
