@@ -36,6 +36,8 @@ const (
 	SyncConflict Kind = "SyncConflict"
 	// Synced means that a Secret was written.
 	Synced Kind = "Synced"
+	// Panicked means that a handler panicked and the caller got an error; Volume is empty.
+	Panicked Kind = "Panicked"
 )
 
 // Event is one thing that happened to one volume. It holds no secret.
