@@ -1,0 +1,80 @@
+package tmpfs
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+	"syscall"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// holds tells whether a generation is exactly the files: paths, bytes, modes and group.
+func (w *writer) holds(generation string) (bool, error) {
+	want := make(map[string]volume.File, len(w.files))
+	for _, f := range w.files {
+		want[f.Path] = f
+	}
+	same := true
+	err := fs.WalkDir(w.root.FS(), generation, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", name, err)
+		}
+		mode := fs.FileMode(0o755)
+		file := strings.TrimPrefix(name, generation+"/")
+		f, isFile := want[file]
+		if isFile {
+			mode = f.Mode
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		same = ok && int(stat.Gid) == w.group && info.Mode().Perm() == mode
+		switch {
+		case !same:
+		case entry.IsDir():
+			same = !isFile
+		default:
+			delete(want, file)
+			same = isFile && entry.Type().IsRegular() && info.Size() == int64(len(f.Data))
+			if same {
+				same, err = w.equal(name, f.Data)
+			}
+		}
+		if err == nil && !same {
+			return fs.SkipAll
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("compare %s: %w", path.Base(generation), err)
+	}
+	return same && len(want) == 0, nil
+}
+
+func (w *writer) equal(name string, data []byte) (same bool, err error) {
+	file, err := w.root.Open(name)
+	if err != nil {
+		return false, fmt.Errorf("open %s: %w", name, err)
+	}
+	defer func() { _ = file.Close() }()
+	buf := make([]byte, min(len(data), 64<<10)+1)
+	for {
+		n, err := file.Read(buf)
+		if n > len(data) || !bytes.Equal(buf[:n], data[:n]) {
+			return false, nil
+		}
+		data = data[n:]
+		switch {
+		case err == io.EOF: //nolint:errorlint // Read returns it bare
+			return len(data) == 0, nil
+		case err != nil:
+			return false, fmt.Errorf("read %s: %w", name, err)
+		}
+	}
+}

@@ -1,0 +1,425 @@
+package tmpfs
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+var discard = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// newMounts returns probed Mounts that mount for real.
+func newMounts(t testing.TB, size int64) *Mounts {
+	t.Helper()
+	m, err := New(Options{Mounter: SystemMounter(), Log: discard, Size: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Probe(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func newVolume(t testing.TB, m *Mounts) string {
+	t.Helper()
+	target := filepath.Join(t.TempDir(), "mount")
+	if err := m.Mount(target, false); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Unmount(target); err != nil {
+			t.Error(err)
+		}
+	})
+	return target
+}
+
+func file(path, data string) volume.File {
+	return volume.File{Path: path, Mode: 0o644, Data: []byte(data)}
+}
+
+func write(t testing.TB, m *Mounts, target string, files ...volume.File) bool {
+	t.Helper()
+	changed, err := m.Write(target, files, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return changed
+}
+
+func wantState(t testing.TB, m *Mounts, target string, want State) {
+	t.Helper()
+	if got, err := m.State(target); err != nil || got != want {
+		t.Fatalf("state is %q (%v), want %q", got, err, want)
+	}
+}
+
+// mountLine returns the mount's line of mountinfo.
+func mountLine(t testing.TB, target string) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == target {
+			return line
+		}
+	}
+	t.Fatalf("%s is not mounted", target)
+	return ""
+}
+
+func TestMountOptionsAreWhatTheProbeSaid(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	line := mountLine(t, newVolume(t, m))
+	for _, want := range []string{"nosuid", "nodev", "noexec", "size=1024k", "mode=755"} {
+		if !strings.Contains(line, want) {
+			t.Errorf("%s is missing in %s", want, line)
+		}
+	}
+	if got := strings.Contains(line, "noswap"); got != m.NoSwap() {
+		t.Errorf("noswap is %v, the probe said %v: %s", got, m.NoSwap(), line)
+	}
+}
+
+func TestMountAllowsExecutionWhereAsked(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := newVolume(t, m)
+	write(t, m, target, file("a", "x"))
+	if err := m.Mount(target, true); err != nil {
+		t.Fatal(err)
+	}
+	line := mountLine(t, target)
+	if strings.Contains(line, "noexec") || !strings.Contains(line, "nosuid") || !strings.Contains(line, "size=1024k") {
+		t.Errorf("after the remount: %s", line)
+	}
+	if got := strings.Contains(line, "noswap"); got != m.NoSwap() {
+		t.Errorf("noswap changed: %s", line)
+	}
+	wantState(t, m, target, Complete)
+}
+
+func TestStates(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := filepath.Join(t.TempDir(), "mount")
+	wantState(t, m, target, Absent)
+	if err := os.Mkdir(target, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, m, target, Directory)
+	if err := m.Mount(target, false); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, m, target, Mounted)
+	if err := os.Symlink("nowhere", filepath.Join(target, dataLink)); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, m, target, Mounted)
+	write(t, m, target)
+	wantState(t, m, target, Complete)
+	if err := m.Unmount(target); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, m, target, Absent)
+}
+
+func TestUnmountSucceedsWhereNothingIsLeft(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := filepath.Join(t.TempDir(), "mount")
+	unmount := func() {
+		t.Helper()
+		if err := m.Unmount(target); err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, m, target, Absent)
+	}
+	unmount()
+	if err := os.Mkdir(target, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	unmount()
+	if err := os.Mkdir(target, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // mounts on top of each other
+		if err := m.mounter.Mount("tmpfs", target, "tmpfs", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unmount()
+}
+
+func TestUnmountKeepsFilesThatAreNotOurs(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := filepath.Join(t.TempDir(), "mount")
+	if err := os.MkdirAll(filepath.Join(target, "precious"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	var e *volume.Error
+	if err := m.Unmount(target); !errors.As(err, &e) || e.Reason != volume.Filesystem {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(target, "precious")); err != nil {
+		t.Error(err)
+	}
+}
+
+// faulty is a mounter whose mounts fail.
+type faulty struct{ *mount.FakeMounter }
+
+func (faulty) Mount(string, string, string, []string) error { return unix.EPERM }
+
+func TestFailedMountLeavesNothing(t *testing.T) {
+	m, err := New(Options{Mounter: faulty{mount.NewFakeMounter(nil)}, Log: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := m.Probe(dir); err == nil || !strings.Contains(err.Error(), "privileged") {
+		t.Errorf("probe said %v", err)
+	}
+	if m.Ready() == nil {
+		t.Error("ready although nothing can be mounted")
+	}
+	if err := m.Mount(filepath.Join(dir, "mount"), false); err == nil {
+		t.Error("no error")
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
+		t.Errorf("left behind: %v", entries)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := newVolume(t, m)
+	if !write(t, m, target, file("a", "1"), file("dir/b", "2"), file("dir/sub/c", "3")) {
+		t.Error("unchanged")
+	}
+	wantTree(t, target, "a=1", "dir/b=2", "dir/sub/c=3")
+	if link, err := os.Readlink(filepath.Join(target, "dir")); err != nil || link != "..data/dir" {
+		t.Errorf("dir leads to %q: %v", link, err)
+	}
+	if !write(t, m, target, file("a", "1"), file("dir/b", "new"), file("d", "\x00\r\n")) {
+		t.Error("unchanged")
+	}
+	wantTree(t, target, "a=1", "d=\x00\r\n", "dir/b=new")
+	if !write(t, m, target) {
+		t.Error("unchanged")
+	}
+	wantTree(t, target)
+}
+
+// wantTree fails unless a user sees exactly these files.
+func wantTree(t *testing.T, target string, want ...string) {
+	t.Helper()
+	var got []string
+	entries, err := os.ReadDir(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), reserved) {
+			continue
+		}
+		real, err := filepath.EvalSymlinks(filepath.Join(target, e.Name()))
+		if err != nil {
+			t.Errorf("%s dangles: %v", e.Name(), err)
+			continue
+		}
+		err = filepath.WalkDir(real, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := os.ReadFile(p) //nolint:gosec // a file of the test
+			rel, _ := filepath.Rel(real, p)
+			got = append(got, strings.TrimSuffix(e.Name()+"/"+rel, "/.")+"="+string(data))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("files are %q, want %q", got, want)
+	}
+}
+
+func TestModesAndGroupAreExact(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := newVolume(t, m)
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	gid := int64(os.Getegid())
+	if _, err := m.Write(target, []volume.File{
+		{Path: "secret", Mode: 0o400}, {Path: "d/open", Mode: 0o666}, {Path: "none", Mode: 0},
+	}, &gid); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{"secret": 0o400, "d/open": 0o666, "none": 0, "d": 0o755 | fs.ModeDir} {
+		info, err := os.Stat(filepath.Join(target, name))
+		if err != nil || info.Mode() != want {
+			t.Errorf("%s: mode %v (%v), want %v", name, info.Mode(), err, want)
+		}
+	}
+	// another mode alone is a change
+	if changed, err := m.Write(target, []volume.File{
+		{Path: "secret", Mode: 0o440}, {Path: "d/open", Mode: 0o666}, {Path: "none", Mode: 0},
+	}, &gid); err != nil || !changed {
+		t.Errorf("changed %v, %v", changed, err)
+	}
+}
+
+func TestUnchangedWriteTouchesNothing(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := newVolume(t, m)
+	files := []volume.File{file("a", "1"), file("dir/b", "2")}
+	write(t, m, target, files...)
+	before := snapshot(t, target)
+	slices.Reverse(files)
+	if write(t, m, target, files...) {
+		t.Error("changed")
+	}
+	if after := snapshot(t, target); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// snapshot returns inodes and times of everything in the volume.
+func snapshot(t *testing.T, target string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(target, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return err
+		}
+		b.WriteString(p + " " + filepath.Base(p) + " ")
+		for _, n := range []int64{int64(st.Ino), st.Mtim.Nano(), st.Ctim.Nano()} { //nolint:gosec // for comparison only
+			b.WriteString(" " + strconv.FormatInt(n, 10))
+		}
+		b.WriteString("\n")
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestWriteClearsWhatAKilledWriterLeft(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := newVolume(t, m)
+	write(t, m, target, file("a", "1"))
+	for _, dir := range []string{"..2026_01_01_00_00_00.1/x", "stale", nextNameLink} {
+		if err := os.MkdirAll(filepath.Join(target, dir), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, link := range []string{nextDataLink, "gone"} {
+		if err := os.Symlink("..data/gone", filepath.Join(target, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if write(t, m, target, file("a", "1")) {
+		t.Error("changed")
+	}
+	wantTree(t, target, "a=1")
+	entries, _ := os.ReadDir(target)
+	if len(entries) != 3 {
+		t.Errorf("left: %v", entries)
+	}
+	// entries of another writer make way, and nothing leads out of the volume
+	if err := os.RemoveAll(filepath.Join(target, dataLink)); err != nil {
+		t.Fatal(err)
+	}
+	outside := t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(target, dataLink)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(target, "b"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	write(t, m, target, file("b", "2"))
+	wantTree(t, target, "b=2")
+	if entries, _ := os.ReadDir(outside); len(entries) != 0 {
+		t.Errorf("written outside the volume: %v", entries)
+	}
+}
+
+func TestFullVolumeKeepsTheLastGeneration(t *testing.T) {
+	m := newMounts(t, 256<<10)
+	target := newVolume(t, m)
+	write(t, m, target, file("a", strings.Repeat("x", 100<<10)))
+	_, err := m.Write(target, []volume.File{file("a", strings.Repeat("y", 200<<10)), file("b", "2")}, nil)
+	var e *volume.Error
+	if !errors.As(err, &e) || e.Reason != volume.Filesystem || !strings.Contains(err.Error(), "--volume-size") {
+		t.Fatalf("got %v", err)
+	}
+	data, err := os.ReadFile(filepath.Join(target, "a"))
+	if err != nil || string(data) != strings.Repeat("x", 100<<10) {
+		t.Errorf("a holds %d bytes, %v", len(data), err)
+	}
+	entries, _ := os.ReadDir(target)
+	if len(entries) != 3 { // ..data, its generation, a
+		t.Errorf("left: %v", entries)
+	}
+	if !write(t, m, target, file("a", "small")) {
+		t.Error("unchanged")
+	}
+}
+
+func TestUsage(t *testing.T) {
+	m := newMounts(t, 1<<20)
+	target := newVolume(t, m)
+	write(t, m, target, file("a", strings.Repeat("x", 10<<10)))
+	u, err := m.Usage(target)
+	if err != nil || u.Bytes.Total != 1<<20 || u.Bytes.Used < 10<<10 || u.Bytes.Used+u.Bytes.Available != u.Bytes.Total {
+		t.Errorf("usage %+v, %v", u, err)
+	}
+	if u.Inodes.Used < 4 {
+		t.Errorf("inodes %+v", u.Inodes)
+	}
+	for _, other := range []string{t.TempDir(), filepath.Join(t.TempDir(), "none")} {
+		if _, err := m.Usage(other); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+func TestCheckPath(t *testing.T) {
+	for p, ok := range map[string]bool{
+		"a": true, "a/b/c": true, ".hidden": true, "a..b": true, "...": false, "é": true, "a b": true,
+		"": false, "/a": false, "..": false, "../a": false, "a/../b": false, "a/..": false, "..a": false, ".": false,
+		"./a": false, "a//b": false, "a/": false, "a\x00": false, "a\nb": false, "\xff": false,
+		strings.Repeat("x", 255): true, strings.Repeat("x", 256): false, strings.Repeat("x/", 2100) + "x": false,
+	} {
+		if err := CheckPath(p); (err == nil) != ok {
+			t.Errorf("%.40q: %v", p, err)
+		}
+	}
+	err := CheckFiles([]volume.File{file("a", ""), file("a/b", ""), file("c", ""), file("c", ""), {Path: "d", Mode: 0o4755}})
+	for _, want := range []string{"directory of", "two files", "permission bits"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+}
