@@ -1,0 +1,185 @@
+// Package classdir reads SecretProviderClasses from a directory of YAML files: for the demo, for tests and for local
+// development without an API server.
+package classdir
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/fsnotify/fsnotify"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// Dir is a directory of classes. Files end in .yaml, .yml or .json and may hold several documents; documents of other
+// kinds are passed over. A class without a namespace belongs to the namespace default.
+type Dir struct {
+	path    string
+	log     *slog.Logger
+	watcher *fsnotify.Watcher
+
+	mu      sync.Mutex
+	classes map[types.NamespacedName]*v1.SecretProviderClass
+	// broken holds what is wrong with files that could not be read.
+	broken []string
+}
+
+// Open reads the directory. Mistakes in single files are logged, and told to whoever asks for a class that is not found;
+// they do not stop the others. Close must be called.
+func Open(path string, log *slog.Logger) (*Dir, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch for changes: %w", err)
+	}
+	d := &Dir{path: path, log: log, watcher: watcher}
+	// watch before reading, so that no change falls between
+	if err := watcher.Add(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("class directory: %w", err), watcher.Close())
+	}
+	if _, err := d.read(); err != nil {
+		return nil, errors.Join(err, watcher.Close())
+	}
+	return d, nil
+}
+
+// Close ends the watch.
+func (d *Dir) Close() error {
+	if err := d.watcher.Close(); err != nil {
+		return fmt.Errorf("end the watch: %w", err)
+	}
+	return nil
+}
+
+// Ready returns nil: what Open read can be answered.
+func (d *Dir) Ready() error { return nil }
+
+// Get returns the class, or a *volume.Error with reason ClassNotFound.
+func (d *Dir) Get(_ context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if class, ok := d.classes[types.NamespacedName{Namespace: namespace, Name: name}]; ok {
+		return class, nil
+	}
+	message := fmt.Sprintf("failed to get secretproviderclass %s/%s: not found in the directory of --classes: "+
+		"add it there, in the pod's namespace", namespace, name)
+	if len(d.broken) > 0 {
+		message += "; files that could not be read: " + strings.Join(d.broken, "; ")
+	}
+	return nil, &volume.Error{Reason: volume.ClassNotFound, Message: message}
+}
+
+// Watch calls changed for each class that differs after a change in the directory, until ctx ends.
+func (d *Dir) Watch(ctx context.Context, changed func(namespace, name string)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-d.watcher.Errors:
+			d.log.WarnContext(ctx, "watching the class directory", "error", err)
+		case _, ok := <-d.watcher.Events:
+			if !ok {
+				return nil
+			}
+			names, err := d.read()
+			if err != nil {
+				d.log.WarnContext(ctx, "the classes stay as they were", "error", err)
+			}
+			for _, n := range names {
+				changed(n.Namespace, n.Name)
+			}
+		}
+	}
+}
+
+// read takes the directory's state and returns the names of the classes that differ.
+func (d *Dir) read() ([]types.NamespacedName, error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return nil, fmt.Errorf("class directory: %w", err)
+	}
+	found := map[types.NamespacedName]*v1.SecretProviderClass{}
+	origin := map[types.NamespacedName]string{}
+	var broken []string
+	for _, entry := range entries {
+		if !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry.Name())) {
+			continue
+		}
+		classes, err := readFile(filepath.Join(d.path, entry.Name()))
+		if err != nil {
+			broken = append(broken, fmt.Sprintf("%s: %v", entry.Name(), err))
+		}
+		for _, class := range classes {
+			name := types.NamespacedName{Namespace: class.Namespace, Name: class.Name}
+			if first, twice := origin[name]; twice {
+				broken = append(broken, fmt.Sprintf("%s: class %s stands in %s already: remove one", entry.Name(), name, first))
+				continue
+			}
+			found[name], origin[name] = class, entry.Name()
+		}
+	}
+	for _, b := range broken {
+		d.log.Error("class file is not usable", "problem", b)
+	}
+	return d.replace(found, broken), nil
+}
+
+func (d *Dir) replace(found map[types.NamespacedName]*v1.SecretProviderClass, broken []string) (differ []types.NamespacedName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, class := range found {
+		if old, ok := d.classes[name]; ok && reflect.DeepEqual(old, class) {
+			found[name] = old
+			continue
+		}
+		differ = append(differ, name)
+	}
+	for name := range maps.Keys(d.classes) {
+		if _, ok := found[name]; !ok {
+			differ = append(differ, name)
+		}
+	}
+	d.classes, d.broken = found, broken
+	return differ
+}
+
+// readFile returns the classes of one file; those before a mistake are returned with the error.
+func readFile(path string) (classes []*v1.SecretProviderClass, err error) {
+	data, err := os.ReadFile(path) //nolint:gosec // the directory is the operator's choice
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	for {
+		class := &v1.SecretProviderClass{}
+		switch err := decoder.Decode(class); {
+		case errors.Is(err, io.EOF):
+			return classes, nil
+		case err != nil:
+			return classes, fmt.Errorf("document %d: %w", len(classes)+1, err)
+		}
+		if class.Kind != "SecretProviderClass" {
+			continue
+		}
+		if class.Name == "" {
+			return classes, fmt.Errorf("document %d: metadata.name is missing", len(classes)+1)
+		}
+		if class.Namespace == "" {
+			class.Namespace = "default"
+		}
+		classes = append(classes, class)
+	}
+}

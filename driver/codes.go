@@ -1,0 +1,61 @@
+package driver
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// codeOf maps the class of an error to the gRPC code that kubelet sees.
+func codeOf(reason volume.Reason) codes.Code {
+	switch reason {
+	case volume.InvalidClass, volume.InvalidRequest, volume.InvalidContent:
+		return codes.InvalidArgument
+	case volume.ClassNotFound, volume.NotFound:
+		return codes.NotFound
+	case volume.Identity, volume.Permission, volume.Firewall, volume.Disabled:
+		return codes.PermissionDenied
+	case volume.Throttled:
+		return codes.ResourceExhausted
+	case volume.DNS, volume.Proxy, volume.Network, volume.Unavailable, volume.NotReady:
+		return codes.Unavailable
+	case volume.Filesystem, volume.Internal:
+		return codes.Internal
+	}
+	return codes.Internal
+}
+
+// rpcError makes the one line that a caller sees. It is the only place where errors get a code.
+func rpcError(ref volume.Ref, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	code := codeOf(volume.ReasonOf(err))
+	if _, classified := errors.AsType[*volume.Error](err); !classified {
+		switch {
+		case errors.Is(err, context.Canceled):
+			code = codes.Canceled
+		case errors.Is(err, context.DeadlineExceeded):
+			code = codes.DeadlineExceeded
+		}
+	}
+	return status.Error(code, describe(ref)+err.Error())
+}
+
+// describe names the volume as far as it is known.
+func describe(ref volume.Ref) string {
+	switch {
+	case ref.Pod.Name == "":
+		return ""
+	case ref.Class == "":
+		return "pod " + ref.Pod.String() + ": "
+	}
+	return "pod " + ref.Pod.String() + ", class " + ref.Class + ": "
+}

@@ -1,0 +1,278 @@
+package driver
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// node is a driver that serves on a socket, with real mounts, and the client that kubelet would be.
+type node struct {
+	*testing.T
+	dir      string
+	driver   *Driver
+	vault    *vault
+	classes  *classes
+	recorder *recorder
+	mirror   *mirrors
+	clock    *clocktesting.FakeClock
+	log      *syncBuffer
+	mounts   *tmpfs.Mounts
+
+	csi.IdentityClient
+	csi.NodeClient
+	stop func()
+}
+
+// syncBuffer is a bytes.Buffer for several goroutines.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func startNode(t *testing.T, edit ...func(*Options)) *node {
+	t.Helper()
+	n := &node{
+		T: t, dir: t.TempDir(), classes: &classes{}, recorder: &recorder{}, mirror: &mirrors{},
+		clock: clocktesting.NewFakeClock(epoch), log: &syncBuffer{},
+	}
+	n.vault = newVault(n.clock)
+	log, err := logging.New(n.log, logging.JSON, slog.LevelDebug)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.mounts, err = tmpfs.New(tmpfs.Options{Mounter: tmpfs.SystemMounter(), Log: log, Size: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.mounts.Probe(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{
+		NodeID: "node-1", Version: "v0", KubeletDir: n.dir, Classes: n.classes, Provider: n.vault, Mounts: n.mounts,
+		Mirror: n.mirror, Reporter: n.recorder, RotationInterval: 2 * time.Minute, CacheTTL: 10 * time.Second,
+		Clock: clock.WithTicker(n.clock), Log: log,
+	}
+	for _, f := range edit {
+		f(&o)
+	}
+	n.driver, err = New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.serve(ServeOptions{Endpoint: "unix://" + filepath.Join(n.dir, "csi.sock")})
+	t.Cleanup(func() {
+		n.stop()
+		for _, target := range n.targets() {
+			if err := n.mounts.Unmount(target); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return n
+}
+
+// serve runs the driver until n.stop.
+func (n *node) serve(o ServeOptions) {
+	n.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	listening, ended := make(chan struct{}), make(chan error, 1)
+	o.Listening = func() { close(listening) }
+	go func() { ended <- n.driver.Serve(ctx, o) }()
+	select {
+	case <-listening:
+	case err := <-ended:
+		cancel()
+		n.Fatal(err)
+	}
+	conn, err := grpc.NewClient(o.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.IdentityClient, n.NodeClient = csi.NewIdentityClient(conn), csi.NewNodeClient(conn)
+	n.stop = sync.OnceFunc(func() {
+		if err := conn.Close(); err != nil {
+			n.Error(err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			n.Errorf("serve: %v", err)
+		}
+	})
+	n.eventually("the class watch to stand", func() bool {
+		n.classes.mu.Lock()
+		defer n.classes.mu.Unlock()
+		return n.classes.changed != nil
+	})
+}
+
+// restart ends the driver and starts a new one over the same mounts, as after a crash.
+func (n *node) restart() {
+	n.Helper()
+	n.stop()
+	n.classes.mu.Lock()
+	n.classes.changed = nil
+	n.classes.mu.Unlock()
+	d := n.driver
+	fresh, err := New(Options{
+		NodeID: d.nodeID, Version: d.version, KubeletDir: d.kubeletDir, Classes: d.classes, Provider: d.provider,
+		Mounts: d.mounts, Mirror: d.mirror, Reporter: d.reporter, RotationInterval: d.rotation.interval,
+		CacheTTL: d.cacheTTL, Clock: d.clock, Log: d.log,
+	})
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.driver = fresh
+	n.serve(ServeOptions{Endpoint: "unix://" + filepath.Join(n.dir, "csi.sock")})
+}
+
+func (n *node) targets() []string {
+	found, err := filepath.Glob(filepath.Join(n.dir, "pods/*/volumes/kubernetes.io~csi/*/mount"))
+	if err != nil {
+		n.Fatal(err)
+	}
+	return found
+}
+
+func (n *node) target(pod string) string {
+	return filepath.Join(n.dir, "pods", "uid-"+pod, "volumes/kubernetes.io~csi/secrets/mount")
+}
+
+// request is what kubelet says for a pod whose volume names the class.
+func (n *node) request(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) *csi.NodePublishVolumeRequest {
+	target := n.target(pod)
+	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
+		n.Fatal(err)
+	}
+	req := &csi.NodePublishVolumeRequest{
+		VolumeId:   "csi-" + pod,
+		TargetPath: target,
+		Readonly:   true,
+		VolumeCapability: &csi.VolumeCapability{
+			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+		},
+		VolumeContext: map[string]string{
+			"csi.storage.k8s.io/ephemeral":           "true",
+			"csi.storage.k8s.io/pod.name":            pod,
+			"csi.storage.k8s.io/pod.namespace":       "ns",
+			"csi.storage.k8s.io/pod.uid":             "uid-" + pod,
+			"csi.storage.k8s.io/serviceAccount.name": "sa",
+			"secretProviderClass":                    class,
+		},
+	}
+	for _, f := range edit {
+		f(req)
+	}
+	return req
+}
+
+func (n *node) publish(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) error {
+	n.Helper()
+	_, err := n.NodePublishVolume(n.Context(), n.request(pod, class, edit...))
+	return err
+}
+
+func (n *node) mustPublish(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) {
+	n.Helper()
+	if err := n.publish(pod, class, edit...); err != nil {
+		n.Fatal(err)
+	}
+}
+
+func (n *node) unpublish(pod string) {
+	n.Helper()
+	_, err := n.NodeUnpublishVolume(n.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: "csi-" + pod, TargetPath: n.target(pod)})
+	if err != nil {
+		n.Fatal(err)
+	}
+}
+
+// wantFile fails unless the pod's file holds the text.
+func (n *node) wantFile(pod, path, want string) {
+	n.Helper()
+	got, err := os.ReadFile(filepath.Join(n.target(pod), path))
+	if err != nil {
+		n.Fatal(err)
+	}
+	if string(got) != want {
+		n.Fatalf("pod %s reads %q from %s, want %q", pod, got, path, want)
+	}
+}
+
+func (n *node) wantGone(pod string) {
+	n.Helper()
+	if _, err := os.Lstat(n.target(pod)); !os.IsNotExist(err) {
+		n.Fatalf("target of pod %s is still there: %v", pod, err)
+	}
+}
+
+func (n *node) eventually(what string, ok func() bool) {
+	n.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			n.Fatalf("waited in vain for %s\nlog:\n%s", what, n.log)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// settle waits until the rotation has done what is due.
+func (n *node) settle() {
+	n.Helper()
+	r := n.driver.rotation
+	n.eventually("the rotation to settle", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, g := range r.groups {
+			if g.busy || !g.due.IsZero() && !g.due.After(n.clock.Now()) {
+				return false
+			}
+		}
+		return len(r.edited) == 0 && len(r.wake) == 0 && n.clock.HasWaiters()
+	})
+}
+
+// advance moves the clock in steps, and lets the rotation do what becomes due at each.
+func (n *node) advance(d, step time.Duration) {
+	n.Helper()
+	for ; d > 0; d -= step {
+		n.clock.Step(step)
+		n.settle()
+	}
+}
+
+func podName(i int) string { return fmt.Sprintf("pod-%d", i) }

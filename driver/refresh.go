@@ -1,0 +1,223 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// RotateAtAnnotation on a class makes every node refresh the class's volumes at the time that it holds (RFC 3339), or at
+// once where that is past.
+const RotateAtAnnotation = "keyvault-csi/rotate-at"
+
+// driftRepair is how old the last fetch may be before a group with Secrets asks again itself, even if others asked for
+// all its sources, so that its Secrets are put right from fresh values.
+const driftRepair = 10 * time.Minute
+
+// refresh asks for a group's bundle and brings it to all its volumes. A failure harms nothing that is mounted.
+func (r *rotation) refresh(ctx context.Context, j job) {
+	binding, skip := r.begin(j)
+	if skip {
+		return
+	}
+	start := r.d.clock.Now()
+	bundle, err := binding.Fetch(ctx, volume.FetchOptions{NotBefore: j.due, Priority: volume.Rotation})
+	if ctx.Err() != nil {
+		return // the driver stops
+	}
+	if err != nil {
+		r.failed(j.group, err)
+		return
+	}
+	for _, vol := range r.succeeded(j.group, bundle) {
+		r.deliver(ctx, j.group, vol, bundle, start)
+	}
+	r.done(j.group, bundle)
+}
+
+// begin returns the binding to ask with. It skips the request where others just got the same answer from all sources.
+func (r *rotation) begin(j job) (binding volume.Binding, skip bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := j.group
+	g.tried = r.d.clock.Now()
+	oldest, ok := r.answered(g, j.due)
+	if !ok || !j.regular {
+		return g.binding, false
+	}
+	g.fetched, g.busy = oldest, false
+	r.onTick(g, r.d.clock.Now())
+	r.poke()
+	return nil, true
+}
+
+// answered tells whether every source of the group was asked by another group within the last interval and answered
+// what the group holds, and when the oldest of these answers was.
+func (r *rotation) answered(g *group, due time.Time) (oldest time.Time, ok bool) {
+	if len(g.digests) == 0 || g.failures > 0 {
+		return oldest, false
+	}
+	for _, vol := range g.volumes {
+		if vol.written == ([32]byte{}) || vol.failing ||
+			len(vol.request.Class.Spec.SecretObjects) > 0 && due.Sub(g.fetched) > driftRepair {
+			return oldest, false
+		}
+	}
+	since := due.Add(-r.intervalOf(g.binding) / 2)
+	for key, digest := range g.digests {
+		s, known := r.sources[key]
+		if !known || s.digest != digest || s.at.Before(since) || !s.at.After(g.fetched) {
+			return oldest, false
+		}
+		if oldest.IsZero() || s.at.Before(oldest) {
+			oldest = s.at
+		}
+	}
+	return oldest, true
+}
+
+// failed keeps everything as it is and plans the next try.
+func (r *rotation) failed(g *group, err error) {
+	var asked time.Duration
+	if e, ok := errors.AsType[*volume.Error](err); ok {
+		asked = e.RetryAfter
+	}
+	r.mu.Lock()
+	g.busy = false
+	g.failures++
+	g.reason = volume.ReasonOf(err)
+	if interval := r.intervalOf(g.binding); interval > 0 {
+		r.soon(g, r.d.clock.Now().Add(r.schedule.retry(g.binding.Phase(), g.failures, interval, asked)))
+	}
+	refs := make([]volume.Ref, 0, len(g.volumes))
+	for _, vol := range g.volumes {
+		vol.failing = true
+		refs = append(refs, vol.ref)
+	}
+	r.poke()
+	r.mu.Unlock()
+	for _, ref := range refs {
+		r.d.report(report.Event{
+			Kind: report.RefreshFailed, Volume: ref, Reason: volume.ReasonOf(err),
+			Message: "the files stay as they are: " + err.Error(),
+		})
+	}
+}
+
+// succeeded notes the bundle and returns the volumes that it is for.
+func (r *rotation) succeeded(g *group, bundle *volume.Bundle) []*mounted {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(g, bundle)
+	r.poke() // other groups may have become due
+	return slices.Collect(maps.Values(g.volumes))
+}
+
+// done makes the group free for its next refresh.
+func (r *rotation) done(g *group, bundle *volume.Bundle) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g.busy = false
+	r.plan(g, bundle)
+	r.poke()
+}
+
+// deliver brings the bundle to one volume: the files, the Secrets, the reports.
+func (r *rotation) deliver(ctx context.Context, g *group, vol *mounted, bundle *volume.Bundle, start time.Time) {
+	ask, changed, err := r.store(ctx, g, vol, bundle)
+	if err != nil {
+		r.d.report(report.Event{
+			Kind: report.RefreshFailed, Volume: ask.ref, Reason: volume.ReasonOf(err),
+			Message: "the files stay as they are: " + err.Error(),
+		})
+		return
+	}
+	if !ask.current {
+		return
+	}
+	r.d.mirrorNow(ctx, ask.ref, ask.class, bundle)
+	event := report.Event{
+		Kind: report.Refreshed, Volume: ask.ref, Changed: changed, Bundle: bundle, Duration: r.d.clock.Since(start),
+		Message: "refreshed",
+	}
+	r.d.report(event)
+	if ask.failing {
+		event.Kind, event.Message = report.Recovered, "refreshed again after a failure"
+		r.d.report(event)
+	}
+	for _, expiring := range r.expiring(vol, bundle) {
+		expiring.Volume = ask.ref
+		r.d.report(expiring)
+	}
+}
+
+// standing is what the rotation knows of a volume at the moment of a delivery.
+type standing struct {
+	ref   volume.Ref
+	class *v1.SecretProviderClass
+	// current is false where the volume left the group, or the node, meanwhile.
+	current bool
+	failing bool
+	written [32]byte
+	print   [32]byte
+}
+
+// store writes the bundle into one volume unless it holds it already. It holds the target's turn meanwhile.
+func (r *rotation) store(ctx context.Context, g *group, vol *mounted, bundle *volume.Bundle) (ask standing, changed bool, err error) {
+	unlock, err := r.d.targets.lock(ctx, vol.target)
+	if err != nil {
+		return ask, false, nil // the driver stops
+	}
+	defer unlock()
+	if ask = r.look(g, vol, bundle); !ask.current {
+		return ask, false, nil
+	}
+	if ask.written != ask.print {
+		changed, err = r.write(vol.target, vol.group, bundle)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	vol.failing = err != nil
+	if err == nil {
+		vol.written, vol.stale = ask.print, false
+	}
+	return ask, changed, err
+}
+
+func (r *rotation) look(g *group, vol *mounted, bundle *volume.Bundle) standing {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return standing{
+		ref: vol.ref, class: vol.request.Class,
+		current: r.volumes[vol.target] == vol && g.volumes[vol.target] == vol,
+		failing: vol.failing || vol.stale,
+		written: vol.written, print: fingerprint(g.binding, bundle),
+	}
+}
+
+func (r *rotation) write(target string, group *int64, bundle *volume.Bundle) (changed bool, err error) {
+	state, err := r.d.mounts.State(target)
+	if err != nil {
+		return false, err
+	}
+	if state != tmpfs.Complete {
+		return false, &volume.Error{
+			Reason:  volume.Filesystem,
+			Message: fmt.Sprintf("the volume at %s is %s: kubelet's next call mounts it again", target, state),
+		}
+	}
+	if executable(bundle.Files) {
+		if err := r.d.mounts.Mount(target, true); err != nil {
+			return false, err
+		}
+	}
+	return r.d.mounts.Write(target, bundle.Files, group)
+}
