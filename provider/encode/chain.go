@@ -3,6 +3,7 @@ package encode
 import (
 	"bytes"
 	"crypto"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -11,6 +12,9 @@ import (
 
 // maxOrdered is how many certificates are ordered at most. No chain is that long; a trust store may be, and has no order.
 const maxOrdered = 32
+
+// maxVerified is the largest RSA key that a signature is checked with, in bits, as in crypto/tls.
+const maxVerified = 8192
 
 // orderChain sorts certificates from the leaf to the root and drops repetitions. Where they are no single chain (an
 // intermediate is missing, or one does not belong), all are returned in the order given, and a warning says why.
@@ -85,6 +89,15 @@ func (c chain) leafByKeyID() int {
 
 // issuers returns the issuer of each certificate: by name and signature, else by key id.
 func (c chain) issuers() []int {
+	// A chain needs two checks for each certificate. Certificates that all bear one name would need the square of that.
+	checks := 4 * len(c)
+	issued := func(issuer, certificate *x509.Certificate) bool {
+		if !mayIssue(issuer, certificate) || checks == 0 {
+			return false
+		}
+		checks--
+		return signed(issuer, certificate)
+	}
 	issuers := make([]int, len(c))
 	for i, certificate := range c {
 		issuers[i] = -1
@@ -134,14 +147,17 @@ func (c chain) of(keys []any) (own []int) {
 	return own
 }
 
-// issued tells whether issuer signed certificate. Key ids, where both have one, and names must fit; a signature that is
-// too weak to be checked is taken for right, because trust is not decided here.
-func issued(issuer, certificate *x509.Certificate) bool {
-	if !bytes.Equal(issuer.RawSubject, certificate.RawIssuer) {
-		return false
-	}
-	if len(certificate.AuthorityKeyId) != 0 && len(issuer.SubjectKeyId) != 0 &&
-		!bytes.Equal(certificate.AuthorityKeyId, issuer.SubjectKeyId) {
+// mayIssue tells whether the names, and the key ids where both have one, allow issuer to have signed certificate.
+func mayIssue(issuer, certificate *x509.Certificate) bool {
+	return bytes.Equal(issuer.RawSubject, certificate.RawIssuer) &&
+		(len(certificate.AuthorityKeyId) == 0 || len(issuer.SubjectKeyId) == 0 ||
+			bytes.Equal(certificate.AuthorityKeyId, issuer.SubjectKeyId))
+}
+
+// signed tells whether issuer's key made the signature of certificate. One that is too weak to be checked is taken for
+// right, because trust is not decided here; one by a key of absurd size, which would take long, for wrong.
+func signed(issuer, certificate *x509.Certificate) bool {
+	if public, ok := issuer.PublicKey.(*rsa.PublicKey); ok && public.N.BitLen() > maxVerified {
 		return false
 	}
 	err := issuer.CheckSignature(certificate.SignatureAlgorithm, certificate.RawTBSCertificate, certificate.Signature)

@@ -86,6 +86,7 @@ func FuzzChain(f *testing.F) {
 		}
 		secret := convert(t, base64.StdEncoding.EncodeToString(der), encode.Options{Split: true})
 		if len(secret.Warnings) != 0 {
+			wantLine(t, secret.Warnings[0], "")
 			wantBytes(t, "kept order", secret.Certificates, certificatePEM(chain...))
 			return
 		}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode/internal/pfx"
 )
 
 // The types of PEM blocks.
@@ -86,6 +88,10 @@ func parsePrivateKey(block *pem.Block) (any, error) {
 	if block.Type == blockEncryptedPrivateKey || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
 		return nil, errors.New("the private key is encrypted: store it without a password")
 	}
+	if len(block.Bytes) > pfx.MaxKeySize {
+		return nil, fmt.Errorf("the private key has %d bytes, the limit is %d: use RSA with at most 16384 bits",
+			len(block.Bytes), pfx.MaxKeySize)
+	}
 	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {
 		return key, nil
 	}
@@ -96,7 +102,7 @@ func parsePrivateKey(block *pem.Block) (any, error) {
 	if key, err := x509.ParseECPrivateKey(block.Bytes); err == nil {
 		return key, nil
 	}
-	return nil, fmt.Errorf("the private key (%.30s) cannot be read: use RSA, EC on P-256, P-384 or P-521, or Ed25519: %w", block.Type, err)
+	return nil, fmt.Errorf("the private key (%.30q) cannot be read: use RSA, EC on P-256, P-384 or P-521, or Ed25519: %w", block.Type, err)
 }
 
 // isPrivateKey tells the blocks that hold a private key from parameters and the like.

@@ -5,7 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/des" //nolint:gosec // the cipher of many PFX files in use
-	"crypto/sha1"
+	"crypto/sha1" //nolint:gosec // the key derivation of many PFX files in use
 	"encoding/asn1"
 	"errors"
 	"fmt"

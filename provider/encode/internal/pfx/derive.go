@@ -11,8 +11,8 @@ import (
 	"hash"
 )
 
-// maxRounds is how many rounds of key derivation one file may ask for in all: seconds of one core. Exports use 1 to
-// 100,000 for each of three keys.
+// maxRounds is how many rounds of key derivation one file may ask for in all, at most two seconds of one core. Programs
+// write 1 to 100,000 for each of some eight keys and vectors; 600,000 for each is what cautious people choose with PBES2.
 const maxRounds = 2_000_000
 
 // maxDerivedKey is the longest key that a MAC may ask for (RFC 9579: the size of the hash).

@@ -23,7 +23,7 @@ type macData struct {
 
 var oidPBMAC1 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 14}
 
-// digests are the hashes of a PFX MAC.
+// digest returns the hash of a MAC, nil where it is unknown.
 func digest(oid asn1.ObjectIdentifier) func() hash.Hash {
 	switch oid.String() {
 	case "1.3.14.3.2.26":

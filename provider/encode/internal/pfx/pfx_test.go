@@ -36,6 +36,7 @@ func TestSafes(t *testing.T) {
 		"too many bags":       {[][]bag{repeat(certificate, 200), repeat(certificate, 57)}, 0, 0, "256"},
 		"as many as may be":   {[][]bag{repeat(certificate, 200), repeat(certificate, 56)}, 0, 256, ""},
 		"key that is no key":  {[][]bag{{bagOf(t, oidKeyBag, []byte{0x30, 0})}}, 0, 0, "private key"},
+		"key too big":         {[][]bag{{bagOf(t, oidKeyBag, marshal(t, make([]byte, MaxKeySize)))}}, 0, 0, "limit"},
 		"certificate of none": {[][]bag{{bagOf(t, oidCertBag, []byte{0x30, 0})}}, 0, 0, "damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
