@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/des" //nolint:gosec // the cipher of many PFX files in use
+	"crypto/des"  //nolint:gosec // the cipher of many PFX files in use
 	"crypto/sha1" //nolint:gosec // the key derivation of many PFX files in use
 	"encoding/asn1"
 	"errors"
