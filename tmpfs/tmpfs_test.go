@@ -412,11 +412,11 @@ func TestCheckPath(t *testing.T) {
 		"./a": false, "a//b": false, "a/": false, "a\x00": false, "a\nb": false, "\xff": false,
 		strings.Repeat("x", 255): true, strings.Repeat("x", 256): false, strings.Repeat("x/", 2100) + "x": false,
 	} {
-		if err := CheckPath(p); (err == nil) != ok {
+		if err := volume.CheckPath(p); (err == nil) != ok {
 			t.Errorf("%.40q: %v", p, err)
 		}
 	}
-	err := CheckFiles([]volume.File{file("a", ""), file("a/b", ""), file("c", ""), file("c", ""), {Path: "d", Mode: 0o4755}})
+	err := volume.CheckFiles([]volume.File{file("a", ""), file("a/b", ""), file("c", ""), file("c", ""), {Path: "d", Mode: 0o4755}})
 	for _, want := range []string{"directory of", "two files", "permission bits"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)

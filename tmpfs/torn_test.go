@@ -165,7 +165,7 @@ func FuzzWrite(f *testing.F) {
 			if len(data) > 400<<10 {
 				return
 			}
-			if CheckFiles(files) == nil {
+			if volume.CheckFiles(files) == nil {
 				t.Fatalf("refused good files %q and %q: %v", one, two, err)
 			}
 			return

@@ -27,7 +27,7 @@ const (
 // into a directory of its own and shows it by one rename of ..data, through which all user-visible names lead. A volume
 // that holds the files already is not touched. On error it holds what it held before.
 func (m *Mounts) Write(target string, files []volume.File, group *int64) (changed bool, err error) {
-	if err := CheckFiles(files); err != nil {
+	if err := volume.CheckFiles(files); err != nil {
 		message := strings.ReplaceAll(err.Error(), "\n", "; ")
 		return false, &volume.Error{Reason: volume.InvalidClass, Message: message, Cause: err}
 	}

@@ -1,4 +1,4 @@
-package tmpfs
+package volume
 
 import (
 	"errors"
@@ -7,8 +7,6 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // The limits of a path, as Linux has them.
@@ -51,7 +49,7 @@ func CheckPath(p string) error {
 }
 
 // CheckFiles returns everything that is wrong with the paths and modes of a volume's files, or nil.
-func CheckFiles(files []volume.File) error {
+func CheckFiles(files []File) error {
 	var wrong []error
 	seen := make(map[string]bool, len(files))
 	for _, f := range files {

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
+)
+
+// driverFlags are what `keyvault-csi driver` can be told.
+type driverFlags struct {
+	endpoint                string
+	nodeID                  string
+	driverName              string
+	registrationDir         string
+	kubeletRegistrationPath string
+	kubeletDir              string
+	kubeconfig              string
+	classes                 string
+	volumeSize              int64
+
+	rotation         bool
+	rotationInterval time.Duration
+	cacheTTL         time.Duration
+	syncSecrets      bool
+	accounts         bool
+
+	httpAddr  string
+	debugAddr string
+	logFormat string
+	logJSON   bool
+	verbosity int
+
+	cloud             string
+	cloudConfigDir    string
+	caFile            string
+	allowedVaultHosts []string
+	splitCertAndKey   bool
+	constructPEMChain bool
+	tokenProxyURL     string
+	tokenProxySNI     string
+	tokenProxyCAFile  string
+}
+
+// register adds the flags, with the environment variables that upstream's manifests set as defaults.
+func (f *driverFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.endpoint, "endpoint", "unix:///csi/csi.sock", "the CSI `socket` to serve")
+	fs.StringVar(&f.nodeID, "node-id", os.Getenv("KUBE_NODE_NAME"), "the node's `name` (default $KUBE_NODE_NAME)")
+	fs.StringVar(&f.driverName, "driver-name", driver.Name, "the CSI driver's `name`")
+	fs.StringVar(&f.registrationDir, "registration-dir", "", "kubelet's plugin registry `directory`; empty: do not register")
+	fs.StringVar(&f.kubeletRegistrationPath, "kubelet-registration-path", "", "the CSI socket's `path` on the host, which kubelet is told")
+	fs.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root `directory`; nothing outside it is mounted")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: the pod's own service account")
+	fs.StringVar(&f.classes, "classes", "", "a `directory` of SecretProviderClass YAML: run without any API server")
+	fs.Int64Var(&f.volumeSize, "volume-size", tmpfs.DefaultSize, "size of each volume's tmpfs in `bytes`; it must hold two generations of the files")
+
+	fs.BoolVar(&f.rotation, "rotation", true, "keep what is mounted fresh")
+	fs.DurationVar(&f.rotationInterval, "rotation-interval", 2*time.Minute, "how often to refresh what is mounted; 0 turns it off")
+	fs.DurationVar(&f.cacheTTL, "cache-ttl", 10*time.Second, "how old a value may be that pods of one identity share when they start together")
+	fs.BoolVar(&f.syncSecrets, "sync-secrets", false, "keep the Kubernetes Secrets of a class's secretObjects in step")
+	fs.BoolVar(&f.accounts, "service-account-annotations", false, "take client and tenant id from the ServiceAccount's annotations where a class leaves them out")
+
+	fs.StringVar(&f.httpAddr, "http-addr", ":8095", "`address` of /healthz, /readyz and /metrics; empty: off")
+	fs.StringVar(&f.debugAddr, "debug-addr", "", "`address` of /debug/pprof, loopback where no host is given; empty: off")
+	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
+	fs.IntVarP(&f.verbosity, "v", "v", 0, "log `verbosity`: 0 to 10")
+
+	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the Azure `cloud` of classes that name none")
+	fs.StringVar(&f.cloudConfigDir, "cloud-config-dir", "", "`directory` of custom clouds' JSON files (cloudEnvFileName)")
+	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of more certificate authorities to trust")
+	fs.StringSliceVar(&f.allowedVaultHosts, "allowed-vault-hosts", nil, "vault `hosts`, or .suffixes, that keyvaultURI may name beside the cloud's own")
+	fs.BoolVar(&f.splitCertAndKey, "write-cert-and-key-in-separate-files", false, "write .crt and .key files beside each certificate-backed secret")
+	fs.BoolVar(&f.constructPEMChain, "construct-pem-chain", true, "order certificates of a PFX from leaf to root")
+	fs.StringVar(&f.tokenProxyURL, "token-proxy-url", "", "`URL` of the AKS token proxy (identity binding)")
+	fs.StringVar(&f.tokenProxySNI, "token-proxy-sni", "", "TLS server `name` of the AKS token proxy; empty: computed")
+	fs.StringVar(&f.tokenProxyCAFile, "token-proxy-ca-file", "", "PEM `file` of the AKS token proxy's certificate authorities; empty: the cluster's")
+	fs.BoolVar(&f.logJSON, "log-format-json", false, "")
+	_ = fs.MarkHidden("log-format-json")
+	fs.SetNormalizeFunc(normalize)
+}
+
+// aliases are upstream's names of flags that mean the same here, so that its manifests start.
+var aliases = map[string]pflag.NormalizedName{
+	"nodeid":                 "node-id",
+	"drivername":             "driver-name",
+	"metrics-addr":           "http-addr",
+	"enable-secret-rotation": "rotation",
+	"rotation-poll-interval": "rotation-interval",
+	"cloud-name":             "cloud",
+	"sni-name":               "token-proxy-sni",
+}
+
+func normalize(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	if to, ok := aliases[name]; ok {
+		return to
+	}
+	return pflag.NormalizedName(name)
+}
+
+// check returns every mistake at once.
+func (f *driverFlags) check() error {
+	var wrong []error
+	if f.registrationDir != "" && f.kubeletRegistrationPath == "" {
+		wrong = append(wrong, errors.New("--registration-dir needs --kubelet-registration-path: the CSI socket's path on the host"))
+	}
+	if f.rotationInterval < 0 {
+		wrong = append(wrong, fmt.Errorf("--rotation-interval %s is negative: 0 turns rotation off", f.rotationInterval))
+	}
+	if f.rotationInterval > 0 && f.rotationInterval < time.Second {
+		wrong = append(wrong, fmt.Errorf("--rotation-interval %s is below 1s", f.rotationInterval))
+	}
+	if f.cacheTTL < 0 {
+		wrong = append(wrong, fmt.Errorf("--cache-ttl %s is negative", f.cacheTTL))
+	}
+	if f.classes != "" && f.kubeconfig != "" {
+		wrong = append(wrong, errors.New("--classes and --kubeconfig exclude each other: classes come from one place"))
+	}
+	if f.classes != "" && f.syncSecrets {
+		wrong = append(wrong, errors.New("--sync-secrets needs an API server: it does not go with --classes"))
+	}
+	if f.volumeSize < 1<<16 {
+		wrong = append(wrong, fmt.Errorf("--volume-size %d is too small: at least 65536 bytes", f.volumeSize))
+	}
+	return errors.Join(wrong...)
+}
+
+// interval is 0 where rotation is off.
+func (f *driverFlags) interval() time.Duration {
+	if !f.rotation {
+		return 0
+	}
+	return f.rotationInterval
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+	"time"
+)
+
+// healthMux answers /healthz while the process lives, /readyz while volumes can be published, with the reason in the body
+// where they cannot, and /metrics.
+func healthMux(ready func() error, metrics http.Handler) *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	mux.Handle("GET /metrics", metrics)
+	return mux
+}
+
+// debugMux answers /debug/pprof.
+func debugMux() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// loopback completes an address without a host to 127.0.0.1.
+func loopback(addr string) string {
+	if strings.HasPrefix(addr, ":") {
+		return "127.0.0.1" + addr
+	}
+	return addr
+}
+
+// listener is an HTTP server that is bound, so that a taken port is an error at start.
+type listener struct {
+	server *http.Server
+	socket net.Listener
+}
+
+// listenHTTP binds the address; it returns nil where the address is empty.
+func listenHTTP(ctx context.Context, flag, addr string, handler http.Handler) (*listener, error) {
+	if addr == "" {
+		return nil, nil //nolint:nilnil // off is a choice, not an error
+	}
+	socket, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	return &listener{socket: socket, server: &http.Server{
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+	}}, nil
+}
+
+// serve answers until ctx ends.
+func (l *listener) serve(ctx context.Context, log *slog.Logger, what string) error {
+	if l == nil {
+		return nil
+	}
+	log.InfoContext(ctx, "serving http", "what", what, "address", l.socket.Addr().String())
+	stop := context.AfterFunc(ctx, func() {
+		if err := l.server.Close(); err != nil {
+			log.WarnContext(ctx, "stop http", "what", what, "error", err)
+		}
+	})
+	defer stop()
+	if err := l.server.Serve(l.socket); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", what, err)
+	}
+	return nil
+}

@@ -1,0 +1,310 @@
+package class
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+)
+
+// The bounds of what a class may ask for.
+const (
+	// ShortestInterval bounds rotationInterval below: the vault's budget is shared.
+	ShortestInterval = 10 * time.Second
+	// LongestStale bounds staleIfError above: a value that old is no longer what its owner meant.
+	LongestStale = 24 * time.Hour
+	biggestText  = 1 << 20
+)
+
+// DefaultMode is the mode of files whose object says none.
+const DefaultMode fs.FileMode = 0o644
+
+// Clouds finds clouds by the parameters cloudName and cloudEnvFileName.
+type Clouds interface {
+	Lookup(name, file string) (cloud.Cloud, error)
+}
+
+// Options are the driver's settings that bear on classes.
+type Options struct {
+	Clouds Clouds
+	// SplitCertAndKey is the default of writeCertAndKeyInSeparateFiles.
+	SplitCertAndKey bool
+	// AllowedHosts are vault hosts, or suffixes with a leading dot, that keyvaultURI may name beside the cloud's own.
+	AllowedHosts []string
+}
+
+// reserved are keys of the volume context that are no parameters.
+var reserved = regexp.MustCompile(`^(csi\.storage\.k8s\.io/.*|secretProviderClass|providerName)$`)
+
+// Merge returns the parameters of a class with the volume attributes of a pod, which go over those of the same name.
+// Keys that kubelet sets never count.
+func Merge(parameters, attributes map[string]string) map[string]string {
+	merged := make(map[string]string, len(parameters)+len(attributes))
+	for _, from := range []map[string]string{parameters, attributes} {
+		for name, value := range from {
+			if !reserved.MatchString(name) {
+				merged[name] = value
+			}
+		}
+	}
+	return merged
+}
+
+// Parse understands parameters. It returns every mistake that it finds; the class is nil if there is any.
+func Parse(parameters map[string]string, opts Options) (*Class, []Mistake) {
+	p := &parser{text: make(map[string]string, len(parameters)), opts: opts, class: &Class{}}
+	for name, value := range parameters {
+		if len(value) > biggestText {
+			p.parameter(name, "", "is longer than 1 MiB", "split the class")
+			continue
+		}
+		p.text[name] = strings.TrimSpace(value)
+		p.raw = maps.Clone(parameters)
+	}
+	p.unknownParameters()
+	p.identity()
+	p.cloud()
+	p.refresh()
+	vault := p.defaultVault()
+	p.objects(vault)
+	if len(p.mistakes) > 0 {
+		return nil, p.mistakes
+	}
+	p.class.Warnings = p.warnings
+	p.class.Digest = digest(p.class)
+	return p.class, nil
+}
+
+// parser collects mistakes while it fills a class.
+type parser struct {
+	text     map[string]string // trimmed
+	raw      map[string]string
+	opts     Options
+	class    *Class
+	mistakes []Mistake
+	warnings []Mistake
+}
+
+// parameter notes a mistake in a parameter.
+func (p *parser) parameter(name, value, problem, fix string) {
+	p.mistakes = append(p.mistakes, Mistake{Parameter: name, Index: -1, Value: shorten(value), Problem: problem, Fix: fix})
+}
+
+func (p *parser) warn(name, value, problem, fix string) {
+	p.warnings = append(p.warnings, Mistake{Parameter: name, Index: -1, Value: shorten(value), Problem: problem, Fix: fix})
+}
+
+// parameters are all that a class may hold.
+var parameters = []string{
+	"keyvaultName", "keyvaultURI", "tenantID", "tenantId", "objects", "cloudName", "cloudEnvFileName", "usePodIdentity",
+	"useVMManagedIdentity", "useAzureTokenProxy", "userAssignedIdentityID", "userAssignedIdentityObjectID", "clientID",
+	"rotationInterval", "staleIfError",
+}
+
+func (p *parser) unknownParameters() {
+	for _, name := range slices.Sorted(maps.Keys(p.text)) {
+		switch {
+		case slices.Contains(parameters, name):
+		case slices.Contains([]string{"resourceGroup", "subscriptionId", "enableSecretRotation"}, name):
+			p.warn(name, "", "is an old parameter that means nothing", "remove it")
+		default:
+			fix := "remove it"
+			if near := nearest(name, parameters); near != "" {
+				fix = "did you mean " + near + "?"
+			}
+			p.warn(name, "", "is an unknown parameter and means nothing", fix)
+		}
+	}
+}
+
+// flag reads a boolean as Go's strconv does; empty is false.
+func (p *parser) flag(name string) bool {
+	text := p.text[name]
+	if text == "" {
+		return false
+	}
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		p.parameter(name, text, "is not a boolean", `write "true" or "false"`)
+	}
+	return value
+}
+
+func (p *parser) identity() {
+	c := p.class
+	pod, vm, proxy := p.flag("usePodIdentity"), p.flag("useVMManagedIdentity"), p.flag("useAzureTokenProxy")
+	if pod {
+		p.parameter("usePodIdentity", "true", "asks for AAD Pod Identity, which was archived and is not supported",
+			"use workload identity: set clientID and remove usePodIdentity; docs/migration.md shows the steps")
+	}
+	if vm && proxy || pod && (vm || proxy) {
+		p.parameter("useVMManagedIdentity", "", "is only one of several identity modes that are on",
+			"leave at most one of useVMManagedIdentity and useAzureTokenProxy true")
+	}
+	c.TenantID, c.ClientID = p.text["tenantID"], p.text["clientID"]
+	tenantName := "tenantID"
+	if c.TenantID == "" {
+		c.TenantID, tenantName = p.text["tenantId"], "tenantId"
+	}
+	if c.TenantID != "" && !tenantPattern.MatchString(c.TenantID) {
+		p.parameter(tenantName, c.TenantID, "is not a tenant", "write the directory's id or domain, or adfs")
+	}
+	if c.ClientID != "" && !clientPattern.MatchString(c.ClientID) {
+		p.parameter("clientID", c.ClientID, "is not a client id", "write the application's or identity's client id, a GUID")
+	}
+	switch {
+	case vm:
+		c.Mode = ManagedIdentity
+		p.managedIdentity()
+	case proxy:
+		c.Mode = TokenProxy
+	}
+	if !vm && (p.text["userAssignedIdentityID"] != "" || p.text["userAssignedIdentityObjectID"] != "") {
+		p.warn("userAssignedIdentityID", "", "means nothing without useVMManagedIdentity", "set useVMManagedIdentity to true, or remove it")
+	}
+}
+
+var (
+	tenantPattern     = regexp.MustCompile(`^[A-Za-z0-9.-]+$`)
+	clientPattern     = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+	resourceIDPattern = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/resourcegroups/[^/]+/providers/microsoft\.managedidentity/userassignedidentities/[^/]+$`)
+)
+
+func (p *parser) managedIdentity() {
+	c := p.class
+	id, object := p.text["userAssignedIdentityID"], p.text["userAssignedIdentityObjectID"]
+	if id != "" && object != "" {
+		p.parameter("userAssignedIdentityObjectID", object, "and userAssignedIdentityID are both set", "keep one of them")
+	}
+	switch {
+	case object != "":
+		c.ManagedObjectID = object
+	case strings.HasPrefix(id, "/"):
+		if !resourceIDPattern.MatchString(id) {
+			p.parameter("userAssignedIdentityID", id, "is not the resource id of a user-assigned identity",
+				"write /subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME, or its client id")
+		}
+		c.ManagedResourceID = id
+	default:
+		c.ManagedClientID = id
+	}
+	for name, value := range map[string]string{"userAssignedIdentityID": c.ManagedClientID, "userAssignedIdentityObjectID": object} {
+		if value != "" && !clientPattern.MatchString(value) {
+			p.parameter(name, value, "is not the id of an identity", "write a GUID")
+		}
+	}
+}
+
+func (p *parser) cloud() {
+	name, file := p.text["cloudName"], p.text["cloudEnvFileName"]
+	found, err := p.opts.Clouds.Lookup(name, file)
+	if err != nil {
+		parameter, value := "cloudName", name
+		if file != "" && strings.EqualFold(name, "AzureStackCloud") {
+			parameter, value = "cloudEnvFileName", file
+		}
+		problem, fix, _ := strings.Cut(err.Error(), ": ")
+		p.parameter(parameter, value, problem, fix)
+		return
+	}
+	p.class.Cloud = found
+}
+
+func (p *parser) refresh() {
+	if text := p.text["rotationInterval"]; text != "" {
+		interval, err := time.ParseDuration(text)
+		if strings.EqualFold(text, "off") {
+			interval, err = 0, nil
+		}
+		switch {
+		case err != nil:
+			p.parameter("rotationInterval", text, "is not a duration", "write one like 30s, 2m or 1h, or off")
+		case interval != 0 && interval < ShortestInterval:
+			p.parameter("rotationInterval", text, "is shorter than "+ShortestInterval.String(), "write at least that, or off")
+		}
+		p.class.RotationInterval = &interval
+	}
+	if text := p.text["staleIfError"]; text != "" {
+		age, err := time.ParseDuration(text)
+		switch {
+		case err != nil:
+			p.parameter("staleIfError", text, "is not a duration", "write one like 1h")
+		case age < 0 || age > LongestStale:
+			p.parameter("staleIfError", text, "is not between 0 and "+LongestStale.String(), "write one like 1h")
+		}
+		p.class.StaleIfError = age
+	}
+}
+
+var vaultPattern = regexp.MustCompile(`^[-A-Za-z0-9]{3,24}$`)
+
+// defaultVault returns the base URL of the vault that objects use which name none; empty where the class names none.
+func (p *parser) defaultVault() string {
+	name, uri := p.text["keyvaultName"], p.text["keyvaultURI"]
+	if name != "" && uri != "" {
+		p.parameter("keyvaultURI", uri, "and keyvaultName are both set", "keep one of them")
+	}
+	base, problem, fix := p.vaultURL(name, uri)
+	if problem != "" {
+		if uri != "" {
+			p.parameter("keyvaultURI", uri, problem, fix)
+		} else {
+			p.parameter("keyvaultName", name, problem, fix)
+		}
+	}
+	return base
+}
+
+// vaultURL returns the base URL of the vault with the name or the URI, or what is wrong with it.
+func (p *parser) vaultURL(name, uri string) (base, problem, fix string) {
+	switch {
+	case uri != "":
+		return p.checkURI(uri)
+	case name == "":
+		return "", "", ""
+	case !vaultPattern.MatchString(name):
+		return "", "is not a vault name", "write 3 to 24 letters, digits and hyphens: the first part of the vault's host name"
+	}
+	return "https://" + name + "." + p.class.Cloud.VaultSuffix + "/", "", ""
+}
+
+func (p *parser) checkURI(uri string) (base, problem, fix string) {
+	u, err := url.Parse(uri)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.Port() != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
+		strings.Trim(u.Path, "/") != "" {
+		return "", "is not a vault URI", "write https://HOST/ with nothing behind it"
+	}
+	host := strings.ToLower(u.Host)
+	if suffix := p.class.Cloud.VaultSuffix; suffix != "" && strings.HasSuffix(host, "."+suffix) {
+		return "https://" + host + "/", "", ""
+	}
+	for _, allowed := range p.opts.AllowedHosts {
+		allowed = strings.ToLower(allowed)
+		if host == allowed || strings.HasPrefix(allowed, ".") && strings.HasSuffix(host, allowed) {
+			return "https://" + host + "/", "", ""
+		}
+	}
+	return "", "is not a vault of the cloud", "use a host below " + p.class.Cloud.VaultSuffix +
+		", or have the driver's operator add it to --allowed-vault-hosts"
+}
+
+func digest(c *Class) string {
+	bare := *c
+	bare.Warnings = nil
+	data, err := json.Marshal(bare)
+	if err != nil {
+		panic(fmt.Sprintf("a class does not marshal: %v", err)) // it holds plain values only
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
