@@ -1,0 +1,153 @@
+package provider
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// Annotations of a ServiceAccount that say what a class leaves out, as Azure Workload Identity has them.
+const (
+	clientAnnotation = "azure.workload.identity/client-id"
+	tenantAnnotation = "azure.workload.identity/tenant-id"
+)
+
+// Bind implements volume.Provider.
+func (p *Provider) Bind(ctx context.Context, req volume.Request) (volume.Binding, error) {
+	if name := req.Class.Spec.Provider; !strings.EqualFold(strings.TrimSpace(name), "azure") {
+		return nil, &volume.Error{Reason: volume.InvalidClass, Message: fmt.Sprintf(
+			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the Secrets Store CSI Driver "+
+				"under its own driver name beside this one", name)}
+	}
+	parsed, err := p.classes.get(req)
+	if err != nil {
+		return nil, err
+	}
+	account, err := p.account(ctx, parsed, req)
+	if err != nil {
+		return nil, err
+	}
+	id, err := p.identities.Resolve(parsed, account, req)
+	if err != nil {
+		return nil, err
+	}
+	return newBinding(p, parsed, id), nil
+}
+
+// account asks for the service account's annotations where the class leaves out what they may hold.
+func (p *Provider) account(ctx context.Context, c *class.Class, req volume.Request) (identity.Account, error) {
+	if p.options.Accounts == nil || c.Mode == class.ManagedIdentity || len(req.Secrets) > 0 || c.ClientID != "" && c.TenantID != "" {
+		return identity.Account{}, nil
+	}
+	found, err := p.options.Accounts.Annotations(ctx, req.Pod.Namespace, req.Pod.ServiceAccount)
+	if err != nil {
+		return identity.Account{}, fmt.Errorf("service account %s/%s: %w", req.Pod.Namespace, req.Pod.ServiceAccount, err)
+	}
+	return identity.Account{ClientID: found[clientAnnotation], TenantID: found[tenantAnnotation]}, nil
+}
+
+// binding implements volume.Binding. It is immutable.
+type binding struct {
+	provider *Provider
+	class    *class.Class
+	identity *identity.Identity
+	key      string
+	phase    string
+	warnings []string
+}
+
+func newBinding(p *Provider, c *class.Class, id *identity.Identity) *binding {
+	b := &binding{provider: p, class: c, identity: id, key: c.Digest + " " + id.Key()}
+	var vaults []string
+	for _, o := range c.Objects {
+		if !slices.Contains(vaults, o.VaultURL) {
+			vaults = append(vaults, o.VaultURL)
+		}
+	}
+	slices.Sort(vaults)
+	b.phase = strings.Join(append(vaults, id.Key()), " ")
+	for _, w := range c.Warnings {
+		b.warnings = append(b.warnings, w.String())
+	}
+	return b
+}
+
+// Key implements volume.Binding.
+func (b *binding) Key() string { return b.key }
+
+// Phase implements volume.Binding.
+func (b *binding) Phase() string { return b.phase }
+
+// Identity implements volume.Binding.
+func (b *binding) Identity() string { return b.identity.String() }
+
+// Warnings implements volume.Binding.
+func (b *binding) Warnings() []string { return b.warnings }
+
+// RotationInterval implements volume.Binding.
+func (b *binding) RotationInterval() (time.Duration, bool) {
+	if b.class.RotationInterval == nil {
+		return 0, false
+	}
+	return *b.class.RotationInterval, true
+}
+
+// mostClasses bounds the parsed classes that are remembered.
+const mostClasses = 4096
+
+// classCache remembers parsed classes by their parameters, so that a republish does not parse.
+type classCache struct {
+	options class.Options
+
+	mu     sync.Mutex
+	parsed map[[sha256.Size]byte]parsedClass
+}
+
+type parsedClass struct {
+	class *class.Class
+	err   error
+}
+
+func newClassCache(o class.Options) *classCache {
+	return &classCache{options: o, parsed: map[[sha256.Size]byte]parsedClass{}}
+}
+
+func (c *classCache) get(req volume.Request) (*class.Class, error) {
+	parameters := class.Merge(req.Class.Spec.Parameters, req.Attributes)
+	if parameters["cloudEnvFileName"] != "" {
+		return c.parse(parameters) // the file may change while the class does not
+	}
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		_, _ = fmt.Fprintf(h, "%d:%s%d:%s", len(name), name, len(parameters[name]), parameters[name])
+	}
+	key := [sha256.Size]byte(h.Sum(nil))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, ok := c.parsed[key]
+	if !ok {
+		if len(c.parsed) >= mostClasses {
+			clear(c.parsed)
+		}
+		known.class, known.err = c.parse(parameters)
+		c.parsed[key] = known
+	}
+	return known.class, known.err
+}
+
+func (c *classCache) parse(parameters map[string]string) (*class.Class, error) {
+	parsed, mistakes := class.Parse(parameters, c.options)
+	if len(mistakes) > 0 {
+		return nil, class.Error(mistakes)
+	}
+	return parsed, nil
+}

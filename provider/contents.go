@@ -1,0 +1,74 @@
+package provider
+
+import (
+	"crypto/x509"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// contents are the files that one version of an object makes.
+type contents struct {
+	files    []volume.File
+	notAfter time.Time
+	warnings []string
+}
+
+func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c contents, err error) {
+	one := func(data []byte) {
+		c.files = append(c.files, volume.File{Path: file, Mode: o.Mode, Data: data})
+	}
+	switch o.Kind {
+	case class.Key:
+		pem, err := encode.PublicKeyPEM(encode.JWK{
+			Kty: got.Key.Type, Crv: got.Key.Curve, N: got.Key.N, E: got.Key.E, X: got.Key.X, Y: got.Key.Y,
+		})
+		if err != nil {
+			return c, err //nolint:wrapcheck // the caller names the object
+		}
+		one(pem)
+	case class.Certificate:
+		pem, err := encode.CertificatePEM(got.DER)
+		if err != nil {
+			return c, err //nolint:wrapcheck // the caller names the object
+		}
+		one(pem)
+		if parsed, err := x509.ParseCertificate(got.DER); err == nil {
+			c.notAfter = parsed.NotAfter
+		}
+	case class.Secret:
+		convert := got.Certified || o.ConvertPFX && got.ContentType == encode.ContentTypePFX
+		if !convert {
+			data, err := encode.Decode(got.Value, string(o.Encoding))
+			if err != nil {
+				return c, err //nolint:wrapcheck // the caller names the object
+			}
+			one(data)
+			return c, nil
+		}
+		return f.certificate(o, got, file)
+	}
+	return c, nil
+}
+
+// certificate makes the files of a secret that is the other side of a certificate.
+func (f *fetch) certificate(o *class.Object, got *vault.Object, file string) (c contents, err error) {
+	s, err := encode.ConvertCertificateSecret(got.Value, got.ContentType, encode.Options{
+		PFX: o.Format == class.PFX, KeepOrder: f.provider.options.KeepCertificateOrder, Split: o.SplitCertAndKey,
+		Encoding: string(o.Encoding),
+	})
+	if err != nil {
+		return c, err //nolint:wrapcheck // the caller names the object
+	}
+	if o.SplitCertAndKey {
+		c.files = append(c.files,
+			volume.File{Path: file + ".crt", Mode: o.Mode, Data: s.Certificates},
+			volume.File{Path: file + ".key", Mode: o.Mode, Data: s.Keys})
+	}
+	c.files = append(c.files, volume.File{Path: file, Mode: o.Mode, Data: s.Main})
+	c.notAfter, c.warnings = s.NotAfter, s.Warnings
+	return c, nil
+}

@@ -1,0 +1,46 @@
+package identity
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+)
+
+// The SDK flattens what its transport and policies returned into text. A recorder on the context keeps the last answer, or
+// the error that stood in its place.
+type recorderKey struct{}
+
+type recorder struct {
+	err    error
+	status int
+	header http.Header
+	body   []byte
+	host   string
+}
+
+func withRecorder(ctx context.Context) (context.Context, *recorder) {
+	r := &recorder{}
+	return context.WithValue(ctx, recorderKey{}, r), r
+}
+
+// recorderPolicy fills the recorder.
+type recorderPolicy struct{}
+
+// Do implements policy.Policy.
+func (recorderPolicy) Do(req *policy.Request) (*http.Response, error) {
+	resp, err := req.Next()
+	r, ok := req.Raw().Context().Value(recorderKey{}).(*recorder)
+	if !ok {
+		return resp, err
+	}
+	*r = recorder{err: err, host: req.Raw().URL.Host}
+	if err == nil {
+		r.status, r.header = resp.StatusCode, resp.Header
+		if resp.StatusCode >= http.StatusBadRequest {
+			r.body, r.err = runtime.Payload(resp)
+		}
+	}
+	return resp, err
+}

@@ -1,0 +1,165 @@
+package identity
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/tracing"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/flight"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// idle is how long an identity is kept that nobody resolves any more. Kubelet republishes every running pod about every
+// minute, so an identity in use is never idle that long.
+const idle = 2 * time.Hour
+
+// Options configure New.
+type Options struct {
+	// Transport carries the requests to Entra ID, AD FS and IMDS.
+	Transport policy.Transporter
+	// Policies run for each request, pacing among them.
+	Policies []policy.Policy
+	// Proxy is the AKS token proxy of identity binding.
+	Proxy ProxyOptions
+	// Tracing is off where it is the zero value.
+	Tracing tracing.Provider
+	// Observe is told of each token that was asked for; may be nil.
+	Observe func(mode string, err error, took time.Duration)
+	Clock   clock.PassiveClock
+}
+
+// Account is what the pod's ServiceAccount says where the class leaves it out.
+type Account struct{ ClientID, TenantID string }
+
+// Registry keeps one Identity per identity.
+type Registry struct {
+	options Options
+	proxy   *tokenProxy
+	tokens  flight.Group[tokenKey, azcore.AccessToken]
+	salt    []byte
+
+	mu         sync.Mutex
+	identities map[string]*Identity
+	swept      time.Time
+}
+
+type tokenKey struct {
+	identity *Identity
+	scope    string
+	claims   string
+}
+
+// New returns an empty registry. Close must be called.
+func New(o Options) *Registry {
+	salt := make([]byte, 32)
+	_, _ = rand.Read(salt) // never fails (crypto/rand)
+	return &Registry{options: o, proxy: newTokenProxy(o.Proxy), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
+}
+
+// Close ends token requests under way.
+func (r *Registry) Close() {
+	r.tokens.Close()
+	r.proxy.close()
+}
+
+// Resolve returns the identity that the class and the pod's request make, and takes the request's token as its newest. It
+// makes no request. Errors are of type *volume.Error.
+func (r *Registry) Resolve(c *class.Class, account Account, req volume.Request) (*Identity, error) {
+	tenant, client := c.TenantID, c.ClientID
+	if client == "" {
+		client = account.ClientID
+	}
+	if tenant == "" {
+		tenant = account.TenantID
+	}
+	fresh := &Identity{registry: r, authority: c.Cloud.Authority, tenant: tenant, client: client}
+	var err error
+	switch c.Mode {
+	case class.ManagedIdentity:
+		fresh.asManaged(c)
+	case class.TokenProxy:
+		err = fresh.asFederated(BindingAudience, req)
+	case class.Automatic:
+		_, hasToken := req.Tokens[ExchangeAudience]
+		switch {
+		case client != "" && hasToken:
+			err = fresh.asFederated(ExchangeAudience, req)
+		case len(req.Secrets) > 0:
+			err = fresh.asPrincipal(req.Secrets)
+		default:
+			err = missing(client, hasToken)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.intern(fresh), nil
+}
+
+// missing says what a class needs that has neither workload identity nor a service principal.
+func missing(client string, hasToken bool) error {
+	message := "there is no service account token for the audience " + ExchangeAudience + ": the CSIDriver object must list it in " +
+		"tokenRequests; or name a Secret with clientid and clientsecret in nodePublishSecretRef, or set useVMManagedIdentity"
+	if client == "" && hasToken {
+		message = "no identity is named: set clientID in the class for workload identity, or name a Secret with clientid and " +
+			"clientsecret in nodePublishSecretRef, or set useVMManagedIdentity"
+	}
+	return &volume.Error{Reason: volume.Identity, Message: message}
+}
+
+// intern returns the identity that is known by the key already, with the newest token of both.
+func (r *Registry) intern(fresh *Identity) *Identity {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.options.Clock.Now()
+	r.sweep(now)
+	known, ok := r.identities[fresh.key]
+	if !ok {
+		known = fresh
+		r.identities[fresh.key] = known
+	}
+	known.take(fresh.assertion, now)
+	return known
+}
+
+// sweep drops identities that nobody resolved for long.
+func (r *Registry) sweep(now time.Time) {
+	if now.Sub(r.swept) < idle/2 {
+		return
+	}
+	r.swept = now
+	for key, id := range r.identities {
+		if id.unusedSince(now) > idle {
+			delete(r.identities, key)
+		}
+	}
+}
+
+// digest hides a credential in a key that can be compared in this process only.
+func (r *Registry) digest(parts ...string) string {
+	h := hmac.New(sha256.New, r.salt)
+	for _, p := range parts {
+		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// keyOf joins what makes an identity; no part can run into the next.
+func keyOf(parts ...string) string {
+	quoted := make([]string, len(parts))
+	for i, p := range parts {
+		quoted[i] = fmt.Sprintf("%q", p)
+	}
+	return strings.Join(quoted, " ")
+}

@@ -1,0 +1,147 @@
+package identity
+
+import (
+	"context"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+const (
+	// ahead is how long before its end a token is renewed, or a tenth of its life where that is shorter.
+	ahead = 5 * time.Minute
+	// memory is how long a refused token is remembered; by then it has ended anyway.
+	memory = 24 * time.Hour
+)
+
+// GetToken implements azcore.TokenCredential. Callers that want the same token share one request. A challenge's tenant is
+// not passed on: the identity's own counts.
+func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	scope := ""
+	if len(opts.Scopes) == 1 {
+		scope = opts.Scopes[0]
+	}
+	cached, fresh := i.cached(scope)
+	if fresh && opts.Claims == "" {
+		return cached, nil
+	}
+	opts.TenantID = ""
+	key := tokenKey{identity: i, scope: scope, claims: opts.Claims}
+	token, _, err := i.registry.tokens.Do(ctx, key, func(ctx context.Context) (azcore.AccessToken, error) {
+		return i.request(ctx, scope, opts)
+	})
+	if err != nil && cached.Token != "" && opts.Claims == "" && ctx.Err() == nil {
+		return cached, nil // it could not be renewed yet, and serves until its end
+	}
+	return token, err
+}
+
+// cached returns the token for the scope; fresh is false where it should be renewed.
+func (i *Identity) cached(scope string) (token azcore.AccessToken, fresh bool) {
+	now := i.registry.options.Clock.Now()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.used = now
+	token, ok := i.tokens[scope]
+	if !ok || !now.Before(token.ExpiresOn) {
+		return azcore.AccessToken{}, false
+	}
+	renew := token.ExpiresOn.Add(-ahead)
+	if !token.RefreshOn.IsZero() && token.RefreshOn.Before(renew) {
+		renew = token.RefreshOn
+	}
+	return token, now.Before(renew)
+}
+
+// request asks for a token and keeps it.
+func (i *Identity) request(ctx context.Context, scope string, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	start := i.registry.options.Clock.Now()
+	token, err := i.ask(ctx, opts)
+	if observe := i.registry.options.Observe; observe != nil {
+		observe(i.mode, err, i.registry.options.Clock.Since(start))
+	}
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if _, refused := i.rejected[token.Token]; refused {
+		return azcore.AccessToken{}, i.unrenewable()
+	}
+	now := i.registry.options.Clock.Now()
+	if life := token.ExpiresOn.Sub(now); life < 10*ahead && token.RefreshOn.IsZero() {
+		token.RefreshOn = token.ExpiresOn.Add(-life / 10)
+	}
+	if i.tokens == nil {
+		i.tokens = map[string]azcore.AccessToken{}
+	}
+	i.tokens[scope] = token
+	return token, nil
+}
+
+func (i *Identity) ask(ctx context.Context, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	if err := i.assertable(); err != nil {
+		return azcore.AccessToken{}, err
+	}
+	credential, err := i.current()
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	ctx, seen := withRecorder(ctx)
+	token, err := credential.GetToken(ctx, opts)
+	if err != nil {
+		return azcore.AccessToken{}, i.explain(err, seen)
+	}
+	return token, nil
+}
+
+// assertable returns an error where the service account token at hand has ended: it is not sent.
+func (i *Identity) assertable() error {
+	if i.audience == "" {
+		return nil
+	}
+	now := i.registry.options.Clock.Now()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.assertion.expires.IsZero() || now.Before(i.assertion.expires) {
+		return nil
+	}
+	return &volume.Error{Reason: volume.Identity, Message: "the service account token of " + i.subject + " ended at " +
+		i.assertion.expires.UTC().Format(time.RFC3339) + " and kubelet has sent no newer one: the CSIDriver object must have " +
+		"requiresRepublish: true; the next republish mends it"}
+}
+
+// Reject tells that the vault refused a token. It is not sent again: the next GetToken asks anew, with a new credential
+// object, since the SDK's would give the same token from its cache.
+func (i *Identity) Reject(token string) {
+	now := i.registry.options.Clock.Now()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.rejected == nil {
+		i.rejected = map[string]time.Time{}
+	}
+	for old, at := range i.rejected {
+		if now.Sub(at) > memory {
+			delete(i.rejected, old)
+		}
+	}
+	i.rejected[token] = now
+	for scope, have := range i.tokens {
+		if have.Token == token {
+			delete(i.tokens, scope)
+			i.credential = nil
+		}
+	}
+}
+
+func (i *Identity) unrenewable() error {
+	message := "the vault refused the token of " + i.String() + " and Entra ID gave the same again: check the vault's tenant"
+	if i.mode == managedIdentity {
+		message = "the vault refused the token of " + i.String() + ", and a managed identity's token cannot be renewed before its " +
+			"end: wait, or restart the driver on this node"
+	}
+	return &volume.Error{Reason: volume.Identity, Message: message}
+}

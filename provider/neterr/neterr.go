@@ -1,0 +1,119 @@
+// Package neterr tells what an error of an HTTP transport means: whether a name has no address, a proxy refused, or the way
+// to the host is broken.
+package neterr
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// Classify returns the error as a user reads it. The host is who was to be reached.
+func Classify(err error, host string) *volume.Error {
+	if known, ok := errors.AsType[*volume.Error](err); ok {
+		return known
+	}
+	e := &volume.Error{Reason: volume.Network, Cause: err}
+	e.Reason, e.Message = explain(err, host)
+	return e
+}
+
+func explain(err error, host string) (volume.Reason, string) {
+	if message, ok := proxyRefused(err); ok {
+		return volume.Proxy, fmt.Sprintf("the HTTP proxy refused the way to %s (%s): allow the host in the proxy, "+
+			"or check HTTPS_PROXY and NO_PROXY of the driver", host, message)
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "proxyconnect" {
+		return volume.Proxy, fmt.Sprintf("the HTTP proxy on the way to %s cannot be reached: check HTTPS_PROXY of the driver", host)
+	}
+	if e, ok := errors.AsType[*net.DNSError](err); ok {
+		if e.IsNotFound {
+			return volume.DNS, fmt.Sprintf("no address is known for %s: check the name, and the private DNS zone where "+
+				"the vault has a private endpoint", host)
+		}
+		return volume.DNS, fmt.Sprintf("the DNS server did not answer for %s: check the node's DNS", host)
+	}
+	if message, ok := untrusted(err); ok {
+		return volume.Network, fmt.Sprintf("the certificate of %s is not trusted (%s): if a proxy inspects TLS, give its "+
+			"authority to the driver with --ca-file", host, message)
+	}
+	timeout, isNet := errors.AsType[net.Error](err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), isNet && timeout.Timeout():
+		return volume.Network, fmt.Sprintf("%s did not answer in time: check firewalls and routes from the node", host)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return volume.Network, fmt.Sprintf("%s refused the connection: check firewalls and routes from the node", host)
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return volume.Network, fmt.Sprintf("there is no route to %s: check firewalls and routes from the node", host)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE),
+		strings.Contains(err.Error(), "stream error"), strings.Contains(err.Error(), "connection error"):
+		return volume.Network, fmt.Sprintf("the connection to %s broke off: if it goes on, check proxies and firewalls on the way", host)
+	}
+	return volume.Network, fmt.Sprintf("no request reached %s (%s): check firewalls, routes and TLS from the node", host, kind(err))
+}
+
+// proxyRefused recognises what net/http makes of a CONNECT that was not answered with 200: an error whose text is the
+// status line.
+func proxyRefused(err error) (status string, ok bool) {
+	u, is := errors.AsType[*url.Error](err)
+	if !is {
+		return "", false
+	}
+	inner := u.Err
+	if op, is := errors.AsType[*net.OpError](inner); is {
+		inner = op.Err
+	}
+	text := inner.Error()
+	for code := 400; code < 600; code++ {
+		name := http.StatusText(code)
+		if name != "" && text == name {
+			return fmt.Sprintf("%d %s", code, name), true
+		}
+	}
+	return "", false
+}
+
+func untrusted(err error) (string, bool) {
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		err = e.Err
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "unknown authority", true
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "it is for another host", true
+	}
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		if e.Reason == x509.Expired {
+			return "it is expired or not yet valid: check the node's clock", true
+		}
+		return "it is not valid", true
+	}
+	return "", false
+}
+
+// kind returns the innermost message, which holds no URL.
+func kind(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			break
+		}
+		err = inner
+	}
+	text := strings.ReplaceAll(err.Error(), "\n", " ")
+	if len(text) > 120 {
+		text = text[:120]
+	}
+	return text
+}

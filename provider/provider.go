@@ -1,0 +1,216 @@
+// Package provider gets Azure Key Vault objects for pods: class parameters in, files out. It is the only door; its
+// subpackages know what is asked for (class, cloud), who asks (identity), how (vault), how often (pace) and what bytes come
+// of it (encode).
+package provider
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/tracing"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+const (
+	// DefaultFetchTimeout bounds one fetch, below the two minutes that kubelet waits, so that the real cause gets through.
+	DefaultFetchTimeout = 100 * time.Second
+	// tryTimeout bounds one request.
+	tryTimeout = 20 * time.Second
+)
+
+// Accounts looks up the annotations of service accounts.
+type Accounts interface {
+	Annotations(ctx context.Context, namespace, name string) (map[string]string, error)
+}
+
+// Observer is told of requests, for metrics. Reasons are empty where nothing failed. Calls must not block.
+type Observer interface {
+	VaultRequest(operation string, reason volume.Reason, took time.Duration)
+	TokenRequest(mode string, reason volume.Reason, took time.Duration)
+	// Source is told how a source was answered: requested, joined, cached or stale.
+	Source(how string)
+}
+
+// Options configure New; all may be left out.
+type Options struct {
+	// Cloud is the cloud of classes that name none; AzurePublicCloud where empty.
+	Cloud string
+	// CloudConfigDir holds custom clouds' files.
+	CloudConfigDir string
+	// AllowedVaultHosts are hosts, or suffixes with a leading dot, that keyvaultURI may name beside the cloud's own.
+	AllowedVaultHosts []string
+	// CAFile is a PEM file of authorities to trust beside the system's.
+	CAFile string
+	// Dial replaces the network's dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// TokenProxy is the AKS token proxy.
+	TokenProxy identity.ProxyOptions
+	// CacheTTL is how long a value is kept for others of the same identity.
+	CacheTTL time.Duration
+	// FetchTimeout is DefaultFetchTimeout where 0.
+	FetchTimeout time.Duration
+	// SplitCertAndKey and KeepCertificateOrder are the driver's defaults for certificate-backed secrets.
+	SplitCertAndKey, KeepCertificateOrder bool
+	// ApplicationID stands in the user agent of requests.
+	ApplicationID string
+	// Accounts supplies client and tenant ids that classes leave out; nobody where nil.
+	Accounts Accounts
+	// Tracing is off where it is the zero value.
+	Tracing  tracing.Provider
+	Observer Observer
+	Clock    clock.WithDelayedExecution
+}
+
+// Provider implements volume.Provider.
+type Provider struct {
+	options    Options
+	classes    *classCache
+	identities *identity.Registry
+	vaults     *vault.Pool
+	gates      *pace.Gates
+	table      *table
+	transport  *http.Transport
+}
+
+// New returns a provider. Close must be called.
+func New(o Options) (*Provider, error) {
+	if o.Cloud == "" {
+		o.Cloud = "AzurePublicCloud"
+	}
+	if o.FetchTimeout == 0 {
+		o.FetchTimeout = DefaultFetchTimeout
+	}
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.Observer == nil {
+		o.Observer = nobody{}
+	}
+	clouds, err := cloud.NewResolver(o.Cloud, o.CloudConfigDir)
+	if err != nil {
+		return nil, fmt.Errorf("default cloud: %w", err)
+	}
+	transport, err := newTransport(o)
+	if err != nil {
+		return nil, err
+	}
+	gates := pace.NewGates(o.Clock, limits)
+	client := &http.Client{Transport: transport, CheckRedirect: noRedirect}
+	policies := []policy.Policy{gates, vault.TryTimeout(tryTimeout)}
+	p := &Provider{
+		options: o, gates: gates, transport: transport,
+		classes: newClassCache(class.Options{
+			Clouds: clouds, SplitCertAndKey: o.SplitCertAndKey, AllowedHosts: o.AllowedVaultHosts,
+		}),
+		identities: identity.New(identity.Options{
+			Transport: client, Policies: policies, Proxy: o.TokenProxy, Tracing: o.Tracing, Clock: o.Clock,
+			Observe: func(mode string, err error, took time.Duration) {
+				o.Observer.TokenRequest(mode, reasonOf(err), took)
+			},
+		}),
+		vaults: vault.New(vault.Options{
+			Transport: client, Policies: policies, ApplicationID: o.ApplicationID, Tracing: o.Tracing, Clock: o.Clock,
+			Observe: o.Observer.VaultRequest,
+		}),
+	}
+	p.table = newTable(o.Clock, o.CacheTTL, o.Observer)
+	return p, nil
+}
+
+// Close ends all requests under way and forgets all values.
+func (p *Provider) Close() {
+	p.table.close()
+	p.identities.Close()
+	p.transport.CloseIdleConnections()
+}
+
+// Gates returns what the pace of each host looks like.
+func (p *Provider) Gates() []pace.Snapshot { return p.gates.Snapshots() }
+
+// limits are a quarter of what Key Vault bears of one vault (4,000 requests in 10 s), and what Entra ID and the instance
+// metadata service (5 a second) bear of one node.
+func limits(host string) pace.Limits {
+	switch {
+	case host == "169.254.169.254":
+		return pace.Limits{Rate: 4, Burst: 5, InFlight: 4}
+	case strings.HasPrefix(host, "login."):
+		return pace.Limits{Rate: 20, Burst: 50, InFlight: 16}
+	}
+	return pace.Limits{Rate: 100, Burst: 200, InFlight: 64}
+}
+
+// newTransport returns the one transport of the driver.
+func newTransport(o Options) (*http.Transport, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.CAFile != "" {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		data, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("--ca-file: %w", err)
+		}
+		if !pool.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("--ca-file: %s holds no PEM certificate", o.CAFile)
+		}
+		config.RootCAs = pool
+	}
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	dial := dialer.DialContext
+	if o.Dial != nil {
+		dial = o.Dial
+	}
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dial,
+		TLSClientConfig:       config,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          512,
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       5 * time.Minute, // longer than a rotation's interval
+		TLSHandshakeTimeout:   10 * time.Second,
+		ExpectContinueTimeout: time.Second,
+	}, nil
+}
+
+// noRedirect: Key Vault and Entra ID never redirect, and a token must not follow one.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+func reasonOf(err error) volume.Reason {
+	if err == nil {
+		return ""
+	}
+	return volume.ReasonOf(err)
+}
+
+// nobody observes nothing.
+type nobody struct{}
+
+func (nobody) VaultRequest(string, volume.Reason, time.Duration) {}
+func (nobody) TokenRequest(string, volume.Reason, time.Duration) {}
+func (nobody) Source(string)                                     {}
+
+// asError makes any error one that a user reads.
+func asError(err error) *volume.Error {
+	if known, ok := errors.AsType[*volume.Error](err); ok {
+		return known
+	}
+	return &volume.Error{Reason: volume.Internal, Message: err.Error(), Cause: err}
+}

@@ -1,0 +1,205 @@
+package provider
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/flight"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
+)
+
+// source is one thing that is asked of a vault as one identity: a version of an object, or the list of its versions.
+type source struct {
+	identity string
+	vaultURL string
+	kind     class.Kind
+	name     string
+	version  string
+	list     bool
+}
+
+// String is the source's key for package driver.
+func (s source) String() string {
+	return fmt.Sprintf("%s%s/%s/%s?list=%t %s", s.vaultURL, s.kind, s.name, s.version, s.list, s.identity)
+}
+
+// answer is what the vault said.
+type answer struct {
+	object   *vault.Object
+	versions []vault.Attributes
+	// at is when it was asked.
+	at     time.Time
+	digest [sha256.Size]byte
+	// shared is true where the answer was asked for somebody else.
+	shared bool
+}
+
+// table is the one place where answers are shared: by callers at the same time, by those a moment later, and, where a class
+// opts in, by those who come while the vault cannot be reached. The identity is part of each key.
+type table struct {
+	clock    clock.WithDelayedExecution
+	ttl      time.Duration
+	salt     []byte
+	observer Observer
+	flights  flight.Group[source, answer]
+
+	mu      sync.Mutex
+	entries map[source]entry
+	timer   clock.Timer
+	closed  bool
+}
+
+type entry struct {
+	answer answer
+	until  time.Time
+}
+
+func newTable(clk clock.WithDelayedExecution, ttl time.Duration, observer Observer) *table {
+	t := &table{clock: clk, ttl: ttl, salt: make([]byte, 32), observer: observer, entries: map[source]entry{}}
+	_, _ = rand.Read(t.salt) // never fails (crypto/rand)
+	t.flights.OnJoin = pace.Promote
+	return t
+}
+
+func (t *table) close() {
+	t.flights.Close()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	clear(t.entries)
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+}
+
+// get returns an answer that was asked for at or after notBefore, from a request under way or of somebody else where
+// there is one. It is kept for the table's time, or longer for later emergencies where keep says so.
+func (t *table) get(ctx context.Context, s source, notBefore time.Time, keep time.Duration,
+	ask func(context.Context) (answer, error),
+) (answer, error) {
+	if a, ok := t.kept(s, notBefore); ok {
+		t.observer.Source("cached")
+		return a, nil
+	}
+	a, shared, err := t.flights.Do(ctx, s, func(ctx context.Context) (answer, error) {
+		start := t.clock.Now()
+		a, err := ask(ctx)
+		if err != nil {
+			return a, err
+		}
+		a.at = start
+		a.digest = t.digest(a)
+		t.keep(s, a, max(t.ttl, keep))
+		return a, nil
+	})
+	if err != nil {
+		return a, err
+	}
+	a.shared = shared
+	if shared {
+		t.observer.Source("joined")
+	} else {
+		t.observer.Source("requested")
+	}
+	return a, nil
+}
+
+func (t *table) kept(s source, notBefore time.Time) (answer, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[s]
+	if !ok || e.answer.at.Before(notBefore) || t.clock.Since(e.answer.at) > t.ttl {
+		return answer{}, false
+	}
+	e.answer.shared = true
+	return e.answer, true
+}
+
+// lastGood returns the newest answer that is not older than the age.
+func (t *table) lastGood(s source, age time.Duration) (answer, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[s]
+	if !ok || t.clock.Since(e.answer.at) > age {
+		return answer{}, false
+	}
+	t.observer.Source("stale")
+	e.answer.shared = true
+	return e.answer, true
+}
+
+// keep remembers an answer; one that another class wants longer stays as long.
+func (t *table) keep(s source, a answer, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
+	until := a.at.Add(d)
+	if had, ok := t.entries[s]; ok && had.until.After(until) {
+		until = had.until
+	}
+	t.entries[s] = entry{answer: a, until: until}
+	t.arm()
+}
+
+// arm sets the timer for the next answer to forget. The caller holds the lock.
+func (t *table) arm() {
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+	var next time.Time
+	for _, e := range t.entries {
+		if next.IsZero() || e.until.Before(next) {
+			next = e.until
+		}
+	}
+	if !next.IsZero() {
+		t.timer = t.clock.AfterFunc(next.Sub(t.clock.Now())+time.Millisecond, t.sweep)
+	}
+}
+
+func (t *table) sweep() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
+	now := t.clock.Now()
+	for s, e := range t.entries {
+		if !e.until.After(now) {
+			delete(t.entries, s)
+		}
+	}
+	t.arm()
+}
+
+// digest depends on all of an answer that reaches files or reports.
+func (t *table) digest(a answer) [sha256.Size]byte {
+	h := hmac.New(sha256.New, t.salt)
+	data := struct {
+		Object   *vault.Object
+		Versions []vault.Attributes
+	}{Versions: a.versions}
+	if a.object != nil {
+		bare := *a.object
+		bare.RequestID = ""
+		data.Object = &bare
+	}
+	_ = json.NewEncoder(h).Encode(data) // plain values into a hash: neither can fail
+	return [sha256.Size]byte(h.Sum(nil))
+}

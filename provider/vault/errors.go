@@ -1,0 +1,198 @@
+package vault
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+var (
+	incomplete = errors.New("the vault's answer lacks what it must have") //nolint:errname,staticcheck // internal marks
+	endless    = errors.New("the vault's list does not end")              //nolint:errname,staticcheck // internal marks
+)
+
+// description says what was asked, for messages.
+type description struct {
+	kind          class.Kind
+	name, version string
+	operation     string
+}
+
+// String is `secret "name"`, with the version where one was asked for.
+func (d description) String() string {
+	kind := string(d.kind)
+	if d.kind == class.Certificate {
+		kind = "certificate"
+	}
+	if d.version != "" {
+		return fmt.Sprintf("%s %q version %s", kind, d.name, d.version)
+	}
+	return fmt.Sprintf("%s %q", kind, d.name)
+}
+
+// explain turns a failed request into what a user reads.
+func (c *Client) explain(err error, raw *http.Response, d description) *volume.Error {
+	if known, ok := errors.AsType[*volume.Error](err); ok {
+		return known
+	}
+	answered, ok := errors.AsType[*azcore.ResponseError](err)
+	switch {
+	case ok:
+		return c.refused(answered.RawResponse, answered.StatusCode, d)
+	case raw != nil && raw.StatusCode < http.StatusBadRequest:
+		return c.notAnAnswer(err, d, raw)
+	case raw != nil && raw.StatusCode == http.StatusUnauthorized:
+		// the SDK could not follow the challenge
+		return c.unauthorized(raw, d)
+	case raw != nil:
+		return c.refused(raw, raw.StatusCode, d)
+	}
+	e := neterr.Classify(err, c.host)
+	if e.Reason == volume.DNS || e.Reason == volume.Network || e.Reason == volume.Proxy {
+		e.Message = fmt.Sprintf("vault %s: %s: %s", c.host, d, e.Message)
+	}
+	return e
+}
+
+// notAnAnswer explains a success that holds nothing usable.
+func (c *Client) notAnAnswer(err error, d description, raw *http.Response) *volume.Error {
+	e := &volume.Error{Reason: volume.Unavailable, RequestID: requestID(raw), Cause: err}
+	e.Message = fmt.Sprintf("vault %s: %s: the answer is not one of Key Vault's (status %d): check proxies on the way", c.host, d, raw.StatusCode)
+	return e
+}
+
+// problem is an error body of Key Vault.
+type problem struct {
+	code, inner, message string
+}
+
+// parseProblem reads an error body; key names count in any letter case. What is not understood is empty.
+func parseProblem(body []byte) problem {
+	var raw struct {
+		Error struct {
+			Code       string `json:"code"`
+			Message    string `json:"message"`
+			InnerError struct {
+				Code string `json:"code"`
+			} `json:"innererror"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(bytes.TrimSpace(body), &raw) != nil {
+		return problem{}
+	}
+	return problem{code: raw.Error.Code, inner: raw.Error.InnerError.Code, message: raw.Error.Message}
+}
+
+// refused explains an answer that is an error.
+func (c *Client) refused(raw *http.Response, status int, d description) *volume.Error {
+	e := &volume.Error{Reason: volume.Unavailable}
+	var p problem
+	if raw != nil {
+		body, err := runtime.Payload(raw)
+		if err == nil {
+			p = parseProblem(body)
+		}
+		e.RequestID = requestID(raw)
+		_, e.RetryAfter = pace.Judge(raw, c.options.Clock.Now())
+	}
+	prefix := fmt.Sprintf("vault %s: %s: ", c.host, d)
+	switch {
+	case status == http.StatusUnauthorized:
+		return c.unauthorized(raw, d)
+	case status == http.StatusForbidden:
+		e.Reason, e.Message = c.forbidden(p, d)
+	case status == http.StatusNotFound && p.code != "":
+		e.Reason, e.Message = volume.NotFound, "it was not found: create it, recover it if it was deleted, or correct objectName and objectVersion"
+	case status == http.StatusTooManyRequests:
+		e.Reason, e.Message = volume.Throttled, "the vault asked for fewer requests: it is tried again later; if this goes on, spread the "+
+			"load over more vaults or rotate less often"
+	case status == http.StatusProxyAuthRequired:
+		e.Reason, e.Message = volume.Proxy, "the HTTP proxy wants authentication: put user and password into HTTPS_PROXY of the driver"
+	case status >= http.StatusInternalServerError || status == http.StatusRequestTimeout:
+		e.Message = fmt.Sprintf("the vault or a proxy before it answered %d: it is tried again later", status)
+	case p.code == "":
+		e.Message = fmt.Sprintf("the answer is not one of Key Vault's (status %d): check proxies on the way", status)
+	default:
+		e.Reason = volume.InvalidClass
+		e.Message = fmt.Sprintf("the vault refused the request (%s): %s", p.code, shorten(p.message))
+	}
+	e.Message = prefix + e.Message
+	return e
+}
+
+func (c *Client) unauthorized(raw *http.Response, d description) *volume.Error {
+	return &volume.Error{Reason: volume.Identity, RequestID: requestID(raw), Message: fmt.Sprintf(
+		"vault %s: %s: the vault refused a fresh token of %s: the vault must belong to the tenant of tenantID, and cloudName must be the "+
+			"vault's cloud", c.host, d, c.credential)}
+}
+
+// role is the least built-in role that permits an operation, and the permission of an access policy.
+func role(d description) (role, permission string) {
+	switch d.kind {
+	case class.Secret:
+		role, permission = "Key Vault Secrets User", "secret "
+	case class.Key:
+		role, permission = "Key Vault Crypto User", "key "
+	case class.Certificate:
+		role, permission = "Key Vault Certificate User", "certificate "
+	}
+	if d.operation == "list" && d.kind == class.Secret {
+		role = "Key Vault Secrets User" // readMetadata is part of it
+	}
+	return role, permission + d.operation
+}
+
+var callerPattern = regexp.MustCompile(`(?i)(appid|oid)=([0-9a-f-]{1,64})`)
+
+func (c *Client) forbidden(p problem, d description) (volume.Reason, string) {
+	role, permission := role(d)
+	who := c.credential.String()
+	for _, m := range callerPattern.FindAllStringSubmatch(p.message, 2) {
+		who += fmt.Sprintf(", %s %s", strings.ToLower(m[1]), m[2])
+	}
+	inner := strings.ToLower(p.inner)
+	text := strings.ToLower(p.message)
+	switch {
+	case strings.HasSuffix(inner, "disabled") && !strings.Contains(inner, "forbidden"):
+		return volume.Disabled, "it is disabled: enable it in the vault, or name another version"
+	case inner == "forbiddenbyfirewall", inner == "forbiddenbyconnection", strings.Contains(text, "client address is not authorized"),
+		strings.Contains(text, "public network access is disabled"):
+		return volume.Firewall, "the vault's network rules refuse the node: allow the node's subnet or address in the vault's networking, " +
+			"or reach the vault through a private endpoint; a change takes up to 15 minutes"
+	case inner == "forbiddenbyrbac":
+		return volume.Permission, fmt.Sprintf("%s has no permission: assign it the role %q on the vault; a new assignment takes minutes "+
+			"to count", who, role)
+	case inner == "forbiddenbypolicy":
+		return volume.Permission, fmt.Sprintf("%s has no permission: add %q to its access policy of the vault", who, permission)
+	}
+	return volume.Permission, fmt.Sprintf("%s has no permission: assign it the role %q, or add %q to its access policy of the vault",
+		who, role, permission)
+}
+
+func requestID(raw *http.Response) string {
+	if raw == nil {
+		return ""
+	}
+	return raw.Header.Get("X-Ms-Request-Id")
+}
+
+// shorten makes a message of the service one line of readable length.
+func shorten(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > 200 {
+		text = text[:200] + "…"
+	}
+	return strings.ToValidUTF8(text, "")
+}

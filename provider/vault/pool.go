@@ -1,0 +1,170 @@
+// Package vault asks Azure Key Vault: it keeps clients alive, never begins with a request that the vault must refuse, and
+// turns every failure into one line that says whose fault it is.
+package vault
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/tracing"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azcertificates"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// idle is how long a client is kept that nobody uses.
+const idle = 2 * time.Hour
+
+// Credential is who asks.
+type Credential interface {
+	azcore.TokenCredential
+	// Key is equal for equal identities only.
+	Key() string
+	// String names the identity for a person.
+	String() string
+	// Reject tells that the vault refused a token, which must not be given again.
+	Reject(token string)
+}
+
+// Options configure New.
+type Options struct {
+	Transport policy.Transporter
+	// Policies run for each request behind authentication, pacing among them.
+	Policies []policy.Policy
+	// ApplicationID stands in the user agent.
+	ApplicationID string
+	// Tracing is off where it is the zero value.
+	Tracing tracing.Provider
+	// Observe is told of each request's end; may be nil. The reason is empty where it succeeded.
+	Observe func(operation string, reason volume.Reason, took time.Duration)
+	Clock   clock.WithDelayedExecution
+}
+
+// Pool keeps one client per identity and vault.
+type Pool struct {
+	options Options
+
+	mu      sync.Mutex
+	clients map[clientKey]*Client
+	swept   time.Time
+}
+
+type clientKey struct{ url, scope, identity string }
+
+// New returns an empty pool.
+func New(o Options) *Pool {
+	return &Pool{options: o, clients: map[clientKey]*Client{}, swept: o.Clock.Now()}
+}
+
+// Client is one identity's way to one vault.
+type Client struct {
+	options      Options
+	host         string
+	credential   Credential
+	secrets      *azsecrets.Client
+	keys         *azkeys.Client
+	certificates *azcertificates.Client
+	used         time.Time
+}
+
+// Client returns the client for a vault's base URL; scope is the OAuth scope of the cloud's vaults.
+func (p *Pool) Client(vaultURL, scope string, credential Credential) (*Client, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.options.Clock.Now()
+	if now.Sub(p.swept) > idle/2 {
+		p.swept = now
+		for key, c := range p.clients {
+			if now.Sub(c.used) > idle {
+				delete(p.clients, key)
+			}
+		}
+	}
+	key := clientKey{url: vaultURL, scope: scope, identity: credential.Key()}
+	c, ok := p.clients[key]
+	if !ok || c.credential != credential {
+		var err error
+		if c, err = p.newClient(vaultURL, scope, credential); err != nil {
+			return nil, err
+		}
+		p.clients[key] = c
+	}
+	c.used = now
+	return c, nil
+}
+
+func (p *Pool) newClient(vaultURL, scope string, credential Credential) (*Client, error) {
+	u, err := url.Parse(vaultURL)
+	if err != nil {
+		return nil, fmt.Errorf("vault URL: %w", err)
+	}
+	options := azcore.ClientOptions{
+		Transport: p.options.Transport,
+		Retry:     policy.RetryOptions{MaxRetries: -1}, // the gates and this package retry
+		Telemetry: policy.TelemetryOptions{ApplicationID: p.options.ApplicationID},
+		PerRetryPolicies: append([]policy.Policy{presetToken{credential: credential, scope: scope}},
+			p.options.Policies...),
+		TracingProvider: p.options.Tracing,
+	}
+	c := &Client{options: p.options, host: u.Host, credential: credential}
+	if c.secrets, err = azsecrets.NewClient(vaultURL, credential, &azsecrets.ClientOptions{ClientOptions: options}); err != nil {
+		return nil, fmt.Errorf("secrets client: %w", err)
+	}
+	if c.keys, err = azkeys.NewClient(vaultURL, credential, &azkeys.ClientOptions{ClientOptions: options}); err != nil {
+		return nil, fmt.Errorf("keys client: %w", err)
+	}
+	c.certificates, err = azcertificates.NewClient(vaultURL, credential, &azcertificates.ClientOptions{ClientOptions: options})
+	if err != nil {
+		return nil, fmt.Errorf("certificates client: %w", err)
+	}
+	return c, nil
+}
+
+// presetToken authorizes requests that the SDK would send bare, to learn the scope from the vault's refusal. The scope is
+// known: it is the cloud's. A real challenge still heals, by the SDK's policy before this one.
+type presetToken struct {
+	credential Credential
+	scope      string
+}
+
+const authorization = "Authorization"
+
+// Do implements policy.Policy.
+func (t presetToken) Do(req *policy.Request) (*http.Response, error) {
+	header := req.Raw().Header
+	if header.Get(authorization) == "" {
+		token, err := t.credential.GetToken(req.Raw().Context(), policy.TokenRequestOptions{Scopes: []string{t.scope}, EnableCAE: true})
+		if err != nil {
+			return nil, fmt.Errorf("token: %w", err)
+		}
+		header.Set(authorization, "Bearer "+token.Token)
+	}
+	sent := header.Get(authorization)
+	resp, err := req.Next()
+	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		t.credential.Reject(sent[len("Bearer "):])
+	}
+	return resp, err
+}
+
+// TryTimeout returns a policy that bounds one try, from when it is sent to the last byte of its answer. It belongs behind
+// the gates, so that waiting for a turn does not count.
+func TryTimeout(d time.Duration) policy.Policy { return tryTimeout(d) }
+
+type tryTimeout time.Duration
+
+// Do implements policy.Policy.
+func (d tryTimeout) Do(req *policy.Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(req.Raw().Context(), time.Duration(d))
+	defer cancel() // the SDK reads the body before Next returns
+	return req.Clone(ctx).Next()
+}
