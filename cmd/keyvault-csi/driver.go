@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
+)
+
+// tellAgain is how long the same trouble of the same volume is not logged again.
+const tellAgain = 10 * time.Minute
+
+func newDriverCommand() *cobra.Command {
+	var f driverFlags
+	c := &cobra.Command{
+		Use: "driver", Short: "Serve the CSI Identity and Node services on this node", Args: cobra.NoArgs,
+		Example: `  # as the DaemonSet runs it
+  keyvault-csi driver --endpoint unix:///csi/csi.sock --node-id $(KUBE_NODE_NAME) \
+    --registration-dir /registration --kubelet-registration-path /var/lib/kubelet/plugins/keyvault-csi/csi.sock
+
+  # without a cluster: classes from a directory
+  keyvault-csi driver --endpoint unix:///tmp/kv/csi.sock --node-id laptop --kubelet-dir /tmp/kv --classes ./classes`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return runDriver(cmd.Context(), &f)
+		},
+	}
+	f.register(c.Flags())
+	return c
+}
+
+// runDriver wires the parts and runs them until ctx ends.
+func runDriver(ctx context.Context, f *driverFlags) (err error) {
+	format := f.logFormat
+	if f.logJSON {
+		format = logging.JSON
+	}
+	log, err := logging.New(os.Stderr, format, logging.Level(f.verbosity))
+	if err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
+	noCoreFiles(ctx, log)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	clk := clock.RealClock{}
+	mounts, err := tmpfs.New(tmpfs.Options{Mounter: tmpfs.SystemMounter(), Log: log, Size: f.volumeSize})
+	if err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	if err := mounts.Probe(""); err != nil {
+		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
+	}
+	classes, err := openClasses(f, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, classes.Close()) }()
+	keyVault, err := provider.New(provider.Options{
+		Cloud: f.cloud, CloudConfigDir: f.cloudConfigDir, AllowedVaultHosts: f.allowedVaultHosts, CAFile: f.caFile,
+		TokenProxy:      identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
+		CacheTTL:        f.cacheTTL,
+		SplitCertAndKey: f.splitCertAndKey, KeepCertificateOrder: !f.constructPEMChain, ApplicationID: "keyvault-csi", Clock: clk,
+	})
+	if err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	defer keyVault.Close()
+	d, err := driver.New(driver.Options{
+		Name: f.driverName, Version: readBuild().Version, NodeID: f.nodeID, KubeletDir: f.kubeletDir,
+		Classes: classes, Provider: keyVault, Mounts: mounts,
+		Reporter:         report.NewDedup(report.Log(log), clk, tellAgain),
+		RotationInterval: f.interval(), CacheTTL: f.cacheTTL, Clock: clk, Log: log,
+	})
+	if err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	return serve(ctx, f, d, registry, log)
+}
+
+// serve runs the driver and its HTTP listeners; when one ends, all end.
+func serve(ctx context.Context, f *driverFlags, d *driver.Driver, registry *prometheus.Registry, log *slog.Logger) error {
+	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	health, err := listenHTTP(ctx, "--http-addr", f.httpAddr, healthMux(d.Ready, metrics))
+	if err != nil {
+		return err
+	}
+	var debug http.Handler = debugMux()
+	pprof, err := listenHTTP(ctx, "--debug-addr", loopback(f.debugAddr), debug)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	group.Go(func() error { return health.serve(ctx, log, "health and metrics") })
+	group.Go(func() error { return pprof.serve(ctx, log, "pprof") })
+	group.Go(func() error {
+		defer stop()
+		return d.Serve(ctx, driver.ServeOptions{
+			Endpoint: f.endpoint, RegistrationDir: f.registrationDir, KubeletRegistrationPath: f.kubeletRegistrationPath,
+		})
+	})
+	return group.Wait()
+}
+
+// classSource is where classes come from, until it is closed.
+type classSource interface {
+	driver.Classes
+	Close() error
+}
+
+func openClasses(f *driverFlags, log *slog.Logger) (classSource, error) {
+	if f.classes == "" {
+		return nil, errors.New("no classes: set --classes to a directory of SecretProviderClass YAML")
+	}
+	dir, err := classdir.Open(f.classes, log)
+	if err != nil {
+		return nil, fmt.Errorf("--classes: %w", err)
+	}
+	return dir, nil
+}
+
+// noCoreFiles keeps secrets out of core files: none is written, and other processes of the user cannot read the memory.
+func noCoreFiles(ctx context.Context, log *slog.Logger) {
+	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
+	if err != nil {
+		log.WarnContext(ctx, "core files cannot be switched off", "error", err)
+	}
+}

@@ -1,0 +1,107 @@
+// Command keyvault-emulator answers as Azure Key Vault, Entra ID and the instance metadata service do, as a forward proxy.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		stop()
+		os.Exit(1) //nolint:gocritic // stop was called
+	}
+}
+
+func command() *cobra.Command {
+	var listen, seedFile, tlsDir, logFormat string
+	var latency time.Duration
+	var http1 bool
+	c := &cobra.Command{
+		Use:   "keyvault-emulator",
+		Short: "Azure Key Vault, Entra ID and the instance metadata service on this machine",
+		Long: `keyvault-emulator is an HTTP forward proxy that answers for Azure's hosts itself: every
+vault of its seed (https://NAME.vault.azure.net), the Entra ID authorities, and the instance
+metadata service. Every other host is refused. Unmodified Azure clients of any language use it
+under the real host names, over real TLS with certificates of the emulator's own authority.
+
+It verifies what Azure verifies: client assertions against the issuers' keys, client secrets,
+access tokens and permissions. docs/emulator.md describes the seed file and the control API.`,
+		Example: `  keyvault-emulator --listen 127.0.0.1:8200 --seed seed.yaml --tls-dir /tmp/emulator
+
+  # any Azure client, in another terminal
+  export HTTPS_PROXY=http://127.0.0.1:8200 HTTP_PROXY=http://127.0.0.1:8200
+  export SSL_CERT_FILE=/tmp/emulator/ca.pem
+  curl https://contoso.vault.azure.net/secrets/db?api-version=7.6     # 401: no token yet
+
+  # the control API
+  curl http://127.0.0.1:8200/requests
+  curl -d '{"kind":"throttle","retryAfter":5,"count":3}' http://127.0.0.1:8200/faults`,
+		Args: cobra.NoArgs, SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logging.New(cmd.ErrOrStderr(), logFormat, slog.LevelInfo)
+			if err != nil {
+				return err //nolint:wrapcheck // says all
+			}
+			var seed emulator.Seed
+			if seedFile != "" {
+				data, err := os.ReadFile(seedFile) //nolint:gosec // the person's choice
+				if err != nil {
+					return fmt.Errorf("seed: %w", err)
+				}
+				if seed, err = emulator.ParseSeed(data); err != nil {
+					return err //nolint:wrapcheck // says all
+				}
+			}
+			if latency > 0 {
+				seed.Latency = emulator.Duration(latency)
+			}
+			server, err := emulator.New(emulator.Options{Seed: seed, HTTP1: http1, Log: log})
+			if err != nil {
+				return err //nolint:wrapcheck // says all
+			}
+			return run(cmd, server, listen, tlsDir)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&listen, "listen", "127.0.0.1:8200", "`address` of the proxy and of the control API; port 0 takes a free one")
+	f.StringVar(&seedFile, "seed", "", "YAML `file` with tenants, identities, vaults and objects to begin with")
+	f.StringVar(&tlsDir, "tls-dir", "", "`directory` to write ca.pem to, the authority that clients must trust")
+	f.DurationVar(&latency, "latency", 0, "how long every answer takes")
+	f.BoolVar(&http1, "http1", false, "do not serve HTTP/2")
+	f.StringVar(&logFormat, "log-format", logging.Text, "`text or json`")
+	return c
+}
+
+func run(cmd *cobra.Command, server *emulator.Server, listen, tlsDir string) error {
+	if tlsDir != "" {
+		if err := os.MkdirAll(tlsDir, 0o755); err != nil { //nolint:gosec // a certificate is public
+			return fmt.Errorf("tls directory: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(tlsDir, "ca.pem"), server.CAPEM(), 0o644); err != nil { //nolint:gosec // public
+			return fmt.Errorf("authority: %w", err)
+		}
+	}
+	if err := server.Start(listen); err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "keyvault-emulator listens on %s\n", server.Address())
+	<-cmd.Context().Done()
+	if err := server.Close(); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,108 @@
+package emulator
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Fault makes requests fail that match it.
+type Fault struct {
+	// ID is given by AddFault where it is empty.
+	ID string `json:"id,omitempty" yaml:"id"`
+	// Host, Operation and Name select requests; empty matches all. Operation may be the first word of one, such as "get".
+	Host      string `json:"host,omitempty" yaml:"host"`
+	Operation string `json:"operation,omitempty" yaml:"operation"`
+	Name      string `json:"name,omitempty" yaml:"name"`
+	// Kind is one of the Fault… constants.
+	Kind string `json:"kind" yaml:"kind"`
+	// Status is the status of FaultStatus, FaultConnect and FaultHTML.
+	Status int `json:"status,omitempty" yaml:"status"`
+	// Code and InnerCode stand in the error body of FaultStatus.
+	Code      string `json:"code,omitempty" yaml:"code"`
+	InnerCode string `json:"innerCode,omitempty" yaml:"innerCode"`
+	Message   string `json:"message,omitempty" yaml:"message"`
+	// RetryAfter is in seconds; 0 sends no such header.
+	RetryAfter int `json:"retryAfter,omitempty" yaml:"retryAfter"`
+	// Delay is how long FaultLatency waits.
+	Delay Duration `json:"delay,omitempty" yaml:"delay"`
+	// Count is how many requests fail; 0 means all until the fault is removed.
+	Count int `json:"count,omitempty" yaml:"count"`
+}
+
+// The kinds of faults.
+const (
+	FaultThrottle  = "throttle"  // 429, with Retry-After where the fault has one
+	FaultStatus    = "status"    // an error of the given status and code
+	FaultLatency   = "latency"   // the answer, later
+	FaultHang      = "hang"      // no answer until the client gives up
+	FaultReset     = "reset"     // the connection breaks in the middle of the body
+	FaultTruncated = "truncated" // JSON that ends too early
+	FaultHTML      = "html"      // a proxy's HTML page
+	FaultEmpty     = "empty"     // 200 with no body
+	FaultChallenge = "challenge" // 401 with the challenge, as for a token that the service does not like
+	FaultConnect   = "connect"   // CONNECT is refused with the given status
+)
+
+// Duration is a time.Duration that is written like 20ms.
+type Duration time.Duration
+
+// UnmarshalText reads a duration.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("duration: %w", err)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// MarshalText writes a duration.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// apply returns the answer that the client gets instead.
+func (f *Fault) apply(a reply) reply {
+	header := map[string]string{}
+	if f.RetryAfter > 0 {
+		header["Retry-After"] = strconv.Itoa(f.RetryAfter)
+	}
+	switch f.Kind {
+	case FaultThrottle:
+		return reply{status: http.StatusTooManyRequests, header: header, body: problem("Throttled",
+			"Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached", "")}
+	case FaultStatus:
+		return reply{status: f.Status, header: header, body: problem(f.Code, f.Message, f.InnerCode)}
+	case FaultHTML:
+		header["Content-Type"] = "text/html"
+		status := f.Status
+		if status == 0 {
+			status = http.StatusBadGateway
+		}
+		return reply{status: status, header: header, body: []byte("<html><body><h1>" + http.StatusText(status) + "</h1></body></html>")}
+	case FaultEmpty:
+		return reply{status: http.StatusOK, body: []byte{}}
+	case FaultTruncated:
+		return reply{status: http.StatusOK, body: []byte(`{"value":"cut off in the mid`)}
+	case FaultChallenge:
+		return challenge("", "AKV10022: Invalid audience.")
+	}
+	return a
+}
+
+// interrupt does what no answer can; it returns false where the answer is to be sent.
+func (f *Fault) interrupt(w http.ResponseWriter, r *http.Request, _ reply) bool {
+	switch f.Kind {
+	case FaultHang:
+		<-r.Context().Done()
+		panic(http.ErrAbortHandler)
+	case FaultReset:
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", "4096")
+		w.WriteHeader(http.StatusOK)
+		_, _ = w.Write([]byte(`{"value":"`))
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	return false
+}

@@ -1,0 +1,108 @@
+package emulator
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Request is one line of the request log.
+type Request struct {
+	Time time.Time `json:"time"`
+	Host string    `json:"host"`
+	// Operation is such as "get secret", "list secrets", "token", "discovery", "connect" or "metadata token".
+	Operation string `json:"operation"`
+	// Name is the object's name; for tokens, the client id.
+	Name    string `json:"name,omitempty"`
+	Version string `json:"version,omitempty"`
+	// Caller is the client id that the token was for; empty where there was none.
+	Caller string `json:"caller,omitempty"`
+	Status int    `json:"status"`
+	// Fault names the fault that was injected, if any.
+	Fault string `json:"fault,omitempty"`
+}
+
+// reply is what a handler wants to answer. It is sent by handle, after the request's fault.
+type reply struct {
+	status int
+	header map[string]string
+	body   any // marshalled, unless it is []byte
+}
+
+// exchange is one request while it is handled.
+type exchange struct {
+	*http.Request
+	// record is what the log will say.
+	record Request
+}
+
+// handler answers an exchange. It sets the record's operation, name and version before it looks at anything else.
+type handler func(*exchange) reply
+
+// handle runs a handler, or the fault that stands in its place, and logs the request.
+func (s *Server) handle(w http.ResponseWriter, r *http.Request, h handler) {
+	x := &exchange{Request: r, record: Request{Time: time.Now(), Host: hostname(r.Host)}}
+	answer := h(x)
+	f, delay := s.state.fault(&x.record)
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-r.Context().Done():
+		}
+	}
+	x.record.Status = answer.status
+	if f != nil {
+		x.record.Fault = f.Kind
+		answer = f.apply(answer)
+		x.record.Status = answer.status
+	}
+	s.state.log(x.record)
+	s.log.Info("request", "host", x.record.Host, "operation", x.record.Operation, "name", x.record.Name,
+		"caller", x.record.Caller, "status", x.record.Status, "fault", x.record.Fault)
+	if f != nil && f.interrupt(w, r, answer) {
+		return
+	}
+	send(w, r, answer)
+}
+
+func send(w http.ResponseWriter, r *http.Request, a reply) {
+	body, ok := a.body.([]byte)
+	if !ok {
+		body, _ = json.Marshal(a.body)
+	}
+	header := w.Header()
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Cache-Control", "no-cache")
+	header.Set("Pragma", "no-cache")
+	header.Set("Expires", "-1")
+	header.Set("X-Ms-Request-Id", newID())
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Strict-Transport-Security", "max-age=31536000;includeSubDomains")
+	if id := r.Header.Get("X-Ms-Client-Request-Id"); id != "" {
+		header.Set("X-Ms-Client-Request-Id", id)
+	}
+	for name, value := range a.header {
+		header.Set(name, value)
+	}
+	w.WriteHeader(a.status)
+	_, _ = w.Write(body)
+}
+
+// newID returns a random UUID.
+func newID() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b)
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	h := hex.EncodeToString(b)
+	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+}
+
+// newVersion returns a random object version: 32 hexadecimal digits.
+func newVersion() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
+}

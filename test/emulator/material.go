@@ -1,0 +1,247 @@
+package emulator
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"strconv"
+	"strings"
+	"time"
+
+	"software.sslmate.com/src/go-pkcs12"
+)
+
+func (v *vaultState) addKey(k Key) error {
+	jwk, err := makeJWK(k)
+	if err != nil {
+		return fmt.Errorf("key %s: %w", k.Name, err)
+	}
+	v.add("keys", k.Name, &version{
+		id: k.Version, disabled: k.Disabled, created: k.Created, notBefore: k.NotBefore, expires: k.Expires, jwk: jwk,
+	})
+	return nil
+}
+
+// makeJWK returns a public key as Key Vault writes it: the given one, or a new one of the given type.
+func makeJWK(k Key) (map[string]any, error) {
+	if k.Type == "oct" || k.Type == "oct-HSM" {
+		return map[string]any{"kty": k.Type}, nil
+	}
+	if k.Curve == "P-256K" {
+		// secp256k1's base point: a valid key whose private part is 1
+		x, _ := new(big.Int).SetString("79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798", 16)
+		y, _ := new(big.Int).SetString("483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8", 16)
+		return map[string]any{"kty": k.Type, "crv": k.Curve, "x": coordinate(x, 32), "y": coordinate(y, 32)}, nil
+	}
+	if k.PublicKey != "" {
+		block, _ := pem.Decode([]byte(k.PublicKey))
+		if block == nil {
+			return nil, errors.New("publicKey is not PEM")
+		}
+		key, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("publicKey: %w", err)
+		}
+		return jwkOf(key, k.Type)
+	}
+	key, err := newKey(k.Type, k.Curve, k.Bits)
+	if err != nil {
+		return nil, err
+	}
+	return jwkOf(key.Public(), k.Type)
+}
+
+func newKey(kind, curve string, bits int) (crypto.Signer, error) {
+	switch strings.TrimSuffix(kind, "-HSM") {
+	case "", "RSA":
+		key, err := rsa.GenerateKey(rand.Reader, max(bits, 2048))
+		if err != nil {
+			return nil, fmt.Errorf("rsa: %w", err)
+		}
+		return key, nil
+	case "EC":
+		c, ok := map[string]elliptic.Curve{"": elliptic.P256(), "P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}[curve]
+		if !ok {
+			return nil, fmt.Errorf("curve %q is not known", curve)
+		}
+		key, err := ecdsa.GenerateKey(c, rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("ec: %w", err)
+		}
+		return key, nil
+	}
+	return nil, fmt.Errorf("key type %q is not known", kind)
+}
+
+func jwkOf(key crypto.PublicKey, kind string) (map[string]any, error) {
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		if kind == "" {
+			kind = "RSA"
+		}
+		return map[string]any{
+			"kty": kind, "n": base64.RawURLEncoding.EncodeToString(key.N.Bytes()),
+			"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(key.E)).Bytes()),
+		}, nil
+	case *ecdsa.PublicKey:
+		if kind == "" {
+			kind = "EC"
+		}
+		params := key.Curve.Params()
+		size := (params.BitSize + 7) / 8
+		return map[string]any{"kty": kind, "crv": params.Name, "x": coordinate(key.X, size), "y": coordinate(key.Y, size)}, nil
+	}
+	return nil, fmt.Errorf("a %T is no key of Key Vault", key)
+}
+
+func coordinate(n *big.Int, size int) string {
+	return base64.RawURLEncoding.EncodeToString(n.FillBytes(make([]byte, size)))
+}
+
+// addCertificate adds a certificate with the secret and key of the same version.
+func (v *vaultState) addCertificate(c Certificate) error {
+	if c.ContentType == "" {
+		c.ContentType = "application/x-pkcs12"
+	}
+	if c.Version == "" {
+		c.Version = newVersion()
+	}
+	if c.Created.IsZero() {
+		c.Created = time.Now()
+	}
+	made, err := makeCertificate(c)
+	if err != nil {
+		return fmt.Errorf("certificate %s: %w", c.Name, err)
+	}
+	jwk, err := jwkOf(made.leaf.PublicKey, "")
+	if err != nil {
+		return fmt.Errorf("certificate %s: %w", c.Name, err)
+	}
+	kid := "https://" + v.host + "/keys/" + c.Name + "/" + c.Version
+	common := version{id: c.Version, disabled: c.Disabled, created: c.Created, expires: made.leaf.NotAfter, managed: true, jwk: jwk}
+	certificate, secret, key := common, common, common
+	certificate.der, certificate.contentType, certificate.managed = made.leaf.Raw, c.ContentType, false
+	secret.value, secret.contentType, secret.kid = made.secret, c.ContentType, kid
+	v.add("certificates", c.Name, &certificate)
+	v.add("secrets", c.Name, &secret)
+	v.add("keys", c.Name, &key)
+	return nil
+}
+
+type madeCertificate struct {
+	leaf   *x509.Certificate
+	secret string
+}
+
+// makeCertificate makes a key and a chain, or takes the given ones.
+func makeCertificate(c Certificate) (made madeCertificate, err error) {
+	if c.Leaf != "" {
+		block, _ := pem.Decode([]byte(c.Leaf))
+		if block == nil {
+			return made, errors.New("leaf is not PEM")
+		}
+		if made.leaf, err = x509.ParseCertificate(block.Bytes); err != nil {
+			return made, fmt.Errorf("leaf: %w", err)
+		}
+		made.secret = c.Secret
+		return made, nil
+	}
+	chain, key, err := newChain(c)
+	if err != nil {
+		return made, err
+	}
+	made.leaf = chain[0]
+	var signer crypto.Signer
+	if !c.NotExportable {
+		signer = key
+	}
+	made.secret, err = secretOf(c.ContentType, chain, signer)
+	return made, err
+}
+
+// newChain returns certificates from the leaf to the root, and the leaf's key.
+func newChain(c Certificate) ([]*x509.Certificate, crypto.Signer, error) {
+	name, end := c.Subject, c.NotAfter
+	if name == "" {
+		name = c.Name
+	}
+	if end.IsZero() {
+		end = time.Now().AddDate(1, 0, 0)
+	}
+	var parent *x509.Certificate
+	var parentKey, key crypto.Signer
+	var chain []*x509.Certificate
+	for level := c.Chain; level >= 0; level-- {
+		var err error
+		if key, err = newKey(c.KeyType, "", 0); err != nil {
+			return nil, nil, err
+		}
+		common := name
+		if level > 0 {
+			common = name + " authority " + strconv.Itoa(level)
+		}
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: common},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: end, BasicConstraintsValid: true, IsCA: level > 0,
+			KeyUsage: x509.KeyUsageDigitalSignature,
+		}
+		if level > 0 {
+			template.KeyUsage = x509.KeyUsageCertSign
+		} else {
+			template.DNSNames = []string{name}
+			template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		}
+		if parent == nil {
+			parent, parentKey = template, key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), parentKey)
+		if err != nil {
+			return nil, nil, fmt.Errorf("make: %w", err)
+		}
+		made, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, nil, fmt.Errorf("make: %w", err)
+		}
+		chain = append([]*x509.Certificate{made}, chain...)
+		parent, parentKey = made, key
+	}
+	return chain, key, nil
+}
+
+// secretOf makes the value of the secret beside a certificate, with the key unless it is nil.
+func secretOf(contentType string, chain []*x509.Certificate, key crypto.Signer) (string, error) {
+	if contentType == "application/x-pem-file" {
+		var text []byte
+		if key != nil {
+			der, err := x509.MarshalPKCS8PrivateKey(key)
+			if err != nil {
+				return "", fmt.Errorf("private key: %w", err)
+			}
+			text = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+		}
+		for _, c := range chain {
+			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+		}
+		return string(text), nil
+	}
+	var pfx []byte
+	var err error
+	if key == nil {
+		pfx, err = pkcs12.Legacy.EncodeTrustStore(chain, "")
+	} else {
+		pfx, err = pkcs12.Legacy.Encode(key, chain[0], chain[1:], "")
+	}
+	if err != nil {
+		return "", fmt.Errorf("pfx: %w", err)
+	}
+	return base64.StdEncoding.EncodeToString(pfx), nil
+}

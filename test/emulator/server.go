@@ -1,0 +1,254 @@
+// Package emulator answers as Azure Key Vault, Entra ID and the instance metadata service do. It is an HTTP forward proxy:
+// an unmodified Azure client of any language reaches it with HTTPS_PROXY, HTTP_PROXY and SSL_CERT_FILE set, under the
+// real host names, over real TLS. Hosts that are not Azure's are refused.
+//
+// It is strict: tokens and client assertions are verified, permissions are checked, and what the service refuses it refuses.
+package emulator
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ControlHost is the host name of the control API, reached through the proxy or by the Host header.
+const ControlHost = "emulator.local"
+
+// Options configure New.
+type Options struct {
+	// Seed is the state to begin with.
+	Seed Seed
+	// HTTP1 turns HTTP/2 off.
+	HTTP1 bool
+	// Log is told of each request; nothing is logged where nil.
+	Log *slog.Logger
+}
+
+// Server is an emulator that runs.
+type Server struct {
+	state *state
+	log   *slog.Logger
+
+	authority   *authority
+	signer      *ecdsa.PrivateKey
+	listener    net.Listener
+	front, back *http.Server
+	tunnels     *tunnels
+	work        sync.WaitGroup
+	stop        context.CancelFunc
+	ctx         context.Context //nolint:containedctx // the server's life
+}
+
+// New makes a server from a seed; Start begins to serve.
+func New(o Options) (*Server, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	a, err := newAuthority("Key Vault emulator")
+	if err != nil {
+		return nil, err
+	}
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("token key: %w", err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Server{log: o.Log, authority: a, signer: signer, tunnels: newTunnels(), ctx: ctx, stop: stop}
+	s.state = newState()
+	if err := s.Apply(o.Seed); err != nil {
+		stop()
+		return nil, err
+	}
+	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	s.front = &http.Server{
+		Handler: http.HandlerFunc(s.serveProxy), ReadHeaderTimeout: time.Minute, ErrorLog: quiet,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	s.back = &http.Server{
+		Handler: http.HandlerFunc(s.serveTLS), ReadHeaderTimeout: time.Minute, ErrorLog: quiet,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
+	}
+	if o.HTTP1 {
+		s.back.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
+	}
+	return s, nil
+}
+
+// Start serves on the address until Close.
+func (s *Server) Start(address string) error {
+	listener, err := new(net.ListenConfig).Listen(s.ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s.listener = listener
+	s.work.Go(func() { s.done(s.front.Serve(listener)) })
+	s.work.Go(func() { s.done(s.back.ServeTLS(s.tunnels, "", "")) })
+	return nil
+}
+
+func (s *Server) done(err error) {
+	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		s.log.Error("serve", "error", err)
+	}
+}
+
+// Close ends all connections and waits for everything that runs.
+func (s *Server) Close() error {
+	s.stop()
+	err := errors.Join(s.front.Close(), s.back.Close())
+	s.tunnels.closeAll()
+	s.work.Wait()
+	return err
+}
+
+// Address is host:port of the proxy.
+func (s *Server) Address() string { return s.listener.Addr().String() }
+
+// ProxyURL is what HTTPS_PROXY and HTTP_PROXY are to be.
+func (s *Server) ProxyURL() *url.URL { return &url.URL{Scheme: "http", Host: s.Address()} }
+
+// CAPEM is the certificate of the emulator's authority, for SSL_CERT_FILE.
+func (s *Server) CAPEM() []byte { return s.authority.pem }
+
+// CAPool holds the emulator's authority.
+func (s *Server) CAPool() *x509.CertPool { return s.authority.pool() }
+
+func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if hello.ServerName == "" {
+		return nil, errors.New("no server name")
+	}
+	return s.authority.leaf(hello.ServerName)
+}
+
+// serveProxy answers on the proxy's own port: CONNECT, and absolute-form requests for plain HTTP hosts.
+func (s *Server) serveProxy(w http.ResponseWriter, r *http.Request) {
+	host := hostname(r.Host)
+	if r.Method == http.MethodConnect {
+		s.connect(w, r)
+		return
+	}
+	switch {
+	case host == ControlHost, r.URL.Host == "" && isSelf(r, s.listener.Addr()):
+		s.control(w, r)
+	case host == metadataHost:
+		s.handle(w, r, s.metadata)
+	default:
+		http.Error(w, fmt.Sprintf("keyvault-emulator: plain http to %s is refused", host), http.StatusForbidden)
+	}
+}
+
+func isSelf(r *http.Request, addr net.Addr) bool {
+	return r.Host == addr.String() || strings.HasPrefix(r.Host, "localhost:")
+}
+
+// connect opens a tunnel to the emulator itself, for hosts that it answers for.
+func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
+	host := hostname(r.Host)
+	status, message := s.admit(host)
+	if refusal := s.state.connectFault(host); refusal != 0 {
+		status, message = refusal, "refused by a fault"
+	}
+	if status != http.StatusOK {
+		s.state.log(Request{Host: host, Operation: "connect", Status: status})
+		s.log.Info("connect refused", "host", host, "status", status)
+		if status == http.StatusProxyAuthRequired {
+			w.Header().Set("Proxy-Authenticate", "Basic")
+		}
+		http.Error(w, "keyvault-emulator: "+message, status)
+		return
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "keyvault-emulator: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection Established\r\n\r\n"); err != nil || buffered.Reader.Buffered() > 0 {
+		_ = conn.Close()
+		return
+	}
+	s.tunnels.push(conn)
+}
+
+// admit tells whether the emulator answers for a host.
+func (s *Server) admit(host string) (status int, message string) {
+	switch kind, known := s.state.route(host); {
+	case kind == vaultHost && !known:
+		return http.StatusBadGateway, "no such host " + host
+	case kind == noHost:
+		return http.StatusForbidden, host + " is not a host of Azure: refused"
+	}
+	return http.StatusOK, ""
+}
+
+// serveTLS answers inside tunnels.
+func (s *Server) serveTLS(w http.ResponseWriter, r *http.Request) {
+	host := hostname(r.Host)
+	switch kind, _ := s.state.route(host); kind {
+	case vaultHost:
+		s.handle(w, r, s.vault)
+	case authorityHost:
+		s.handle(w, r, s.entra)
+	case noHost:
+		http.Error(w, "keyvault-emulator: unknown host", http.StatusMisdirectedRequest)
+	}
+}
+
+func hostname(hostport string) string {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	return strings.ToLower(host)
+}
+
+// tunnels is a listener whose connections come from CONNECT.
+type tunnels struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newTunnels() *tunnels { return &tunnels{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (t *tunnels) push(conn net.Conn) {
+	select {
+	case t.conns <- conn:
+	case <-t.done:
+		_ = conn.Close()
+	}
+}
+
+// Accept implements net.Listener.
+func (t *tunnels) Accept() (net.Conn, error) {
+	select {
+	case conn := <-t.conns:
+		return conn, nil
+	case <-t.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (t *tunnels) Close() error {
+	t.closeAll()
+	return nil
+}
+
+// Addr implements net.Listener.
+func (t *tunnels) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (t *tunnels) closeAll() { t.once.Do(func() { close(t.done) }) }

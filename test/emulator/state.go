@@ -1,0 +1,341 @@
+package emulator
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// metadataHost is the instance metadata service.
+const metadataHost = "169.254.169.254"
+
+// hostKind is what a host is to the emulator.
+type hostKind int
+
+const (
+	noHost hostKind = iota
+	vaultHost
+	authorityHost
+)
+
+// state is everything that the emulator knows. All of it is guarded by mu.
+type state struct {
+	mu          sync.Mutex
+	latency     time.Duration
+	lifetime    time.Duration
+	pageSize    int
+	suffixes    []string
+	authorities []string
+	issuers     map[string][]crypto.PublicKey
+	tenants     map[string]map[string]*application // by tenant, by client id
+	managed     []ManagedIdentity
+	vaults      map[string]*vaultState // by host
+	faults      []*Fault
+	requests    []Request
+	revoked     map[string]bool // token ids
+	nextFault   int
+}
+
+type application struct {
+	Application
+	certificates []*x509.Certificate
+}
+
+func newState() *state {
+	return &state{
+		lifetime: time.Hour, pageSize: 25,
+		suffixes: []string{"vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"},
+		authorities: []string{
+			"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net",
+			"login.microsoftonline.us", "login.chinacloudapi.cn",
+		},
+		issuers: map[string][]crypto.PublicKey{}, tenants: map[string]map[string]*application{},
+		vaults: map[string]*vaultState{}, revoked: map[string]bool{},
+	}
+}
+
+// route tells what a host is; known is false for a vault that does not exist.
+func (st *state) route(host string) (kind hostKind, known bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if slices.Contains(st.authorities, host) {
+		return authorityHost, true
+	}
+	if _, suffix, ok := strings.Cut(host, "."); ok && slices.Contains(st.suffixes, suffix) {
+		_, known := st.vaults[host]
+		return vaultHost, known
+	}
+	return noHost, false
+}
+
+// Apply adds a seed to the state.
+func (s *Server) Apply(seed Seed) error {
+	st := s.state
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if seed.Latency > 0 {
+		st.latency = time.Duration(seed.Latency)
+	}
+	if seed.TokenLifetime > 0 {
+		st.lifetime = time.Duration(seed.TokenLifetime)
+	}
+	if seed.PageSize > 0 {
+		st.pageSize = seed.PageSize
+	}
+	st.suffixes = append(st.suffixes, seed.VaultSuffixes...)
+	st.authorities = append(st.authorities, seed.Authorities...)
+	var errs []error
+	for _, i := range seed.Issuers {
+		errs = append(errs, st.addIssuer(i))
+	}
+	for _, t := range seed.Tenants {
+		errs = append(errs, st.addTenant(t))
+	}
+	st.managed = append(st.managed, seed.ManagedIdentities...)
+	for _, v := range seed.Vaults {
+		errs = append(errs, st.addVault(v))
+	}
+	for _, f := range seed.Faults {
+		st.addFault(f)
+	}
+	return errors.Join(errs...)
+}
+
+func (st *state) addTenant(t Tenant) error {
+	apps, ok := st.tenants[t.ID]
+	if !ok {
+		apps = map[string]*application{}
+		st.tenants[t.ID] = apps
+	}
+	for _, a := range t.Applications {
+		app := &application{Application: a}
+		for _, text := range a.Certificates {
+			certificate, err := parseCertificate(text)
+			if err != nil {
+				return fmt.Errorf("application %s: %w", a.ClientID, err)
+			}
+			app.certificates = append(app.certificates, certificate)
+		}
+		apps[a.ClientID] = app
+	}
+	return nil
+}
+
+func (st *state) addVault(v Vault) error {
+	if v.Suffix == "" {
+		v.Suffix = "vault.azure.net"
+	}
+	host := strings.ToLower(v.Name) + "." + v.Suffix
+	vs, ok := st.vaults[host]
+	if !ok {
+		vs = &vaultState{host: host, name: v.Name, grants: map[string][]string{}, objects: map[objectKey]*object{}}
+		st.vaults[host] = vs
+	}
+	vs.tenant, vs.policies, vs.network = v.Tenant, v.Policies, v.Network
+	for _, g := range v.Grants {
+		vs.grants[g.ClientID] = append(vs.grants[g.ClientID], g.Permissions...)
+	}
+	var errs []error
+	for _, secret := range v.Secrets {
+		vs.addSecret(secret)
+	}
+	for _, key := range v.Keys {
+		errs = append(errs, vs.addKey(key))
+	}
+	for _, certificate := range v.Certificates {
+		errs = append(errs, vs.addCertificate(certificate))
+	}
+	return errors.Join(errs...)
+}
+
+func (st *state) addFault(f Fault) string {
+	if f.ID == "" {
+		st.nextFault++
+		f.ID = "fault-" + strconv.Itoa(st.nextFault)
+	}
+	st.faults = append(st.faults, &f)
+	return f.ID
+}
+
+// fault returns the first fault that matches the request, counted down, and how long the answer is to wait.
+func (st *state) fault(r *Request) (*Fault, time.Duration) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	delay := st.latency
+	for i, f := range st.faults {
+		if f.Kind == FaultConnect || f.Host != "" && !strings.EqualFold(f.Host, r.Host) ||
+			f.Operation != "" && f.Operation != r.Operation && !strings.HasPrefix(r.Operation, f.Operation+" ") ||
+			f.Name != "" && !strings.EqualFold(f.Name, r.Name) {
+			continue
+		}
+		copied := *f
+		if f.Count > 0 {
+			if f.Count--; f.Count == 0 {
+				st.faults = slices.Delete(st.faults, i, i+1)
+			}
+		}
+		if f.Kind == FaultLatency {
+			return &copied, time.Duration(f.Delay)
+		}
+		return &copied, delay
+	}
+	return nil, delay
+}
+
+// connectFault returns the status that CONNECT to the host is to be refused with, or 0.
+func (st *state) connectFault(host string) int {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for i, f := range st.faults {
+		if f.Kind != FaultConnect || f.Host != "" && !strings.EqualFold(f.Host, host) {
+			continue
+		}
+		status := f.Status
+		if status == 0 {
+			status = http.StatusBadGateway
+		}
+		if f.Count > 0 {
+			if f.Count--; f.Count == 0 {
+				st.faults = slices.Delete(st.faults, i, i+1)
+			}
+		}
+		return status
+	}
+	return 0
+}
+
+func (st *state) log(r Request) {
+	if r.Time.IsZero() {
+		r.Time = time.Now()
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.requests = append(st.requests, r)
+}
+
+// The methods below are the control API for Go; control.go serves the same over HTTP.
+
+// SetSecret adds a version of a secret, which becomes the current one, and returns the version.
+func (s *Server) SetSecret(vault string, secret Secret) (string, error) {
+	var version string
+	err := s.withVault(vault, func(v *vaultState) error {
+		version = v.addSecret(secret)
+		return nil
+	})
+	return version, err
+}
+
+// SetKey adds a version of a key and returns the version.
+func (s *Server) SetKey(vault string, key Key) error {
+	return s.withVault(vault, func(v *vaultState) error { return v.addKey(key) })
+}
+
+// SetCertificate adds a version of a certificate.
+func (s *Server) SetCertificate(vault string, certificate Certificate) error {
+	return s.withVault(vault, func(v *vaultState) error { return v.addCertificate(certificate) })
+}
+
+// Disable switches a version of an object off or on; all versions where the version is empty. The kind is secrets, keys or
+// certificates.
+func (s *Server) Disable(vault, kind, name, version string, disabled bool) error {
+	return s.withVault(vault, func(v *vaultState) error { return v.disable(kind, name, version, disabled) })
+}
+
+// Delete deletes an object, or recovers it.
+func (s *Server) Delete(vault, kind, name string, deleted bool) error {
+	return s.withVault(vault, func(v *vaultState) error {
+		o, err := v.find(kind, name)
+		if err == nil {
+			o.deleted = deleted
+		}
+		return err
+	})
+}
+
+// Grant sets the permissions of an identity on a vault; none revokes all.
+func (s *Server) Grant(vault, clientID string, permissions ...string) error {
+	return s.withVault(vault, func(v *vaultState) error {
+		v.grants[clientID] = permissions
+		return nil
+	})
+}
+
+// SetNetwork closes a vault to the network ("firewall" or "private"), or opens it ("").
+func (s *Server) SetNetwork(vault, network string) error {
+	return s.withVault(vault, func(v *vaultState) error {
+		v.network = network
+		return nil
+	})
+}
+
+func (s *Server) withVault(name string, f func(*vaultState) error) error {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	for host, v := range s.state.vaults {
+		if host == strings.ToLower(name) || strings.EqualFold(v.name, name) {
+			return f(v)
+		}
+	}
+	return fmt.Errorf("no vault %q", name)
+}
+
+// SetLatency changes what is added to every answer.
+func (s *Server) SetLatency(d time.Duration) {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	s.state.latency = d
+}
+
+// AddFault injects a fault and returns its id.
+func (s *Server) AddFault(f Fault) string {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	return s.state.addFault(f)
+}
+
+// ClearFaults removes all faults.
+func (s *Server) ClearFaults() {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	s.state.faults = nil
+}
+
+// Requests returns the request log.
+func (s *Server) Requests() []Request {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	return slices.Clone(s.state.requests)
+}
+
+// Counts returns how many requests each operation had.
+func (s *Server) Counts() map[string]int {
+	counts := map[string]int{}
+	for _, r := range s.Requests() {
+		counts[r.Operation]++
+	}
+	return counts
+}
+
+// ResetRequests empties the request log.
+func (s *Server) ResetRequests() {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	s.state.requests = nil
+}
+
+// RevokeTokens makes all tokens that were given so far invalid.
+func (s *Server) RevokeTokens() {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	for id := range maps.Keys(s.state.revoked) {
+		s.state.revoked[id] = true
+	}
+}

@@ -1,0 +1,364 @@
+// Package kubelet plays kubelet for tests: it starts the built driver against an emulator and calls its socket with real
+// service account tokens.
+package kubelet
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
+)
+
+// Tenant, Client and Vault are those of Seed.
+const (
+	Tenant = "11111111-1111-1111-1111-111111111111"
+	Client = "22222222-2222-2222-2222-222222222222"
+	Vault  = "contoso"
+)
+
+// Seed is a tenant with a client that the service account default/app federates with, and that may do all in one vault.
+const Seed = `
+tenants:
+- id: 11111111-1111-1111-1111-111111111111
+  applications:
+  - clientID: 22222222-2222-2222-2222-222222222222
+    objectID: 22222222-0000-0000-0000-000000000000
+    federated:
+    - {issuer: "https://oidc.example.com/cluster/", subject: "system:serviceaccount:default:app"}
+vaults:
+- name: contoso
+  tenant: 11111111-1111-1111-1111-111111111111
+  grants: [{clientID: 22222222-2222-2222-2222-222222222222, permissions: ["*"]}]
+`
+
+// Node is a node with a driver that runs.
+type Node struct {
+	testing.TB
+	Dir      string
+	Emulator *emulator.Server
+	Issuer   *emulatortest.Issuer
+	csi.NodeClient
+	csi.IdentityClient
+
+	binary  string
+	flags   []string
+	env     []string
+	process *exec.Cmd
+	exited  chan error
+	conn    *grpc.ClientConn
+	log     *output
+}
+
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// build makes the driver's binary once per test process.
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "keyvault-csi-test-")
+	if err != nil {
+		return "", err //nolint:wrapcheck // a test helper
+	}
+	binary := filepath.Join(dir, "keyvault-csi")
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "github.com/keyvault-csi/keyvault-csi-driver/cmd/keyvault-csi").CombinedOutput() //nolint:noctx,gosec // a test helper
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return binary, nil
+})
+
+// Main runs the tests of a package that starts drivers, and removes what they built.
+func Main(m *testing.M) int {
+	code := m.Run()
+	if binary, err := build(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(binary))
+	}
+	return code
+}
+
+// Start runs an emulator with the seed and a driver with more flags until the test ends.
+func Start(t testing.TB, seed string, flags ...string) *Node {
+	t.Helper()
+	server := emulatortest.Start(t, seed)
+	return StartWith(t, server, emulatortest.StartIssuer(t, server), flags...)
+}
+
+// StartWith runs a driver against an emulator that runs.
+func StartWith(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer, flags ...string) *Node {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{
+		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: binary, flags: flags,
+		env: emulatortest.Environment(t, server), log: &output{},
+	}
+	for _, dir := range []string{"classes", "pods"} {
+		if err := os.Mkdir(filepath.Join(n.Dir, dir), 0o755); err != nil { //nolint:gosec // a test directory
+			t.Fatal(err)
+		}
+	}
+	n.Run()
+	t.Cleanup(func() {
+		n.Stop(syscall.SIGTERM)
+		for _, target := range n.Targets() {
+			for unix.Unmount(target, unix.MNT_DETACH) == nil {
+			}
+		}
+		if t.Failed() {
+			t.Logf("driver's log:\n%s", n.log)
+		}
+	})
+	return n
+}
+
+// Run starts the driver's process, again after Stop.
+func (n *Node) Run() {
+	n.Helper()
+	socket := filepath.Join(n.Dir, "csi.sock")
+	_ = os.Remove(socket)
+	args := append([]string{
+		"driver", "--endpoint", "unix://" + socket, "--node-id", "node-1", "--kubelet-dir", n.Dir,
+		"--classes", filepath.Join(n.Dir, "classes"), "--http-addr", "", "--log-format", "json", "--v", "10",
+	}, n.flags...)
+	n.process = exec.Command(n.binary, args...) //nolint:gosec,noctx // a test helper
+	n.process.Env = append(os.Environ(), n.env...)
+	n.process.Stderr = n.log
+	n.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := n.process.Start(); err != nil {
+		n.Fatal(err)
+	}
+	n.exited = make(chan error, 1)
+	go func(p *exec.Cmd, exited chan error) { exited <- p.Wait() }(n.process, n.exited)
+	var err error
+	n.conn, err = grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.NodeClient, n.IdentityClient = csi.NewNodeClient(n.conn), csi.NewIdentityClient(n.conn)
+	n.Eventually("the driver to be ready", func() bool {
+		resp, err := n.Probe(context.Background(), &csi.ProbeRequest{})
+		return err == nil && resp.GetReady().GetValue()
+	})
+}
+
+// Stop ends the driver's process and waits for it.
+func (n *Node) Stop(sig syscall.Signal) {
+	n.Helper()
+	if n.process == nil {
+		return
+	}
+	_ = n.conn.Close()
+	_ = n.process.Process.Signal(sig)
+	select {
+	case err := <-n.exited:
+		if _, killed := errors.AsType[*exec.ExitError](err); err != nil && (!killed || sig != syscall.SIGKILL) {
+			n.Errorf("driver ended with %v", err)
+		}
+	case <-time.After(time.Minute):
+		n.Error("the driver does not stop")
+		_ = n.process.Process.Kill()
+	}
+	n.process = nil
+}
+
+// PID is that of the driver's process.
+func (n *Node) PID() int { return n.process.Process.Pid }
+
+// Log is what the driver's processes have logged.
+func (n *Node) Log() string { return n.log.String() }
+
+// Eventually waits for a condition.
+func (n *Node) Eventually(what string, ok func() bool) {
+	n.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for !ok() {
+		if time.Now().After(deadline) {
+			n.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Class writes a class of the namespace default. Parameters that are missing are those of Seed.
+func (n *Node) Class(name string, parameters map[string]string) {
+	n.Helper()
+	all := map[string]string{"keyvaultName": Vault, "tenantID": Tenant, "clientID": Client}
+	for k, v := range parameters {
+		all[k] = v
+	}
+	for k, v := range all {
+		if v == "-" {
+			delete(all, k)
+		}
+	}
+	data, err := json.Marshal(map[string]any{
+		"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
+		"metadata": map[string]any{"name": name, "namespace": "default"},
+		"spec":     map[string]any{"provider": "azure", "parameters": all},
+	})
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.ClassFile(name+".json", string(data))
+}
+
+// ClassFile writes a file of the class directory by a rename, and waits until the driver has had time to see it: the
+// next publish reads the class anew in any case.
+func (n *Node) ClassFile(name, text string) {
+	n.Helper()
+	tmp := filepath.Join(n.Dir, "new-class")
+	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+		n.Fatal(err)
+	}
+	if err := os.Rename(tmp, filepath.Join(n.Dir, "classes", name)); err != nil {
+		n.Fatal(err)
+	}
+}
+
+// Objects is the objects parameter for secrets of these names.
+func Objects(names ...string) string {
+	var b strings.Builder
+	b.WriteString("array:\n")
+	for _, name := range names {
+		b.WriteString("- |\n  objectName: " + name + "\n  objectType: secret\n")
+	}
+	return b.String()
+}
+
+// Target is where the pod's volume is to be.
+func (n *Node) Target(pod string) string {
+	return filepath.Join(n.Dir, "pods", "uid-"+pod, "volumes/kubernetes.io~csi/secrets/mount")
+}
+
+// Targets are all targets that are there.
+func (n *Node) Targets() []string {
+	found, _ := filepath.Glob(filepath.Join(n.Dir, "pods/*/volumes/kubernetes.io~csi/*/mount"))
+	return found
+}
+
+// Request is what kubelet sends for a pod of the service account default/app.
+func (n *Node) Request(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) *csi.NodePublishVolumeRequest {
+	n.Helper()
+	target := n.Target(pod)
+	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
+		n.Fatal(err)
+	}
+	req := &csi.NodePublishVolumeRequest{
+		VolumeId: "csi-" + pod, TargetPath: target, Readonly: true,
+		VolumeCapability: &csi.VolumeCapability{
+			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+		},
+		VolumeContext: map[string]string{
+			"csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.name": pod,
+			"csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/pod.uid": "uid-" + pod,
+			"csi.storage.k8s.io/serviceAccount.name": "app", "secretProviderClass": class,
+		},
+		Secrets: map[string]string{"csi.storage.k8s.io/serviceAccount.tokens": n.Tokens("default", "app", time.Hour)},
+	}
+	for _, f := range edit {
+		f(req)
+	}
+	return req
+}
+
+// As makes the request that of a pod of another service account.
+func (n *Node) As(namespace, serviceAccount string) func(*csi.NodePublishVolumeRequest) {
+	return func(r *csi.NodePublishVolumeRequest) {
+		r.VolumeContext["csi.storage.k8s.io/pod.namespace"] = namespace
+		r.VolumeContext["csi.storage.k8s.io/serviceAccount.name"] = serviceAccount
+		r.Secrets["csi.storage.k8s.io/serviceAccount.tokens"] = n.Tokens(namespace, serviceAccount, time.Hour)
+	}
+}
+
+// Tokens is what kubelet passes for the audiences of the CSIDriver object.
+func (n *Node) Tokens(namespace, serviceAccount string, lifetime time.Duration) string {
+	n.Helper()
+	tokens := map[string]any{}
+	for _, audience := range []string{"api://AzureADTokenExchange", "api://AKSIdentityBinding"} {
+		tokens[audience] = map[string]any{
+			"token":               n.Issuer.Token(namespace, serviceAccount, audience, lifetime),
+			"expirationTimestamp": time.Now().Add(lifetime).UTC().Format(time.RFC3339),
+		}
+	}
+	text, err := json.Marshal(tokens)
+	if err != nil {
+		n.Fatal(err)
+	}
+	return string(text)
+}
+
+// Publish calls NodePublishVolume.
+func (n *Node) Publish(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) error {
+	n.Helper()
+	_, err := n.NodePublishVolume(context.Background(), n.Request(pod, class, edit...))
+	return err //nolint:wrapcheck // the status itself
+}
+
+// MustPublish fails the test where Publish fails.
+func (n *Node) MustPublish(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) {
+	n.Helper()
+	if err := n.Publish(pod, class, edit...); err != nil {
+		n.Fatal(err)
+	}
+}
+
+// Unpublish calls NodeUnpublishVolume.
+func (n *Node) Unpublish(pod string) {
+	n.Helper()
+	_, err := n.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: "csi-" + pod, TargetPath: n.Target(pod)})
+	if err != nil {
+		n.Fatal(err)
+	}
+}
+
+// Read returns a file of a pod's volume.
+func (n *Node) Read(pod, path string) string {
+	n.Helper()
+	data, err := os.ReadFile(filepath.Join(n.Target(pod), path))
+	if err != nil {
+		n.Fatal(err)
+	}
+	return string(data)
+}
+
+// Secret sets a secret of Vault.
+func (n *Node) Secret(name, value string) {
+	n.Helper()
+	if _, err := n.Emulator.SetSecret(Vault, emulator.Secret{Name: name, Value: value}); err != nil {
+		n.Fatal(err)
+	}
+}
