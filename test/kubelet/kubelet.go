@@ -260,7 +260,7 @@ func Objects(names ...string) string {
 
 // Target is where the pod's volume is to be.
 func (n *Node) Target(pod string) string {
-	return filepath.Join(n.Dir, "pods", "uid-"+pod, "volumes/kubernetes.io~csi/secrets/mount")
+	return Target(n.Dir, pod)
 }
 
 // Targets are all targets that are there.
@@ -276,19 +276,7 @@ func (n *Node) Request(pod, class string, edit ...func(*csi.NodePublishVolumeReq
 	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
 		n.Fatal(err)
 	}
-	req := &csi.NodePublishVolumeRequest{
-		VolumeId: "csi-" + pod, TargetPath: target, Readonly: true,
-		VolumeCapability: &csi.VolumeCapability{
-			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
-			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-		},
-		VolumeContext: map[string]string{
-			"csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.name": pod,
-			"csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/pod.uid": "uid-" + pod,
-			"csi.storage.k8s.io/serviceAccount.name": "app", "secretProviderClass": class,
-		},
-		Secrets: map[string]string{"csi.storage.k8s.io/serviceAccount.tokens": n.Tokens("default", "app", time.Hour)},
-	}
+	req := PublishRequest(target, pod, class, n.Tokens("default", "app", time.Hour))
 	for _, f := range edit {
 		f(req)
 	}
@@ -307,18 +295,7 @@ func (n *Node) As(namespace, serviceAccount string) func(*csi.NodePublishVolumeR
 // Tokens is what kubelet passes for the audiences of the CSIDriver object.
 func (n *Node) Tokens(namespace, serviceAccount string, lifetime time.Duration) string {
 	n.Helper()
-	tokens := map[string]any{}
-	for _, audience := range []string{"api://AzureADTokenExchange", "api://AKSIdentityBinding"} {
-		tokens[audience] = map[string]any{
-			"token":               n.Issuer.Token(namespace, serviceAccount, audience, lifetime),
-			"expirationTimestamp": time.Now().Add(lifetime).UTC().Format(time.RFC3339),
-		}
-	}
-	text, err := json.Marshal(tokens)
-	if err != nil {
-		n.Fatal(err)
-	}
-	return string(text)
+	return Tokens(n.Issuer, namespace, serviceAccount, lifetime)
 }
 
 // Publish calls NodePublishVolume.
