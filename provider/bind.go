@@ -145,7 +145,7 @@ func (c *classCache) get(req volume.Request) (*class.Class, error) {
 }
 
 func (c *classCache) parse(parameters map[string]string) (*class.Class, error) {
-	parsed, mistakes := class.Parse(parameters, c.options)
+	parsed, mistakes, _ := class.Parse(parameters, c.options)
 	if len(mistakes) > 0 {
 		return nil, class.Error(mistakes)
 	}

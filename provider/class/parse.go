@@ -60,8 +60,9 @@ func Merge(parameters, attributes map[string]string) map[string]string {
 	return merged
 }
 
-// Parse understands parameters. It returns every mistake that it finds; the class is nil if there is any.
-func Parse(parameters map[string]string, opts Options) (*Class, []Mistake) {
+// Parse understands parameters. It returns every mistake that it finds, and warnings, which do not stop a mount; the class
+// is nil if there is a mistake.
+func Parse(parameters map[string]string, opts Options) (c *Class, mistakes, warnings []Mistake) {
 	p := &parser{text: make(map[string]string, len(parameters)), opts: opts, class: &Class{}}
 	for name, value := range parameters {
 		if len(value) > biggestText {
@@ -78,11 +79,11 @@ func Parse(parameters map[string]string, opts Options) (*Class, []Mistake) {
 	vault := p.defaultVault()
 	p.objects(vault)
 	if len(p.mistakes) > 0 {
-		return nil, p.mistakes
+		return nil, p.mistakes, p.warnings
 	}
 	p.class.Warnings = p.warnings
 	p.class.Digest = digest(p.class)
-	return p.class, nil
+	return p.class, nil, p.warnings
 }
 
 // parser collects mistakes while it fills a class.

@@ -1,0 +1,301 @@
+package class
+
+import (
+	"io/fs"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+func options(t testing.TB) Options {
+	t.Helper()
+	clouds, err := cloud.NewResolver("AzurePublicCloud", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{Clouds: clouds, AllowedHosts: []string{"vault.corp.example", ".odd.example"}}
+}
+
+// parameters are those of a good class; more go over them, "-" takes one away.
+func with(more map[string]string) map[string]string {
+	all := map[string]string{
+		"keyvaultName": "kv1", "tenantID": "tenant", "clientID": "client",
+		"objects": "array:\n- |\n  objectName: s\n  objectType: secret\n",
+	}
+	maps.Copy(all, more)
+	maps.DeleteFunc(all, func(_, v string) bool { return v == "-" })
+	return all
+}
+
+// object is the objects parameter with one object of these lines.
+func object(lines ...string) string {
+	return "array:\n- |\n  " + strings.Join(lines, "\n  ") + "\n"
+}
+
+func mustParse(t *testing.T, parameters map[string]string) *Class {
+	t.Helper()
+	c, mistakes, _ := Parse(parameters, options(t))
+	if len(mistakes) > 0 {
+		t.Fatalf("mistakes: %v", mistakes)
+	}
+	return c
+}
+
+func TestParseObjects(t *testing.T) {
+	for name, tc := range map[string]struct {
+		objects string
+		want    Object
+	}{
+		"defaults": {object("objectName: db", "objectType: secret"),
+			Object{Kind: Secret, Name: "db", Path: "db", Format: PEM, Encoding: UTF8, Mode: 0o644}},
+		"everything": {object(`objectName: " db "`, "objectType: secret", "objectAlias: dir/file.txt", "objectVersion: 0123456789abcdef0123456789abcdef",
+			"objectFormat: PFX", "objectEncoding: Base64", `filePermission: "0400"`, "writeCertAndKeyInSeparateFiles: true", "convertPFX: 1"),
+			Object{Kind: Secret, Name: "db", Path: "dir/file.txt", Version: "0123456789abcdef0123456789abcdef", Format: PFX, Encoding: Base64,
+				Mode: 0o400, SplitCertAndKey: true, ConvertPFX: true}},
+		"literal scalars": {object("objectName: 0123", "objectType: secret", "objectAlias: yes", "filePermission: 0755"),
+			Object{Kind: Secret, Name: "0123", Path: "yes", Format: PEM, Encoding: UTF8, Mode: 0o755}},
+		"null is unset": {object("objectName: k", "objectType: key", "objectAlias: null", "objectVersion: ~"),
+			Object{Kind: Key, Name: "k", Path: "k", Format: PEM, Encoding: UTF8, Mode: 0o644}},
+		"latest": {object("objectName: k", "objectType: cert", "objectVersion: latest"),
+			Object{Kind: Certificate, Name: "k", Path: "k", Format: PEM, Encoding: UTF8, Mode: 0o644}},
+		"history": {object("objectName: k", "objectType: secret", "objectVersionHistory: 5"),
+			Object{Kind: Secret, Name: "k", Path: "k", History: 5, Format: PEM, Encoding: UTF8, Mode: 0o644}},
+		"history of one": {object("objectName: k", "objectType: secret", "objectVersionHistory: -3"),
+			Object{Kind: Secret, Name: "k", Path: "k", Format: PEM, Encoding: UTF8, Mode: 0o644}},
+		"JSON and flow":     {"array: ['{\"objectName\": \"s\", \"objectType\": \"secret\"}']", Object{Kind: Secret, Name: "s", Path: "s", Format: PEM, Encoding: UTF8, Mode: 0o644}},
+		"anchor and remark": {"array:\n- &a |\n  # remark\n  {objectName: s, objectType: secret}\n", Object{Kind: Secret, Name: "s", Path: "s", Format: PEM, Encoding: UTF8, Mode: 0o644}},
+		"its own vault": {object("objectName: s", "objectType: secret", "keyvaultName: other"),
+			Object{VaultURL: "https://other.vault.azure.net/", Kind: Secret, Name: "s", Path: "s", Format: PEM, Encoding: UTF8, Mode: 0o644}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := mustParse(t, with(map[string]string{"objects": tc.objects})).Objects
+			if tc.want.VaultURL == "" {
+				tc.want.VaultURL = "https://kv1.vault.azure.net/"
+			}
+			if len(got) != 1 || got[0] != tc.want {
+				t.Errorf("got  %+v\nwant %+v", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for name, tc := range map[string]struct {
+		parameters map[string]string
+		want       []string // each in some mistake
+	}{
+		"no vault":         {map[string]string{"keyvaultName": "-"}, []string{"keyvaultName is not set"}},
+		"short vault":      {map[string]string{"keyvaultName": "kv"}, []string{`keyvaultName "kv" is not a vault name`}},
+		"long vault":       {map[string]string{"keyvaultName": strings.Repeat("v", 25)}, []string{"is not a vault name"}},
+		"vault and URI":    {map[string]string{"keyvaultURI": "https://kv1.vault.azure.net"}, []string{"both set"}},
+		"foreign URI":      {map[string]string{"keyvaultName": "-", "keyvaultURI": "https://evil.example.com/"}, []string{"not a vault of the cloud", "--allowed-vault-hosts"}},
+		"suffix as host":   {map[string]string{"keyvaultName": "-", "keyvaultURI": "https://evilvault.azure.net/"}, []string{"not a vault of the cloud"}},
+		"plain http":       {map[string]string{"keyvaultName": "-", "keyvaultURI": "http://kv1.vault.azure.net/"}, []string{"not a vault URI"}},
+		"URI with path":    {map[string]string{"keyvaultName": "-", "keyvaultURI": "https://kv1.vault.azure.net/secrets"}, []string{"not a vault URI"}},
+		"URI with user":    {map[string]string{"keyvaultName": "-", "keyvaultURI": "https://u:p@kv1.vault.azure.net/"}, []string{"not a vault URI"}},
+		"boolean":          {map[string]string{"useVMManagedIdentity": "tru"}, []string{`useVMManagedIdentity "tru" is not a boolean`}},
+		"two modes":        {map[string]string{"useVMManagedIdentity": "true", "useAzureTokenProxy": "t"}, []string{"several identity modes"}},
+		"pod identity":     {map[string]string{"usePodIdentity": "1"}, []string{"workload identity", "docs/migration.md"}},
+		"cloud":            {map[string]string{"cloudName": "moon"}, []string{`cloudName "moon"`}},
+		"German cloud":     {map[string]string{"cloudName": "AzureGermanCloud"}, []string{"closed"}},
+		"custom, no file":  {map[string]string{"cloudName": "AzureStackCloud"}, []string{"cloudEnvFileName"}},
+		"custom, no dir":   {map[string]string{"cloudName": "AzureStackCloud", "cloudEnvFileName": "x.json"}, []string{"--cloud-config-dir"}},
+		"tenant":           {map[string]string{"tenantID": "a b"}, []string{`tenantID "a b" is not a tenant`}},
+		"interval":         {map[string]string{"rotationInterval": "soon"}, []string{"rotationInterval", "duration"}},
+		"short interval":   {map[string]string{"rotationInterval": "1s"}, []string{"shorter than 10s"}},
+		"stale":            {map[string]string{"staleIfError": "48h"}, []string{"between 0 and 24h"}},
+		"resource id":      {map[string]string{"useVMManagedIdentity": "true", "userAssignedIdentityID": "/subscriptions/x"}, []string{"resource id"}},
+		"no objects":       {map[string]string{"objects": "-"}, []string{"objects is not set"}},
+		"not YAML":         {map[string]string{"objects": "array: ["}, []string{"not YAML"}},
+		"a list":           {map[string]string{"objects": "- a"}, []string{"not a mapping"}},
+		"a mapping inside": {map[string]string{"objects": "array:\n- objectName: s"}, []string{"mapping instead of a string"}},
+		"array is text":    {map[string]string{"objects": "array: x"}, []string{"no list"}},
+		"object is text":   {map[string]string{"objects": "array:\n- s"}, []string{"objects[0] is not a mapping"}},
+		"twice the field":  {map[string]string{"objects": object("objectName: a", "objectName: b", "objectType: secret")}, []string{"objects[0]", "objectName stands in the object twice"}},
+		"no name":          {map[string]string{"objects": object("objectType: secret")}, []string{"objectName is not set"}},
+		"no type":          {map[string]string{"objects": object("objectName: s")}, []string{"objectType is not set"}},
+		"type's case":      {map[string]string{"objects": object("objectName: s", "objectType: Secret")}, []string{`objectType "Secret"`, "lower case"}},
+		"name's letters":   {map[string]string{"objects": object("objectName: a_b", "objectType: secret")}, []string{"Key Vault allows", "objectAlias"}},
+		"format":           {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectFormat: pxf")}, []string{`objectFormat "pxf"`}},
+		"PFX of a key":     {map[string]string{"objects": object("objectName: s", "objectType: key", "objectFormat: Pfx")}, []string{"objectType secret only"}},
+		"encoding":         {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectEncoding: rot13")}, []string{`objectEncoding "rot13"`}},
+		"encoding of cert": {map[string]string{"objects": object("objectName: s", "objectType: cert", "objectEncoding: utf-8")}, []string{"objectType secret only"}},
+		"mode 0900":        {map[string]string{"objects": object("objectName: s", "objectType: secret", "filePermission: 0900")}, []string{`filePermission "0900"`}},
+		"mode 0o644":       {map[string]string{"objects": object("objectName: s", "objectType: secret", "filePermission: 0o644")}, []string{"filePermission"}},
+		"mode 7777":        {map[string]string{"objects": object("objectName: s", "objectType: secret", "filePermission: 7777")}, []string{"0777"}},
+		"mode -1":          {map[string]string{"objects": object("objectName: s", "objectType: secret", "filePermission: -1")}, []string{"filePermission"}},
+		"history":          {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectVersionHistory: x")}, []string{"whole number"}},
+		"version":          {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectVersion: ../keys")}, []string{"not a version"}},
+		"dots anywhere":    {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectAlias: a..b")}, []string{"'..'"}},
+		"absolute":         {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectAlias: /a")}, []string{"relative"}},
+		"dot":              {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectAlias: ./a")}, []string{"clean path"}},
+		"same path": {map[string]string{"objects": object("objectName: a", "objectType: secret") + "- |\n  {objectName: b, objectType: key, objectAlias: a}\n"},
+			[]string{`objects[1] "b" objectAlias "a" writes "a", as objects[0] "a" does`}},
+		"file and directory": {map[string]string{"objects": object("objectName: a", "objectType: secret") + "- |\n  {objectName: b, objectType: key, objectAlias: a/b}\n"},
+			[]string{`objects[1] "b"`, `objects[0] "a"`}},
+		"history and file": {map[string]string{"objects": object("objectName: a", "objectType: secret", "objectVersionHistory: 3") +
+			"- |\n  {objectName: b, objectType: secret, objectAlias: a/2}\n"}, []string{`writes "a/2"`}},
+		"all at once": {map[string]string{"keyvaultName": "k", "cloudName": "moon", "useVMManagedIdentity": "x",
+			"objects": object("objectName: a_b", "objectType: Key", "filePermission: 9") + "- |\n  objectType: secret\n"},
+			[]string{"keyvaultName", "cloudName", "useVMManagedIdentity", "objects[0] \"a_b\" objectName", "objectType", "filePermission", "objects[1] objectName"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, mistakes, _ := Parse(with(tc.parameters), options(t))
+			if c != nil || len(mistakes) == 0 {
+				t.Fatal("no mistake was found")
+			}
+			line := Error(mistakes).Error()
+			for _, want := range tc.want {
+				if !strings.Contains(line, want) {
+					t.Errorf("%q is not in: %s", want, line)
+				}
+			}
+			if strings.Contains(line, "\n") {
+				t.Errorf("not one line: %q", line)
+			}
+			if volume.ReasonOf(Error(mistakes)) != volume.InvalidClass {
+				t.Error("wrong reason")
+			}
+		})
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for name, tc := range map[string]struct {
+		parameters map[string]string
+		want       string
+	}{
+		"old parameter": {map[string]string{"resourceGroup": "x"}, "means nothing"},
+		"typo":          {map[string]string{"keyvaultname": "kv1"}, "did you mean keyvaultName?"},
+		"field's typo":  {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectVerison: 1")}, "did you mean objectVersion?"},
+		"no object":     {map[string]string{"objects": "array: []"}, "names no object"},
+		"idle identity": {map[string]string{"userAssignedIdentityID": "x"}, "useVMManagedIdentity"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := mustParse(t, with(tc.parameters))
+			if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].String(), tc.want) {
+				t.Errorf("warnings %v", c.Warnings)
+			}
+		})
+	}
+}
+
+func TestIdentityParameters(t *testing.T) {
+	c := mustParse(t, with(map[string]string{"tenantID": " ", "tenantId": " old\u00a0", "useVMManagedIdentity": " T ", "clientID": "-"}))
+	if c.TenantID != "old" || c.Mode != ManagedIdentity || c.ManagedClientID+c.ManagedObjectID+c.ManagedResourceID != "" {
+		t.Errorf("%+v", c)
+	}
+	id := "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/n"
+	c = mustParse(t, with(map[string]string{"useVMManagedIdentity": "true", "userAssignedIdentityID": id}))
+	if c.ManagedResourceID != id {
+		t.Errorf("%+v", c)
+	}
+	c = mustParse(t, with(map[string]string{"useVMManagedIdentity": "true", "userAssignedIdentityObjectID": "o"}))
+	if c.ManagedObjectID != "o" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestRefreshParameters(t *testing.T) {
+	c := mustParse(t, with(map[string]string{"rotationInterval": "30s", "staleIfError": "1h"}))
+	if *c.RotationInterval != 30*time.Second || c.StaleIfError != time.Hour {
+		t.Errorf("%+v", c)
+	}
+	for _, off := range []string{"off", "0", "0s"} {
+		if c := mustParse(t, with(map[string]string{"rotationInterval": off})); c.RotationInterval == nil || *c.RotationInterval != 0 {
+			t.Errorf("%s: %v", off, c.RotationInterval)
+		}
+	}
+	if c := mustParse(t, with(nil)); c.RotationInterval != nil {
+		t.Error("an interval out of nothing")
+	}
+}
+
+func TestVaultURLs(t *testing.T) {
+	for want, parameters := range map[string]map[string]string{
+		"https://KV-1.vault.azure.net/":        {"keyvaultName": "KV-1"},
+		"https://kv1.vault.usgovcloudapi.net/": {"cloudName": "azureusgovernment"},
+		"https://kv1.vault.azure.cn/":          {"cloudName": "AzureChinaCloud"},
+		"https://x.vault.azure.net/":           {"keyvaultName": "-", "keyvaultURI": "https://X.vault.azure.net"},
+		"https://vault.corp.example/":          {"keyvaultName": "-", "keyvaultURI": "https://vault.corp.example/"},
+		"https://a.odd.example/":               {"keyvaultName": "-", "keyvaultURI": "https://a.odd.example/"},
+	} {
+		if got := mustParse(t, with(parameters)).Objects[0].VaultURL; got != want {
+			t.Errorf("%v: %s", parameters, got)
+		}
+	}
+}
+
+func TestDigestFollowsMeaning(t *testing.T) {
+	base := mustParse(t, with(nil)).Digest
+	same := mustParse(t, with(map[string]string{"keyvaultName": " kv1 ", "objects": "array: ['{objectType: secret, objectName: s}'] # x", "unknown": "x"})).Digest
+	if same != base {
+		t.Error("another digest for the same class")
+	}
+	for _, change := range []map[string]string{
+		{"keyvaultName": "kv2"}, {"clientID": "x"}, {"rotationInterval": "1m"},
+		{"objects": object("objectName: s", "objectType: key")}, {"objects": object("objectName: s", "objectType: secret", "filePermission: 0600")},
+	} {
+		if mustParse(t, with(change)).Digest == base {
+			t.Errorf("the same digest after %v", change)
+		}
+	}
+}
+
+func TestMergeIgnoresKubeletsKeys(t *testing.T) {
+	got := Merge(map[string]string{"a": "1", "b": "1"}, map[string]string{
+		"b": "2", "csi.storage.k8s.io/pod.name": "x", "secretProviderClass": "x", "providerName": "x",
+	})
+	if !maps.Equal(got, map[string]string{"a": "1", "b": "2"}) {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestManyMistakesStayReadable(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("array:\n")
+	for range 100 {
+		b.WriteString("- |\n  objectName: a_b\n")
+	}
+	_, mistakes, _ := Parse(with(map[string]string{"objects": b.String()}), options(t))
+	if line := Error(mistakes).Error(); len(line) > 2000 || !strings.Contains(line, "more: `keyvault-csi validate`") {
+		t.Errorf("%d bytes: %s", len(line), line)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("kv1", "tenant", "array:\n- |\n  objectName: s\n  objectType: secret\n", "true")
+	f.Add("", "", "array: [*a]", "")
+	f.Add("kv1", "adfs", "a: &a [*a, *a]\narray: *a", "1")
+	f.Add("kv1", "t", "array:\n- '{objectName: x, objectType: key, objectVersionHistory: 99999}'\n", "x")
+	f.Add("kv1", "t", "array:\n- \"objectName: [\"\n- |\n  ? {a: b}\n  : c\n", "x")
+	o := options(f)
+	f.Fuzz(func(t *testing.T, vault, tenant, objects, flag string) {
+		c, mistakes, _ := Parse(map[string]string{
+			"keyvaultName": vault, "tenantID": tenant, "objects": objects, "useVMManagedIdentity": flag, "rotationInterval": flag,
+		}, o)
+		if (c == nil) == (len(mistakes) == 0) {
+			t.Fatal("neither a class nor a mistake, or both")
+		}
+		if c == nil {
+			if line := Error(mistakes).Error(); strings.ContainsAny(line, "\n\r") {
+				t.Fatalf("not one line: %q", line)
+			}
+			return
+		}
+		for i := range c.Objects {
+			for _, p := range c.Objects[i].Paths() {
+				if err := volume.CheckPath(p); err != nil {
+					t.Fatalf("path %q: %v", p, err)
+				}
+			}
+			if c.Objects[i].Mode&^fs.FileMode(0o777) != 0 {
+				t.Fatalf("mode %v", c.Objects[i].Mode)
+			}
+		}
+	})
+}

@@ -1,0 +1,250 @@
+// Package classfile checks files of SecretProviderClasses offline: every mistake with its file and line, and the fix.
+package classfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+)
+
+// Severity says whether a finding stops a mount.
+type Severity string
+
+// The severities.
+const (
+	// Error stops the mount, or the API server refuses the class.
+	Error Severity = "error"
+	// Warning is likely not what the author meant.
+	Warning Severity = "warning"
+	// Note is worth knowing.
+	Note Severity = "note"
+)
+
+// Finding is one thing to say about a file.
+type Finding struct {
+	File     string   `json:"file"`
+	Line     int      `json:"line"`
+	Severity Severity `json:"severity"`
+	// Class is namespace/name, as far as it is known.
+	Class string `json:"class,omitempty"`
+	// Message says what is wrong and what to write.
+	Message string `json:"message"`
+}
+
+// String is how compilers write it: file:line: severity: class: message.
+func (f Finding) String() string {
+	where := ""
+	if f.Class != "" {
+		where = f.Class + ": "
+	}
+	return fmt.Sprintf("%s:%d: %s: %s%s", f.File, f.Line, f.Severity, where, f.Message)
+}
+
+// Check returns what is to be said about the documents of a file, in the order of its lines. Classes is how many classes
+// it holds.
+func Check(file string, data []byte, options class.Options) (findings []Finding, classes int) {
+	c := &checker{file: file, options: options}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		var doc yaml.Node
+		err := decoder.Decode(&doc)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			line, text := yamlError(err)
+			c.say(line, Error, "", "is not YAML: "+text)
+			break
+		}
+		if len(doc.Content) > 0 {
+			c.document(doc.Content[0])
+		}
+	}
+	slices.SortStableFunc(c.findings, func(a, b Finding) int { return a.Line - b.Line })
+	return c.findings, c.classes
+}
+
+type checker struct {
+	file     string
+	options  class.Options
+	findings []Finding
+	classes  int
+}
+
+func (c *checker) say(line int, s Severity, class, message string) {
+	c.findings = append(c.findings, Finding{File: c.file, Line: max(line, 1), Severity: s, Class: class, Message: message})
+}
+
+var yamlLine = regexp.MustCompile(`line (\d+): `)
+
+func yamlError(err error) (line int, text string) {
+	text = strings.TrimPrefix(err.Error(), "yaml: ")
+	if m := yamlLine.FindStringSubmatch(text); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		text = strings.Replace(text, m[0], "", 1)
+	}
+	return line, strings.ReplaceAll(text, "\n", "; ")
+}
+
+// field returns the value of a mapping's key.
+func field(n *yaml.Node, key string) *yaml.Node {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			if n.Content[i+1].Kind == yaml.AliasNode {
+				return n.Content[i+1].Alias
+			}
+			return n.Content[i+1]
+		}
+	}
+	return nil
+}
+
+func text(n *yaml.Node) string {
+	if n == nil || n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
+		return ""
+	}
+	return n.Value
+}
+
+// lineOf is the node's line, or the fallback's where it is missing.
+func lineOf(n, fallback *yaml.Node) int {
+	if n != nil {
+		return n.Line
+	}
+	return fallback.Line
+}
+
+func (c *checker) document(n *yaml.Node) {
+	kind := text(field(n, "kind"))
+	switch {
+	case n.Kind != yaml.MappingNode:
+		c.say(n.Line, Error, "", "the document is not a Kubernetes object: write apiVersion, kind, metadata and spec")
+	case kind == "List" || kind == "SecretProviderClassList":
+		if items := field(n, "items"); items != nil {
+			for _, item := range items.Content {
+				c.document(item)
+			}
+		}
+	case kind == "SecretProviderClass":
+		c.class(n)
+	case kind == "":
+		c.say(n.Line, Error, "", "the document has no kind: write kind: SecretProviderClass")
+	default:
+		c.say(n.Line, Note, "", "kind "+kind+" is passed over")
+	}
+}
+
+// dnsName is a Kubernetes object's name (RFC 1123 subdomain).
+var dnsName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+
+func (c *checker) class(n *yaml.Node) {
+	c.classes++
+	meta, spec := field(n, "metadata"), field(n, "spec")
+	name, namespace := text(field(meta, "name")), text(field(meta, "namespace"))
+	who := name
+	if namespace != "" {
+		who = namespace + "/" + name
+	}
+	say := func(at *yaml.Node, s Severity, message string) { c.say(lineOf(at, n), s, who, message) }
+	switch version := text(field(n, "apiVersion")); version {
+	case "secrets-store.csi.x-k8s.io/v1":
+	case "secrets-store.csi.x-k8s.io/v1alpha1":
+		say(field(n, "apiVersion"), Note, "apiVersion v1alpha1 is deprecated: write secrets-store.csi.x-k8s.io/v1")
+	default:
+		say(field(n, "apiVersion"), Error, fmt.Sprintf("apiVersion %q is not known: write secrets-store.csi.x-k8s.io/v1", version))
+	}
+	if !dnsName.MatchString(name) {
+		say(field(meta, "name"), Error, fmt.Sprintf("metadata.name %q is not a name: write lower-case letters, digits, hyphens and dots", name))
+	}
+	if spec == nil || spec.Kind != yaml.MappingNode {
+		say(spec, Error, "spec is not set: write provider and parameters")
+		return
+	}
+	c.unknown(spec, who, "spec", "provider", "parameters", "secretObjects")
+	if provider := text(field(spec, "provider")); !strings.EqualFold(provider, "azure") {
+		say(field(spec, "provider"), Error, fmt.Sprintf("spec.provider %q is not served by this driver: write azure, or leave the class to "+
+			"another driver", provider))
+	}
+	parsed := c.parameters(field(spec, "parameters"), spec, who)
+	c.secretObjects(field(spec, "secretObjects"), parsed, who)
+}
+
+// unknown warns of keys that mean nothing.
+func (c *checker) unknown(n *yaml.Node, who, where string, known ...string) {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if key := n.Content[i]; !slices.Contains(known, key.Value) {
+			c.say(key.Line, Warning, who, fmt.Sprintf("%s.%s is an unknown field and means nothing: known are %s", where, key.Value,
+				strings.Join(known, ", ")))
+		}
+	}
+}
+
+// parameters checks the parameters as the driver would, and returns the class where it is good.
+func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
+	if n == nil || n.Kind != yaml.MappingNode {
+		c.say(lineOf(n, spec), Error, who, "spec.parameters is not set: write keyvaultName, tenantID and objects")
+		return nil
+	}
+	values, nodes := map[string]string{}, map[string]*yaml.Node{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if value.Kind == yaml.AliasNode {
+			value = value.Alias
+		}
+		if _, twice := nodes[key.Value]; twice {
+			c.say(key.Line, Error, who, "parameter "+key.Value+" stands twice: remove one")
+		}
+		nodes[key.Value] = value
+		switch {
+		case value.Kind != yaml.ScalarNode:
+			c.say(value.Line, Error, who, "parameter "+key.Value+" is not text: write a string; objects is a block behind |")
+		case value.Tag != "!!str" && value.Tag != "!!null":
+			c.say(value.Line, Error, who, fmt.Sprintf("parameter %s is not text, so the API server refuses it: write %s: %q",
+				key.Value, key.Value, value.Value))
+			values[key.Value] = value.Value
+		default:
+			values[key.Value] = text(value)
+		}
+	}
+	parsed, mistakes, warnings := class.Parse(values, c.options)
+	for _, m := range mistakes {
+		c.say(c.line(m, nodes, n), Error, who, m.String())
+	}
+	for _, m := range warnings {
+		c.say(c.line(m, nodes, n), Warning, who, m.String())
+	}
+	if parsed == nil {
+		return nil
+	}
+	for _, o := range parsed.Objects {
+		if o.History > 1 {
+			c.say(lineOf(nodes["objects"], n), Note, who, fmt.Sprintf("objects[%d] %q gives at most %d files; the driver before this one gave "+
+				"one more", o.Index, o.Name, o.History))
+		}
+	}
+	return parsed
+}
+
+// line finds a mistake's line in the file: inside a block, the text's lines follow the indicator's.
+func (c *checker) line(m class.Mistake, nodes map[string]*yaml.Node, parameters *yaml.Node) int {
+	n, ok := nodes[m.Parameter]
+	switch {
+	case !ok:
+		return parameters.Line
+	case m.Line > 0 && n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
+		return n.Line + m.Line
+	}
+	return n.Line
+}
