@@ -1,0 +1,75 @@
+# `make` lists the targets. Each is one command or one script in hack/, so that it can be run without make too.
+
+# Go stamps the commit into the binaries where git can be asked for it.
+VCS := $(shell git rev-parse --verify --quiet HEAD >/dev/null 2>&1 || echo -buildvcs=false)
+TOOL := go tool -modfile=tools/go.mod
+FUZZTIME ?= 20s
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/keyvault-csi and bin/keyvault-emulator, static
+	CGO_ENABLED=0 go build -trimpath $(VCS) -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-emulator
+
+.PHONY: demo
+demo: build ## Show the main job: no Azure, no cluster, no network, as root or not
+	go run ./hack/demo bin/keyvault-csi
+
+.PHONY: test
+test: ## Run the tests, as root or not; ARGS are passed to go test
+	hack/test $(ARGS)
+
+.PHONY: test-integration
+test-integration: build ## Run the tests against a real API server
+	hack/test-integration
+
+.PHONY: e2e
+e2e: build ## Run the tests on a real node: kubelet, containerd, Helm
+	hack/e2e
+
+.PHONY: bench
+bench: ## Run the benchmarks; BENCH selects by name
+	hack/bench
+
+.PHONY: chaos
+chaos: build ## Break things while the driver works, and look for harm
+	hack/chaos
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME (20s)
+	FUZZTIME=$(FUZZTIME) hack/fuzz
+
+.PHONY: lint
+lint: ## Run the linters
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities
+	hack/vulncheck
+
+.PHONY: generate
+generate: ## Generate deep copies and CRDs from the API types
+	hack/generate
+
+.PHONY: check-generated
+check-generated: ## Fail if a generated file is not current
+	hack/generate --check
+
+.PHONY: image
+image: build ## Build the container image, without a Docker daemon
+	hack/image
+
+.PHONY: cluster-up
+cluster-up: ## Start a one-node cluster of real components
+	hack/cluster up
+
+.PHONY: cluster-down
+cluster-down: ## Stop that cluster and remove what it left
+	hack/cluster down
+
+.PHONY: clean
+clean: ## Remove what was built here
+	rm -rf bin .cache
