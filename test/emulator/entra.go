@@ -232,7 +232,9 @@ func checkCertificateAssertion(parser *jwt.Parser, app *application, tenant, ass
 			legacy := sha1.Sum(certificate.Raw) //nolint:gosec // x5t is a SHA-1 thumbprint
 			have = legacy[:]
 		}
-		if strings.TrimRight(thumb, "=") != base64.RawURLEncoding.EncodeToString(have) {
+		// Entra ID takes both base64 alphabets: Azure's own clients send the standard one
+		sent := strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(thumb, "="))
+		if sent != base64.RawURLEncoding.EncodeToString(have) {
 			continue
 		}
 		var claims jwt.RegisteredClaims
