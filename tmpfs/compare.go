@@ -71,7 +71,7 @@ func (w *writer) equal(name string, data []byte) (same bool, err error) {
 		}
 		data = data[n:]
 		switch {
-		case err == io.EOF: //nolint:errorlint // Read returns it bare
+		case err == io.EOF:
 			return len(data) == 0, nil
 		case err != nil:
 			return false, fmt.Errorf("read %s: %w", name, err)

@@ -242,12 +242,11 @@ func (m *Mounts) Usage(target string) (Usage, error) {
 	if err := unix.Statfs(target, &st); err != nil {
 		return Usage{}, failure(err, "measure %s", target)
 	}
+	times := func(blocks uint64, unit int64) int64 {
+		return int64(blocks) * unit //nolint:gosec // a tmpfs is smaller than 2^63
+	}
 	amount := func(total, free, available uint64, unit int64) Amount {
-		return Amount{
-			Total:     int64(total) * unit, //nolint:gosec // a tmpfs is smaller than 2^63
-			Used:      int64(total-free) * unit,
-			Available: int64(available) * unit,
-		}
+		return Amount{Total: times(total, unit), Used: times(total-free, unit), Available: times(available, unit)}
 	}
 	return Usage{
 		Bytes:  amount(st.Blocks, st.Bfree, st.Bavail, st.Bsize),

@@ -2,7 +2,6 @@ package tmpfs
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -19,7 +18,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
-var discard = slog.New(slog.NewTextHandler(io.Discard, nil))
+var discard = slog.New(slog.DiscardHandler)
 
 // newMounts returns probed Mounts that mount for real.
 func newMounts(t testing.TB, size int64) *Mounts {
@@ -236,17 +235,17 @@ func wantTree(t *testing.T, target string, want ...string) {
 		if strings.HasPrefix(e.Name(), reserved) {
 			continue
 		}
-		real, err := filepath.EvalSymlinks(filepath.Join(target, e.Name()))
+		resolved, err := filepath.EvalSymlinks(filepath.Join(target, e.Name()))
 		if err != nil {
 			t.Errorf("%s dangles: %v", e.Name(), err)
 			continue
 		}
-		err = filepath.WalkDir(real, func(p string, d fs.DirEntry, err error) error {
+		err = filepath.WalkDir(resolved, func(p string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
 			}
 			data, err := os.ReadFile(p) //nolint:gosec // a file of the test
-			rel, _ := filepath.Rel(real, p)
+			rel, _ := filepath.Rel(resolved, p)
 			got = append(got, strings.TrimSuffix(e.Name()+"/"+rel, "/.")+"="+string(data))
 			return err
 		})

@@ -122,7 +122,7 @@ func TestKilledWriterLeavesAWholeGeneration(t *testing.T) {
 				break
 			}
 		}
-		time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond) //nolint:gosec // any moment will do
+		time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}

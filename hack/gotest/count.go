@@ -73,7 +73,7 @@ func (c *counter) add(e event) {
 		if c.builds[e.ImportPath] == nil {
 			c.builds[e.ImportPath] = &strings.Builder{}
 		}
-		c.builds[e.ImportPath].WriteString(e.Output)
+		_, _ = c.builds[e.ImportPath].WriteString(e.Output)
 	case e.Package == "":
 	case e.Test == "":
 		c.addPackage(e)
