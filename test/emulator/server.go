@@ -16,9 +16,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -183,6 +185,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	s.tunnels.push(conn)
 }
 
+// DropConnections breaks all tunnels, as a proxy does that restarts.
+func (s *Server) DropConnections() { s.tunnels.drop() }
+
 // admit tells whether the emulator answers for a host.
 func (s *Server) admit(host string) (status int, message string) {
 	switch kind, known := s.state.route(host); {
@@ -220,11 +225,43 @@ type tunnels struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
+
+	mu   sync.Mutex
+	open map[*tunnel]struct{}
 }
 
-func newTunnels() *tunnels { return &tunnels{conns: make(chan net.Conn), done: make(chan struct{})} }
+// tunnel is a connection that is counted while it is open.
+type tunnel struct {
+	net.Conn
+	of *tunnels
+}
 
-func (t *tunnels) push(conn net.Conn) {
+// Close implements net.Conn.
+func (c *tunnel) Close() error {
+	c.of.mu.Lock()
+	delete(c.of.open, c)
+	c.of.mu.Unlock()
+	return c.Conn.Close() //nolint:wrapcheck // the connection's own
+}
+
+func newTunnels() *tunnels {
+	return &tunnels{conns: make(chan net.Conn), done: make(chan struct{}), open: map[*tunnel]struct{}{}}
+}
+
+func (t *tunnels) drop() {
+	t.mu.Lock()
+	open := slices.Collect(maps.Keys(t.open))
+	t.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close()
+	}
+}
+
+func (t *tunnels) push(raw net.Conn) {
+	conn := &tunnel{Conn: raw, of: t}
+	t.mu.Lock()
+	t.open[conn] = struct{}{}
+	t.mu.Unlock()
 	select {
 	case t.conns <- conn:
 	case <-t.done:

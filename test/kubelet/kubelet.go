@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -138,7 +139,7 @@ func StartWith(t testing.TB, server *emulator.Server, issuer *emulatortest.Issue
 			}
 		}
 		if t.Failed() {
-			t.Logf("driver's log:\n%s", n.log)
+			t.Logf("driver's log, the last of it:\n%s", tail(n.log.String()))
 		}
 	})
 	return n
@@ -162,6 +163,14 @@ func (n *Node) Run() {
 	}
 	n.exited = make(chan error, 1)
 	go func(p *exec.Cmd, exited chan error) { exited <- p.Wait() }(n.process, n.exited)
+	// a gRPC client that finds no socket waits a second before it looks again
+	n.Eventually("the driver's socket", func() bool {
+		conn, err := net.Dial("unix", socket) //nolint:noctx // a test helper
+		if err != nil {
+			return false
+		}
+		return conn.Close() == nil
+	})
 	var err error
 	n.conn, err = grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -338,4 +347,10 @@ func (n *Node) Secret(name, value string) {
 	if _, err := n.Emulator.SetSecret(Vault, emulator.Secret{Name: name, Value: value}); err != nil {
 		n.Fatal(err)
 	}
+}
+
+// tail is the last 30 lines of a log.
+func tail(text string) string {
+	lines := strings.Split(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-30):], "\n")
 }

@@ -1,0 +1,258 @@
+package system
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
+)
+
+// pair are two secrets that are always changed together; their values end with the same number.
+func setPair(n *kubelet.Node, number int) {
+	n.Helper()
+	n.Secret("user", fmt.Sprintf("user-%d", number))
+	n.Secret("password", fmt.Sprintf("%s-%d", strings.Repeat("p", 2000+number%500), number))
+}
+
+// TestFaultsNeverHarmFiles breaks the vault and the identity services in every way for seconds, while readers look at the
+// files of running pods.
+func TestFaultsNeverHarmFiles(t *testing.T) {
+	for name, fault := range map[string]emulator.Fault{
+		"429 with Retry-After":    {Kind: emulator.FaultThrottle, RetryAfter: 1},
+		"429 for two minutes":     {Kind: emulator.FaultThrottle, RetryAfter: 120},
+		"429 without Retry-After": {Kind: emulator.FaultThrottle},
+		"500":                     {Kind: emulator.FaultStatus, Status: 500, Code: "InternalError"},
+		"503":                     {Kind: emulator.FaultStatus, Status: 503, Code: "ServiceUnavailable"},
+		"hang":                    {Kind: emulator.FaultHang},
+		"reset":                   {Kind: emulator.FaultReset},
+		"truncated":               {Kind: emulator.FaultTruncated},
+		"html":                    {Kind: emulator.FaultHTML},
+		"empty":                   {Kind: emulator.FaultEmpty},
+		"refused token":           {Kind: emulator.FaultChallenge, Host: "contoso.vault.azure.net"},
+		"token endpoint down":     {Kind: emulator.FaultStatus, Status: 503, Host: "login.microsoftonline.com"},
+		"proxy refuses":           {Kind: emulator.FaultConnect, Status: 502},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := kubelet.Start(t, kubelet.Seed+"tokenLifetime: 2s\n", "--rotation-interval", "1s", "--cache-ttl", "0s")
+			setPair(n, 1)
+			n.Class("c", map[string]string{"objects": kubelet.Objects("user", "password")})
+			must(t, publishNew(n, "a", "c"))
+			must(t, n.Publish("b", "c"))
+			n.Emulator.ResetRequests()
+			n.Emulator.AddFault(fault)
+			if fault.Kind == emulator.FaultConnect {
+				n.Emulator.DropConnections() // else the driver goes on over those that stand
+			}
+			start := time.Now()
+			for time.Since(start) < 4*time.Second {
+				for _, pod := range []string{"a", "b"} {
+					if got := n.Read(pod, "user"); got != "user-1" {
+						t.Fatalf("%s reads %q during the fault", pod, got)
+					}
+					// kubelet goes on to call, and must not be told to tear the volume down
+					must(t, n.Publish(pod, "c"))
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			requests := len(n.Emulator.Requests())
+			perMinute := float64(requests) / time.Since(start).Minutes()
+			t.Logf("%d requests in %v: %.0f a minute", requests, time.Since(start).Round(time.Second), perMinute)
+			if perMinute > 60*10 { // at an interval of 1 s: two objects, each at most twice, and their tokens
+				t.Errorf("%.0f requests a minute", perMinute)
+			}
+			if !strings.Contains(n.Log(), "the files stay as they are") && name != "hang" && name != "429 for two minutes" {
+				t.Error("the log says nothing of the failure")
+			}
+			if fault.RetryAfter > 100 || fault.Kind == emulator.FaultHang {
+				return // recovery would take longer than a test should
+			}
+			n.Emulator.ClearFaults()
+			setPair(n, 2)
+			for _, pod := range []string{"a", "b"} {
+				n.Eventually("recovery of "+pod, func() bool { return n.Read(pod, "user") == "user-2" })
+			}
+			n.Eventually("the log to tell of the recovery", func() bool { return strings.Contains(n.Log(), "refreshed again after a failure") })
+		})
+	}
+}
+
+// TestReadersSeeOneGenerationWhileItRotates reads both files through one directory while the driver rotates.
+func TestReadersSeeOneGenerationWhileItRotates(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s")
+	setPair(n, 0)
+	n.Class("c", map[string]string{"objects": kubelet.Objects("user", "password")})
+	must(t, publishNew(n, "a", "c"))
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				dir, err := os.OpenRoot(filepath.Join(n.Target("a"), "..data"))
+				if err != nil {
+					t.Errorf("the files are gone: %v", err)
+					return
+				}
+				user, errUser := dir.ReadFile("user")
+				password, errPassword := dir.ReadFile("password")
+				_ = dir.Close()
+				if os.IsNotExist(errUser) || os.IsNotExist(errPassword) {
+					continue // this generation was replaced while it was read
+				}
+				if errUser != nil || errPassword != nil || len(user) == 0 || len(password) == 0 {
+					t.Errorf("torn: %v %v", errUser, errPassword)
+					return
+				}
+			}
+		})
+	}
+	start := time.Now()
+	for number := 1; time.Since(start) < 6*time.Second; number++ {
+		setPair(n, number)
+		time.Sleep(20 * time.Millisecond)
+	}
+	close(stop)
+	readers.Wait()
+}
+
+// TestKilledDriver kills the driver with SIGKILL at random points of publish and rotation.
+func TestKilledDriver(t *testing.T) {
+	const kills = 200
+	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s")
+	setPair(n, 0)
+	n.Class("c", map[string]string{"objects": kubelet.Objects("user", "password")})
+	must(t, publishNew(n, "steady", "c"))
+	for i := range kills {
+		pod := fmt.Sprintf("pod-%d", i)
+		setPair(n, i)
+		done := make(chan error, 1)
+		request := n.Request(pod, "c")
+		client := n.NodeClient
+		go func() {
+			_, err := client.NodePublishVolume(t.Context(), request)
+			done <- err
+		}()
+		time.Sleep(time.Duration(rand.IntN(25)) * time.Millisecond) //nolint:gosec // any moment will do
+		n.Stop(syscall.SIGKILL)
+		<-done
+		for _, p := range []string{"steady", pod} {
+			user, errUser := os.ReadFile(filepath.Join(n.Target(p), "user"))
+			password, errPassword := os.ReadFile(filepath.Join(n.Target(p), "password"))
+			if p == "steady" && (errUser != nil || errPassword != nil) || (errUser == nil) != (errPassword == nil) {
+				t.Fatalf("%s after the kill: %v %v", p, errUser, errPassword)
+			}
+			if errUser == nil && (len(user) < 6 || len(password) < 2000) {
+				t.Fatalf("%s is torn after the kill", p)
+			}
+		}
+		n.Run()
+		must(t, n.Publish("steady", "c"))
+		must(t, n.Publish(pod, "c"))
+		for _, p := range []string{"steady", pod} {
+			if user, password := n.Read(p, "user"), n.Read(p, "password"); user == "" || len(password) < 2000 {
+				t.Fatalf("%s is not complete after the republish", p)
+			}
+		}
+		n.Unpublish(pod)
+		if _, err := os.Lstat(n.Target(pod)); !os.IsNotExist(err) {
+			t.Fatalf("%s is still there: %v", pod, err)
+		}
+	}
+	setPair(n, kills)
+	n.Eventually("the last change", func() bool { return n.Read("steady", "user") == fmt.Sprintf("user-%d", kills) })
+}
+
+// TestStorm starts the pods of one Deployment together: one request per object, one token.
+func TestStorm(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed+"latency: 20ms\n")
+	n.Class("c", map[string]string{"objects": kubelet.Objects("a", "b", "c")})
+	for _, s := range []string{"a", "b", "c"} {
+		n.Secret(s, "value")
+	}
+	must(t, publishNew(n, "first", "c"))
+	n.Unpublish("first")
+	n.Stop(syscall.SIGTERM)
+	n.Run()
+	n.Emulator.ResetRequests()
+	var work sync.WaitGroup
+	for i := range 100 {
+		work.Go(func() {
+			if err := n.Publish(fmt.Sprintf("pod-%d", i), "c"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	work.Wait()
+	if counts := n.Emulator.Counts(); counts["get secret"] != 3 || counts["token"] != 1 {
+		t.Errorf("%v", counts)
+	}
+}
+
+func TestLastKnownGoodForNewPods(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")
+	n.Secret("s", "good")
+	n.Class("opted", map[string]string{"objects": kubelet.Objects("s"), "staleIfError": "1h"})
+	n.Class("plain", map[string]string{"objects": kubelet.Objects("s")})
+	must(t, publishNew(n, "a", "opted"))
+	must(t, publishNew(n, "b", "plain"))
+	id := n.Emulator.AddFault(emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 200, Host: "contoso.vault.azure.net"})
+	_ = id
+	must(t, n.Publish("c", "opted"))
+	if got := n.Read("c", "s"); got != "good" {
+		t.Errorf("%q", got)
+	}
+	n.Eventually("the warning", func() bool { return strings.Contains(n.Log(), "started from last known good values of 2") })
+	if err := n.Publish("d", "plain"); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a class that did not opt in: %v", err)
+	}
+	// another identity never starts from these values
+	if err := n.Publish("e", "opted", n.As("default", "other")); err == nil {
+		t.Error("another service account got the values")
+	}
+}
+
+// A refusal is no outage: whoever lost the permission gets nothing.
+func TestLastKnownGoodNotAfterARefusal(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")
+	n.Secret("s", "good")
+	n.Class("c", map[string]string{"objects": kubelet.Objects("s"), "staleIfError": "1h"})
+	must(t, publishNew(n, "a", "c"))
+	must(t, n.Emulator.Grant(kubelet.Vault, kubelet.Client))
+	if err := n.Publish("b", "c"); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("403: %v", err)
+	}
+	must(t, n.Emulator.Grant(kubelet.Vault, kubelet.Client, "*"))
+	must(t, n.Emulator.Delete(kubelet.Vault, "secrets", "s", true))
+	if err := n.Publish("b", "c"); status.Code(err) != codes.NotFound {
+		t.Errorf("404: %v", err)
+	}
+}
+
+func TestClassEditReachesRunningPods(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1h")
+	n.Secret("s", "value")
+	n.Secret("t", "more")
+	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
+	must(t, publishNew(n, "a", "c"))
+	n.Class("c", map[string]string{"objects": kubelet.Objects("s", "t")})
+	n.Eventually("the new object", func() bool {
+		data, err := os.ReadFile(filepath.Join(n.Target("a"), "t"))
+		return err == nil && string(data) == "more"
+	})
+}
