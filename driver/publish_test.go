@@ -67,12 +67,12 @@ func TestPublishRefusesBadArguments(t *testing.T) {
 		}, []string{"block"}},
 		"no context":    {func(r *request) { r.VolumeContext = nil }, []string{"podInfoOnMount"}},
 		"not read-only": {func(r *request) { r.Readonly = false }, []string{"readOnly: true"}},
-		"no class":      {func(r *request) { delete(r.VolumeContext, "secretProviderClass") }, []string{"secretProviderClass"}},
-		"no pod name":   {func(r *request) { delete(r.VolumeContext, "csi.storage.k8s.io/pod.name") }, []string{"pod.name"}},
+		"no class":      {func(r *request) { delete(r.GetVolumeContext(), "secretProviderClass") }, []string{"secretProviderClass"}},
+		"no pod name":   {func(r *request) { delete(r.GetVolumeContext(), "csi.storage.k8s.io/pod.name") }, []string{"pod.name"}},
 		"a persistent volume": {func(r *request) { r.VolumeContext["csi.storage.k8s.io/ephemeral"] = "false" },
 			[]string{"inline"}},
 		"outside kubelet's directory": {func(r *request) { r.TargetPath = "/etc/keyvault" }, []string{"outside", "--kubelet-dir"}},
-		"a way out of kubelet's directory": {func(r *request) { r.TargetPath = filepath.Dir(r.TargetPath) + "/../../../../../../x" },
+		"a way out of kubelet's directory": {func(r *request) { r.TargetPath = filepath.Dir(r.GetTargetPath()) + "/../../../../../../x" },
 			[]string{"clean"}},
 		"a group that is none": {func(r *request) {
 			r.VolumeCapability.GetMount().VolumeMountGroup = "staff"
@@ -247,7 +247,7 @@ func TestExecutableFilesAreOnAnExecMount(t *testing.T) {
 	n.vault.mode = 0o755
 	n.classes.put("db", map[string]string{"objects": "script"})
 	n.mustPublish("a", "db")
-	for _, line := range strings.Split(mustRead(t, "/proc/self/mountinfo"), "\n") {
+	for line := range strings.Lines(mustRead(t, "/proc/self/mountinfo")) {
 		if strings.Contains(line, n.target("a")) && strings.Contains(line, "noexec") {
 			t.Errorf("noexec although a file is executable: %s", line)
 		}
@@ -327,7 +327,7 @@ func TestFailingRepublishKeepsTheFiles(t *testing.T) {
 
 func mustRead(t *testing.T, path string) string {
 	t.Helper()
-	data, err := os.ReadFile(path) //nolint:gosec // a file of /proc
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

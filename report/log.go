@@ -36,5 +36,5 @@ func (l logger) Report(e Event) {
 	if e.Duration > 0 {
 		attrs = append(attrs, slog.Duration("duration", e.Duration))
 	}
-	l.log.LogAttrs(context.Background(), level, e.Message, attrs...)
+	l.log.LogAttrs(context.Background(), level, e.Message, attrs...) //nolint:sloglint // the event brings its sentence
 }

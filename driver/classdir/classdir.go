@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/fsnotify/fsnotify"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,8 +33,15 @@ type Dir struct {
 	log     *slog.Logger
 	watcher *fsnotify.Watcher
 
+	// dirty has an element while there are changes that Watch has not told.
+	dirty chan struct{}
+
 	mu      sync.Mutex
 	classes map[types.NamespacedName]*v1.SecretProviderClass
+	// state tells whether the files are those that were read.
+	state string
+	// changes are what Watch is to tell.
+	changes map[types.NamespacedName]struct{}
 	// broken holds what is wrong with files that could not be read.
 	broken []string
 }
@@ -45,14 +53,18 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch for changes: %w", err)
 	}
-	d := &Dir{path: path, log: log, watcher: watcher}
+	d := &Dir{
+		path: path, log: log, watcher: watcher, dirty: make(chan struct{}, 1),
+		changes: map[types.NamespacedName]struct{}{},
+	}
 	// watch before reading, so that no change falls between
 	if err := watcher.Add(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("class directory: %w", err), watcher.Close())
 	}
-	if _, err := d.read(); err != nil {
+	if err := d.read(); err != nil {
 		return nil, errors.Join(err, watcher.Close())
 	}
+	clear(d.changes)
 	return d, nil
 }
 
@@ -67,8 +79,11 @@ func (d *Dir) Close() error {
 // Ready returns nil: what Open read can be answered.
 func (d *Dir) Ready() error { return nil }
 
-// Get returns the class, or a *volume.Error with reason ClassNotFound.
-func (d *Dir) Get(_ context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
+// Get returns the class as the files have it now, or a *volume.Error with reason ClassNotFound.
+func (d *Dir) Get(ctx context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
+	if err := d.read(); err != nil {
+		d.log.WarnContext(ctx, "the classes stay as they were", "error", err)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if class, ok := d.classes[types.NamespacedName{Namespace: namespace, Name: name}]; ok {
@@ -94,66 +109,101 @@ func (d *Dir) Watch(ctx context.Context, changed func(namespace, name string)) e
 			if !ok {
 				return nil
 			}
-			names, err := d.read()
-			if err != nil {
+			if err := d.read(); err != nil {
 				d.log.WarnContext(ctx, "the classes stay as they were", "error", err)
 			}
-			for _, n := range names {
+		case <-d.dirty:
+			for _, n := range d.takeChanges() {
 				changed(n.Namespace, n.Name)
 			}
 		}
 	}
 }
 
-// read takes the directory's state and returns the names of the classes that differ.
-func (d *Dir) read() ([]types.NamespacedName, error) {
-	entries, err := os.ReadDir(d.path)
-	if err != nil {
-		return nil, fmt.Errorf("class directory: %w", err)
+func (d *Dir) takeChanges() []types.NamespacedName {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	names := slices.Collect(maps.Keys(d.changes))
+	clear(d.changes)
+	return names
+}
+
+// read takes the directory's state where it is not the known one.
+func (d *Dir) read() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	files, state, err := d.list()
+	if err != nil || state == d.state {
+		return err
 	}
 	found := map[types.NamespacedName]*v1.SecretProviderClass{}
 	origin := map[types.NamespacedName]string{}
-	var broken []string
-	for _, entry := range entries {
-		if !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry.Name())) {
-			continue
-		}
-		classes, err := readFile(filepath.Join(d.path, entry.Name()))
+	d.broken = nil
+	for _, file := range files {
+		classes, err := readFile(filepath.Join(d.path, file))
 		if err != nil {
-			broken = append(broken, fmt.Sprintf("%s: %v", entry.Name(), err))
+			d.broken = append(d.broken, fmt.Sprintf("%s: %v", file, err))
 		}
 		for _, class := range classes {
 			name := types.NamespacedName{Namespace: class.Namespace, Name: class.Name}
 			if first, twice := origin[name]; twice {
-				broken = append(broken, fmt.Sprintf("%s: class %s stands in %s already: remove one", entry.Name(), name, first))
+				d.broken = append(d.broken, fmt.Sprintf("%s: class %s stands in %s already: remove one", file, name, first))
 				continue
 			}
-			found[name], origin[name] = class, entry.Name()
+			found[name], origin[name] = class, file
 		}
 	}
-	for _, b := range broken {
+	for _, b := range d.broken {
 		d.log.Error("class file is not usable", "problem", b)
 	}
-	return d.replace(found, broken), nil
+	d.replace(found)
+	d.state = state
+	return nil
 }
 
-func (d *Dir) replace(found map[types.NamespacedName]*v1.SecretProviderClass, broken []string) (differ []types.NamespacedName) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// list returns the class files, and a text that is another one after any change of them.
+func (d *Dir) list() (files []string, state string, err error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return nil, "", fmt.Errorf("class directory: %w", err)
+	}
+	var b strings.Builder
+	for _, entry := range entries {
+		if !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry.Name())) {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(d.path, entry.Name())) // through links, as ConfigMaps have them
+		if err != nil {
+			continue // removed meanwhile
+		}
+		files = append(files, entry.Name())
+		stat, _ := info.Sys().(*syscall.Stat_t)
+		_, _ = fmt.Fprintf(&b, "%s %d %d %d\n", entry.Name(), stat.Ino, info.Size(), info.ModTime().UnixNano())
+	}
+	return files, b.String(), nil
+}
+
+// replace takes the classes and notes which differ. The caller holds the lock.
+func (d *Dir) replace(found map[types.NamespacedName]*v1.SecretProviderClass) {
 	for name, class := range found {
 		if old, ok := d.classes[name]; ok && reflect.DeepEqual(old, class) {
 			found[name] = old
 			continue
 		}
-		differ = append(differ, name)
+		d.changes[name] = struct{}{}
 	}
-	for name := range maps.Keys(d.classes) {
+	for name := range d.classes {
 		if _, ok := found[name]; !ok {
-			differ = append(differ, name)
+			d.changes[name] = struct{}{}
 		}
 	}
-	d.classes, d.broken = found, broken
-	return differ
+	d.classes = found
+	if len(d.changes) > 0 {
+		select {
+		case d.dirty <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // readFile returns the classes of one file; those before a mistake are returned with the error.

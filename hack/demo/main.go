@@ -86,7 +86,7 @@ func fail(err error) {
 // enter runs this program again in a mount namespace of its own, so that no mount is left behind; as an ordinary user, in
 // a user namespace too, where mounting is allowed.
 func enter() error {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // ends with its child
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx,gosec // this program, which ends with its child
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
@@ -122,7 +122,7 @@ func run(ctx context.Context, binary string) (err error) {
 		return fmt.Errorf("working directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(d.dir)) }()
-	if err := d.startEmulator(); err != nil {
+	if err := d.startEmulator(); err != nil { //nolint:contextcheck // the emulator has a life of its own
 		return err
 	}
 	defer func() { err = errors.Join(err, d.emulator.Close()) }()

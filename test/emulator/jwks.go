@@ -44,7 +44,16 @@ func parseJWKS(text []byte) ([]crypto.PublicKey, error) {
 			if err := errors.Join(errX, errY); err != nil || !ok {
 				return nil, fmt.Errorf("jwks: curve %q is not known: %w", k.Curve, err)
 			}
-			keys = append(keys, &ecdsa.PublicKey{Curve: curve, X: x, Y: y})
+			size := (curve.Params().BitSize + 7) / 8
+			if max(x.BitLen(), y.BitLen()) > 8*size {
+				return nil, fmt.Errorf("jwks: a point that is not on %s", k.Curve)
+			}
+			point := append([]byte{4}, x.FillBytes(make([]byte, size))...)
+			key, err := ecdsa.ParseUncompressedPublicKey(curve, append(point, y.FillBytes(make([]byte, size))...))
+			if err != nil {
+				return nil, fmt.Errorf("jwks: %w", err)
+			}
+			keys = append(keys, key)
 		}
 	}
 	if len(keys) == 0 {

@@ -96,9 +96,15 @@ func jwkOf(key crypto.PublicKey, kind string) (map[string]any, error) {
 		if kind == "" {
 			kind = "EC"
 		}
-		params := key.Curve.Params()
-		size := (params.BitSize + 7) / 8
-		return map[string]any{"kty": kind, "crv": params.Name, "x": coordinate(key.X, size), "y": coordinate(key.Y, size)}, nil
+		point, err := key.Bytes() // 4, x, y
+		if err != nil {
+			return nil, fmt.Errorf("point: %w", err)
+		}
+		half := len(point) / 2
+		return map[string]any{
+			"kty": kind, "crv": key.Params().Name, "x": base64.RawURLEncoding.EncodeToString(point[1 : 1+half]),
+			"y": base64.RawURLEncoding.EncodeToString(point[1+half:]),
+		}, nil
 	}
 	return nil, fmt.Errorf("a %T is no key of Key Vault", key)
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha1" //nolint:gosec // x5t is a SHA-1 thumbprint
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -280,9 +281,7 @@ func (v *vaultState) render(kind string, o *object, n *version) map[string]any {
 		}
 	case "keys":
 		key := map[string]any{"kid": id, "key_ops": []string{"sign", "verify"}}
-		for name, value := range n.jwk {
-			key[name] = value
-		}
+		maps.Copy(key, n.jwk)
 		body["key"] = key
 		if n.managed {
 			body["managed"] = true

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -92,7 +93,7 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err //nolint:wrapcheck // a test helper
 	}
 	binary := filepath.Join(dir, "keyvault-csi")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "github.com/keyvault-csi/keyvault-csi-driver/cmd/keyvault-csi").CombinedOutput() //nolint:noctx,gosec // a test helper
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "github.com/keyvault-csi/keyvault-csi-driver/cmd/keyvault-csi").CombinedOutput() //nolint:gosec // a test helper
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -127,7 +128,7 @@ func StartWith(t testing.TB, server *emulator.Server, issuer *emulatortest.Issue
 		env: emulatortest.Environment(t, server), log: &output{},
 	}
 	for _, dir := range []string{"classes", "pods"} {
-		if err := os.Mkdir(filepath.Join(n.Dir, dir), 0o755); err != nil { //nolint:gosec // a test directory
+		if err := os.Mkdir(filepath.Join(n.Dir, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -225,9 +226,7 @@ func (n *Node) Eventually(what string, ok func() bool) {
 func (n *Node) Class(name string, parameters map[string]string) {
 	n.Helper()
 	all := map[string]string{"keyvaultName": Vault, "tenantID": Tenant, "clientID": Client}
-	for k, v := range parameters {
-		all[k] = v
-	}
+	maps.Copy(all, parameters)
 	for k, v := range all {
 		if v == "-" {
 			delete(all, k)
@@ -244,8 +243,7 @@ func (n *Node) Class(name string, parameters map[string]string) {
 	n.ClassFile(name+".json", string(data))
 }
 
-// ClassFile writes a file of the class directory by a rename, and waits until the driver has had time to see it: the
-// next publish reads the class anew in any case.
+// ClassFile writes a file of the class directory by a rename; the driver's next call sees it.
 func (n *Node) ClassFile(name, text string) {
 	n.Helper()
 	tmp := filepath.Join(n.Dir, "new-class")

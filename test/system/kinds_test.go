@@ -12,21 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
-
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
-
-// publishNew publishes a pod as soon as the driver has seen the class, and returns what came of it.
-func publishNew(n *kubelet.Node, pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) (err error) {
-	n.Helper()
-	n.Eventually("the class "+class, func() bool {
-		err = n.Publish(pod, class, edit...)
-		return err == nil || !strings.Contains(err.Error(), "failed to get secretproviderclass")
-	})
-	return err
-}
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -80,7 +68,7 @@ func TestKeysAndCertificates(t *testing.T) {
 - "{objectName: closed, objectType: secret}"
 `
 	n.Class("all", map[string]string{"objects": objects})
-	must(t, publishNew(n, "a", "all"))
+	must(t, n.Publish("a", "all"))
 	for name, check := range map[string]func(any) bool{
 		"rsa":     func(k any) bool { _, ok := k.(*rsa.PublicKey); return ok },
 		"rsa-hsm": func(k any) bool { _, ok := k.(*rsa.PublicKey); return ok },
@@ -133,7 +121,7 @@ func TestKeysAndCertificates(t *testing.T) {
 	}
 	for name, want := range map[string]string{"p256k": "P-256K", "oct": "oct"} {
 		n.Class(name, map[string]string{"objects": "array:\n- \"{objectName: " + name + ", objectType: key}\"\n"})
-		if err := publishNew(n, name, name); err == nil || !strings.Contains(err.Error(), want) {
+		if err := n.Publish(name, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -159,7 +147,7 @@ func TestVersions(t *testing.T) {
 	must(t, n.Emulator.Disable(kubelet.Vault, "secrets", "s", versions[4], true))
 	one := func(name string, fields ...string) string {
 		n.Class(name, map[string]string{"objects": "array:\n- |\n  objectName: s\n  objectType: secret\n  " + strings.Join(fields, "\n  ") + "\n"})
-		err := publishNew(n, name, name)
+		err := n.Publish(name, name)
 		if err != nil {
 			return err.Error()
 		}

@@ -48,7 +48,7 @@ func TestFaultsNeverHarmFiles(t *testing.T) {
 			n := kubelet.Start(t, kubelet.Seed+"tokenLifetime: 2s\n", "--rotation-interval", "1s", "--cache-ttl", "0s")
 			setPair(n, 1)
 			n.Class("c", map[string]string{"objects": kubelet.Objects("user", "password")})
-			must(t, publishNew(n, "a", "c"))
+			must(t, n.Publish("a", "c"))
 			must(t, n.Publish("b", "c"))
 			n.Emulator.ResetRequests()
 			n.Emulator.AddFault(fault)
@@ -93,7 +93,7 @@ func TestReadersSeeOneGenerationWhileItRotates(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s")
 	setPair(n, 0)
 	n.Class("c", map[string]string{"objects": kubelet.Objects("user", "password")})
-	must(t, publishNew(n, "a", "c"))
+	must(t, n.Publish("a", "c"))
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	for range 2 {
@@ -137,7 +137,7 @@ func TestKilledDriver(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s")
 	setPair(n, 0)
 	n.Class("c", map[string]string{"objects": kubelet.Objects("user", "password")})
-	must(t, publishNew(n, "steady", "c"))
+	must(t, n.Publish("steady", "c"))
 	for i := range kills {
 		pod := fmt.Sprintf("pod-%d", i)
 		setPair(n, i)
@@ -148,9 +148,9 @@ func TestKilledDriver(t *testing.T) {
 			_, err := client.NodePublishVolume(t.Context(), request)
 			done <- err
 		}()
-		time.Sleep(time.Duration(rand.IntN(25)) * time.Millisecond) //nolint:gosec // any moment will do
+		time.Sleep(time.Duration(rand.IntN(25)) * time.Millisecond)
 		n.Stop(syscall.SIGKILL)
-		<-done
+		_ = <-done // whatever it was: the driver was killed under it
 		for _, p := range []string{"steady", pod} {
 			user, errUser := os.ReadFile(filepath.Join(n.Target(p), "user"))
 			password, errPassword := os.ReadFile(filepath.Join(n.Target(p), "password"))
@@ -185,7 +185,7 @@ func TestStorm(t *testing.T) {
 	for _, s := range []string{"a", "b", "c"} {
 		n.Secret(s, "value")
 	}
-	must(t, publishNew(n, "first", "c"))
+	must(t, n.Publish("first", "c"))
 	n.Unpublish("first")
 	n.Stop(syscall.SIGTERM)
 	n.Run()
@@ -209,8 +209,8 @@ func TestLastKnownGoodForNewPods(t *testing.T) {
 	n.Secret("s", "good")
 	n.Class("opted", map[string]string{"objects": kubelet.Objects("s"), "staleIfError": "1h"})
 	n.Class("plain", map[string]string{"objects": kubelet.Objects("s")})
-	must(t, publishNew(n, "a", "opted"))
-	must(t, publishNew(n, "b", "plain"))
+	must(t, n.Publish("a", "opted"))
+	must(t, n.Publish("b", "plain"))
 	id := n.Emulator.AddFault(emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 200, Host: "contoso.vault.azure.net"})
 	_ = id
 	must(t, n.Publish("c", "opted"))
@@ -232,7 +232,7 @@ func TestLastKnownGoodNotAfterARefusal(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")
 	n.Secret("s", "good")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s"), "staleIfError": "1h"})
-	must(t, publishNew(n, "a", "c"))
+	must(t, n.Publish("a", "c"))
 	must(t, n.Emulator.Grant(kubelet.Vault, kubelet.Client))
 	if err := n.Publish("b", "c"); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("403: %v", err)
@@ -249,7 +249,7 @@ func TestClassEditReachesRunningPods(t *testing.T) {
 	n.Secret("s", "value")
 	n.Secret("t", "more")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
-	must(t, publishNew(n, "a", "c"))
+	must(t, n.Publish("a", "c"))
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s", "t")})
 	n.Eventually("the new object", func() bool {
 		data, err := os.ReadFile(filepath.Join(n.Target("a"), "t"))

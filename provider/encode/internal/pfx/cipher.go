@@ -121,7 +121,8 @@ func (r *reader) pbes2(a algorithm) (cipher.BlockMode, error) {
 	if err := unmarshal(a.Parameters.FullBytes, &parameters, "the PFX's encryption"); err != nil {
 		return nil, err
 	}
-	decrypter, keySize, blockSize := aesCBC, 0, aes.BlockSize
+	decrypter, blockSize := aesCBC, aes.BlockSize
+	var keySize int
 	switch parameters.Cipher.Type.String() {
 	case "2.16.840.1.101.3.4.1.2":
 		keySize = 16
@@ -163,7 +164,7 @@ func decryptCBC(mode cipher.BlockMode, content []byte) ([]byte, error) {
 		return nil, errPadding
 	}
 	plain, tail := plain[:len(plain)-padding], plain[len(plain)-padding:]
-	if !bytes.Equal(tail, bytes.Repeat([]byte{byte(padding)}, padding)) {
+	if !bytes.Equal(tail, bytes.Repeat(tail[:1], padding)) {
 		return nil, errPadding
 	}
 	var value asn1.RawValue

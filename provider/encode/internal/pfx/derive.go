@@ -94,7 +94,7 @@ func increment(input, addend []byte) {
 		carry := uint(1)
 		for i := len(addend) - 1; i >= 0; i-- {
 			carry += uint(block[i]) + uint(addend[i])
-			block[i] = byte(carry)
+			block[i] = byte(carry & 0xff)
 			carry >>= 8
 		}
 	}

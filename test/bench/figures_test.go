@@ -1,0 +1,303 @@
+//go:build bench
+
+// Package bench measures the built driver against the emulator and prints figures. Nothing is asserted on time; what is
+// compared is measured in one run.
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
+)
+
+func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
+
+const latency = "latency: 20ms\n"
+
+// table prints rows when the test ends.
+type table struct{ rows [][]string }
+
+func (t *table) row(cells ...any) {
+	row := make([]string, len(cells))
+	for i, c := range cells {
+		if d, ok := c.(time.Duration); ok {
+			c = d.Round(10 * time.Microsecond)
+		}
+		row[i] = fmt.Sprint(c)
+	}
+	t.rows = append(t.rows, row)
+}
+
+func (t *table) print(title string) {
+	fmt.Printf("\n%s\n", title)
+	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
+	for _, row := range t.rows {
+		_, _ = fmt.Fprintln(w, "  "+strings.Join(row, "\t"))
+	}
+	_ = w.Flush()
+}
+
+// counts returns the requests to the vault and to Entra ID since the last call.
+func counts(n *kubelet.Node) (vault, entra int) {
+	for operation, count := range n.Emulator.Counts() {
+		if strings.HasPrefix(operation, "get ") || strings.HasPrefix(operation, "list ") {
+			vault += count
+		} else {
+			entra += count
+		}
+	}
+	n.Emulator.ResetRequests()
+	return vault, entra
+}
+
+// publish returns how long NodePublishVolume took.
+func publish(n *kubelet.Node, pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) time.Duration {
+	n.Helper()
+	request := n.Request(pod, class, edit...)
+	start := time.Now()
+	if _, err := n.NodePublishVolume(context.Background(), request); err != nil {
+		n.Fatal(err)
+	}
+	return time.Since(start)
+}
+
+// known waits until the driver has seen all classes.
+func known(n *kubelet.Node, classes ...string) {
+	n.Helper()
+	for _, class := range classes {
+		n.Eventually("class "+class, func() bool {
+			err := n.Publish("probe", class, func(r *csi.NodePublishVolumeRequest) {
+				r.Secrets = nil // found, and refused for its missing token
+			})
+			return err != nil && !strings.Contains(err.Error(), "failed to get secretproviderclass")
+		})
+	}
+	n.Emulator.ResetRequests()
+}
+
+func names(prefix string, count int) []string {
+	all := make([]string, count)
+	for i := range all {
+		all[i] = prefix + strconv.Itoa(i)
+	}
+	return all
+}
+
+// status returns a value of /proc/PID/status in kB.
+func status(n *kubelet.Node, key string) int {
+	n.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID()))
+	if err != nil {
+		n.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, key+":"); ok {
+			kb, _ := strconv.Atoi(strings.Fields(rest)[0])
+			return kb
+		}
+	}
+	return 0
+}
+
+// cpu returns the driver's processor time so far.
+func cpu(n *kubelet.Node) time.Duration {
+	n.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.PID()))
+	if err != nil {
+		n.Fatal(err)
+	}
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+func percentile(all []time.Duration, p int) time.Duration {
+	slices.Sort(all)
+	return all[min(len(all)-1, len(all)*p/100)]
+}
+
+// TestFiguresOfAMount: wall time and requests of one NodePublishVolume.
+func TestFiguresOfAMount(t *testing.T) {
+	out := &table{}
+	out.row("class", "state", "median", "vault requests", "Entra requests", "x a round trip (20 ms)")
+	for _, count := range []int{1, 10, 50} {
+		mount(t, out, strconv.Itoa(count)+" secrets", kubelet.Seed+latency, func(n *kubelet.Node) map[string]string {
+			for _, s := range names("s", count) {
+				n.Secret(s, "value")
+			}
+			return map[string]string{"objects": kubelet.Objects(names("s", count)...)}
+		})
+	}
+	mount(t, out, "3 secrets, 3 keys, 3 certificates", kubelet.Seed+`
+  keys: [{name: k0, type: RSA}, {name: k1, type: EC}, {name: k2, type: EC, curve: P-384}]
+  certificates: [{name: c0, chain: 1}, {name: c1, keyType: EC}, {name: c2, contentType: application/x-pem-file}]
+`+latency, func(n *kubelet.Node) map[string]string {
+		objects := kubelet.Objects("s0", "s1", "s2")
+		for i := range 3 {
+			n.Secret("s"+strconv.Itoa(i), "value")
+			objects += fmt.Sprintf("- '{objectName: k%d, objectType: key}'\n- '{objectName: c%d, objectType: cert}'\n", i, i)
+		}
+		return map[string]string{"objects": objects}
+	})
+	out.print("NodePublishVolume, vault and Entra ID 20 ms away (cold: a new process; warm: token and connection there, no value cached)")
+}
+
+func mount(t *testing.T, out *table, title, seed string, class func(*kubelet.Node) map[string]string) {
+	t.Helper()
+	n := kubelet.Start(t, seed, "--cache-ttl", "0s", "--rotation=false")
+	n.Class("c", class(n))
+	known(n, "c")
+	var cold, warm []time.Duration
+	var coldVault, coldEntra, warmVault, warmEntra int
+	for i := range 5 {
+		n.Stop(15)
+		n.Run()
+		known(n, "c")
+		cold = append(cold, publish(n, fmt.Sprintf("cold-%d", i), "c"))
+		coldVault, coldEntra = counts(n)
+		for j := range 3 {
+			warm = append(warm, publish(n, fmt.Sprintf("warm-%d-%d", i, j), "c"))
+			warmVault, warmEntra = counts(n)
+		}
+	}
+	c, w := percentile(cold, 50), percentile(warm, 50)
+	out.row(title, "cold", c, coldVault, coldEntra, fmt.Sprintf("%.1f", c.Seconds()/0.02))
+	out.row(title, "warm", w, warmVault, warmEntra, fmt.Sprintf("%.1f", w.Seconds()/0.02))
+}
+
+// TestFiguresOfRotation: requests and processor time of unchanged cycles, memory per volume.
+func TestFiguresOfRotation(t *testing.T) {
+	out := &table{}
+	out.row("100 volumes x 10 secrets", "requests per cycle", "CPU per cycle", "RSS idle", "RSS with 100 volumes", "per volume")
+	for _, identities := range []int{1, 10} {
+		n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "2s", "--cache-ttl", "1s", "--v", "0")
+		for _, s := range names("s", 10) {
+			n.Secret(s, "value")
+		}
+		app := emulator.Application{ClientID: kubelet.Client, ObjectID: "o"}
+		for i := range identities {
+			app.Federated = append(app.Federated, emulator.Federated{Issuer: n.Issuer.URL, Subject: fmt.Sprintf("system:serviceaccount:default:sa-%d", i)})
+		}
+		if err := n.Emulator.Apply(emulator.Seed{Tenants: []emulator.Tenant{{ID: kubelet.Tenant, Applications: []emulator.Application{app}}}}); err != nil {
+			t.Fatal(err)
+		}
+		n.Class("c", map[string]string{"objects": kubelet.Objects(names("s", 10)...)})
+		known(n, "c")
+		idle := status(n, "VmRSS")
+		for i := range 100 {
+			publish(n, fmt.Sprintf("pod-%d", i), "c", n.As("default", fmt.Sprintf("sa-%d", i%identities)))
+		}
+		time.Sleep(4 * time.Second) // the first tick may come late
+		counts(n)
+		before, start := cpu(n), time.Now()
+		time.Sleep(20 * time.Second)
+		cycles := time.Since(start).Seconds() / 2
+		vault, _ := counts(n)
+		used := cpu(n) - before
+		rss := status(n, "VmRSS")
+		out.row(fmt.Sprintf("%d identities", identities), fmt.Sprintf("%.1f", float64(vault)/cycles),
+			time.Duration(float64(used)/cycles), fmt.Sprintf("%d kB", idle), fmt.Sprintf("%d kB", rss), fmt.Sprintf("%d kB", (rss-idle)/100))
+	}
+	out.print("Rotation of unchanged content (memory without the tmpfs, which the files themselves take)")
+}
+
+// TestFiguresOfAStorm: 100 pods that start together, against one alone.
+func TestFiguresOfAStorm(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed+latency)
+	for _, s := range names("s", 10) {
+		n.Secret(s, "value")
+	}
+	n.Class("c", map[string]string{"objects": kubelet.Objects(names("s", 10)...)})
+	known(n, "c")
+	alone := publish(n, "alone", "c")
+	counts(n)
+	n.Stop(15)
+	n.Run()
+	known(n, "c")
+	times := make([]time.Duration, 100)
+	var work sync.WaitGroup
+	for i := range times {
+		work.Go(func() { times[i] = publish(n, fmt.Sprintf("pod-%d", i), "c") })
+	}
+	work.Wait()
+	tokens := n.Emulator.Counts()["token"]
+	vault, _ := counts(n)
+	out := &table{}
+	out.row("pods", "p50", "p99", "vault requests", "tokens")
+	out.row("1 alone, cold", alone, alone, 10, 1)
+	out.row("100 together, cold", percentile(times, 50), percentile(times, 99), vault, tokens)
+	out.row("ratio", fmt.Sprintf("%.1f", percentile(times, 50).Seconds()/alone.Seconds()), fmt.Sprintf("%.1f", percentile(times, 99).Seconds()/alone.Seconds()))
+	out.print("A Deployment's start: 10 secrets, 20 ms away")
+}
+
+// TestFiguresOfARepublish: the call that kubelet makes each minute, against an Identity Probe in the same run.
+func TestFiguresOfARepublish(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed, "--v", "0")
+	for _, s := range names("s", 10) {
+		n.Secret(s, "value")
+	}
+	n.Class("c", map[string]string{"objects": kubelet.Objects(names("s", 10)...)})
+	known(n, "c")
+	publish(n, "a", "c")
+	counts(n)
+	request := n.Request("a", "c")
+	var probe, republish []time.Duration
+	for range 2000 {
+		start := time.Now()
+		if _, err := n.Probe(context.Background(), &csi.ProbeRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		probe = append(probe, time.Since(start))
+		start = time.Now()
+		if _, err := n.NodePublishVolume(context.Background(), request); err != nil {
+			t.Fatal(err)
+		}
+		republish = append(republish, time.Since(start))
+	}
+	vault, entra := counts(n)
+	out := &table{}
+	out.row("call", "p50", "p99", "requests")
+	out.row("Probe", percentile(probe, 50), percentile(probe, 99), 0)
+	out.row("republish", percentile(republish, 50), percentile(republish, 99), vault+entra)
+	out.row("ratio", fmt.Sprintf("%.2f", percentile(republish, 50).Seconds()/percentile(probe, 50).Seconds()))
+	out.print("Republish")
+}
+
+// TestFiguresOfAChange: from the change in the vault to the last file on the node, at an interval of 2 s.
+func TestFiguresOfAChange(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "2s", "--cache-ttl", "1s", "--v", "0")
+	n.Secret("s", "value-0")
+	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
+	known(n, "c")
+	for i := range 20 {
+		publish(n, fmt.Sprintf("pod-%d", i), "c")
+	}
+	var times []time.Duration
+	for round := 1; round <= 10; round++ {
+		want := fmt.Sprintf("value-%d", round)
+		n.Secret("s", want)
+		start := time.Now()
+		for i := range 20 {
+			n.Eventually("the change", func() bool { return n.Read(fmt.Sprintf("pod-%d", i), "s") == want })
+		}
+		times = append(times, time.Since(start))
+		time.Sleep(time.Duration(round*137) * time.Millisecond) // not in step with the rotation
+	}
+	out := &table{}
+	out.row("from the vault to the last of 20 volumes", "p50", "p99")
+	out.row("interval 2 s", percentile(times, 50), percentile(times, 99))
+	out.print("Rotation of changed content")
+}
