@@ -245,6 +245,10 @@ func (f *fetch) validity(o *class.Object, got *vault.Object) []string {
 
 // join makes one line of the failures of several objects, each cause once, the worst reason first.
 func join(failed []*volume.Error) error {
+	// what a person must mend goes before what may pass
+	slices.SortStableFunc(failed, func(a, b *volume.Error) int {
+		return cmp.Compare(btoi(outage(a.Reason)), btoi(outage(b.Reason)))
+	})
 	var lines []string
 	var wait time.Duration
 	for _, e := range failed {
@@ -253,10 +257,6 @@ func join(failed []*volume.Error) error {
 		}
 		wait = max(wait, e.RetryAfter)
 	}
-	// what a person must mend goes before what may pass
-	slices.SortStableFunc(failed, func(a, b *volume.Error) int {
-		return cmp.Compare(btoi(outage(a.Reason)), btoi(outage(b.Reason)))
-	})
 	message := strings.Join(lines[:min(len(lines), mostTold)], "; ")
 	if more := len(lines) - mostTold; more > 0 {
 		message += fmt.Sprintf("; and %d more objects failed", more)

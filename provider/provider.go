@@ -22,6 +22,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 	"github.com/keyvault-csi/keyvault-csi-driver/volume"
@@ -178,15 +179,16 @@ func newTransport(o Options) (*http.Transport, error) {
 		dial = o.Dial
 	}
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dial,
-		TLSClientConfig:       config,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConns:          512,
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       5 * time.Minute, // longer than a rotation's interval
-		TLSHandshakeTimeout:   10 * time.Second,
-		ExpectContinueTimeout: time.Second,
+		Proxy:                  http.ProxyFromEnvironment,
+		OnProxyConnectResponse: neterr.CheckConnect,
+		DialContext:            dial,
+		TLSClientConfig:        config,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           512,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        5 * time.Minute, // longer than a rotation's interval
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
 	}, nil
 }
 

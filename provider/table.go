@@ -91,27 +91,34 @@ func (t *table) get(ctx context.Context, s source, notBefore time.Time, keep tim
 		t.observer.Source("cached")
 		return a, nil
 	}
-	a, shared, err := t.flights.Do(ctx, s, func(ctx context.Context) (answer, error) {
-		start := t.clock.Now()
-		a, err := ask(ctx)
-		if err != nil {
+	if now := t.clock.Now(); notBefore.After(now) {
+		notBefore = now // no answer is newer than that
+	}
+	for {
+		a, shared, err := t.flights.Do(ctx, s, func(ctx context.Context) (answer, error) {
+			start := t.clock.Now()
+			a, err := ask(ctx)
+			if err != nil {
+				return a, err
+			}
+			a.at = start
+			a.digest = t.digest(a)
+			t.keep(s, a, max(t.ttl, keep))
+			return a, nil
+		})
+		switch {
+		case err != nil:
 			return a, err
+		case shared && a.at.Before(notBefore):
+			continue // the request under way had begun too early
+		case shared:
+			t.observer.Source("joined")
+		default:
+			t.observer.Source("requested")
 		}
-		a.at = start
-		a.digest = t.digest(a)
-		t.keep(s, a, max(t.ttl, keep))
+		a.shared = shared
 		return a, nil
-	})
-	if err != nil {
-		return a, err
 	}
-	a.shared = shared
-	if shared {
-		t.observer.Source("joined")
-	} else {
-		t.observer.Source("requested")
-	}
-	return a, nil
 }
 
 func (t *table) kept(s source, notBefore time.Time) (answer, bool) {

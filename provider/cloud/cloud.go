@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -165,7 +166,7 @@ func Parse(data []byte) (Cloud, error) {
 		wrong = append(wrong, fmt.Errorf("activeDirectoryEndpoint %w", err))
 	}
 	suffix := strings.Trim(strings.ToLower(raw.Suffix), ".")
-	if u, err := url.Parse("https://x." + suffix + "/"); suffix == "" || err != nil || u.Host != "x."+suffix || u.Port() != "" {
+	if !dnsSuffix.MatchString(suffix) {
 		wrong = append(wrong, errors.New("keyVaultDNSSuffix is not a DNS suffix, such as vault.local.example.com"))
 	}
 	scope := "https://" + suffix + "/.default"
@@ -186,10 +187,13 @@ func Parse(data []byte) (Cloud, error) {
 	return Cloud{Name: name, Authority: authority, VaultSuffix: suffix, Scope: scope}, nil
 }
 
+// dnsSuffix is one or more DNS labels (RFC 1123, 2.1).
+var dnsSuffix = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$`)
+
 // httpsBase returns the URL with a trailing slash.
 func httpsBase(text string) (string, error) {
 	u, err := url.Parse(strings.TrimSpace(text))
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return "", errors.New("is not an https URL, such as https://login.example.com/")
 	}
 	return strings.TrimSuffix(u.String(), "/") + "/", nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/flight"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
 	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
@@ -64,7 +65,9 @@ type tokenKey struct {
 func New(o Options) *Registry {
 	salt := make([]byte, 32)
 	_, _ = rand.Read(salt) // never fails (crypto/rand)
-	return &Registry{options: o, proxy: newTokenProxy(o.Proxy), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
+	r := &Registry{options: o, proxy: newTokenProxy(o.Proxy), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
+	r.tokens.OnJoin = pace.Promote
+	return r
 }
 
 // Close ends token requests under way.

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -15,6 +16,10 @@ const (
 	ahead = 5 * time.Minute
 	// memory is how long a refused token is remembered; by then it has ended anyway.
 	memory = 24 * time.Hour
+	// patience is how long a caller waits for a renewal while it holds a token that still serves.
+	patience = 5 * time.Second
+	// pauseAfterFailure is how long a token serves as it is after it could not be renewed.
+	pauseAfterFailure = 30 * time.Second
 )
 
 // GetToken implements azcore.TokenCredential. Callers that want the same token share one request. A challenge's tenant is
@@ -29,14 +34,36 @@ func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions
 		return cached, nil
 	}
 	opts.TenantID = ""
+	usable := cached.Token != "" && opts.Claims == ""
+	if usable {
+		// it serves until its end: nobody waits long for a better one
+		bounded, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		ctx = bounded
+	}
 	key := tokenKey{identity: i, scope: scope, claims: opts.Claims}
 	token, _, err := i.registry.tokens.Do(ctx, key, func(ctx context.Context) (azcore.AccessToken, error) {
 		return i.request(ctx, scope, opts)
 	})
-	if err != nil && cached.Token != "" && opts.Claims == "" && ctx.Err() == nil {
-		return cached, nil // it could not be renewed yet, and serves until its end
+	if err != nil && usable && !errors.Is(ctx.Err(), context.Canceled) {
+		return i.postpone(scope, cached, err)
 	}
 	return token, err
+}
+
+// postpone gives a token that could not be renewed, unless the vault refused it meanwhile, and lets others use it for a
+// while without trying.
+func (i *Identity) postpone(scope string, cached azcore.AccessToken, cause error) (azcore.AccessToken, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	have, ok := i.tokens[scope]
+	if !ok {
+		return azcore.AccessToken{}, cause
+	}
+	if have.Token == cached.Token {
+		i.retry = i.registry.options.Clock.Now().Add(pauseAfterFailure)
+	}
+	return have, nil
 }
 
 // cached returns the token for the scope; fresh is false where it should be renewed.
@@ -53,7 +80,7 @@ func (i *Identity) cached(scope string) (token azcore.AccessToken, fresh bool) {
 	if !token.RefreshOn.IsZero() && token.RefreshOn.Before(renew) {
 		renew = token.RefreshOn
 	}
-	return token, now.Before(renew)
+	return token, now.Before(renew) || now.Before(i.retry)
 }
 
 // request asks for a token and keeps it.
@@ -109,7 +136,7 @@ func (i *Identity) assertable() error {
 	if i.assertion.expires.IsZero() || now.Before(i.assertion.expires) {
 		return nil
 	}
-	return &volume.Error{Reason: volume.Identity, Message: "the service account token of " + i.subject + " ended at " +
+	return &volume.Error{Reason: volume.TokenExpired, Message: "the service account token of " + i.subject + " ended at " +
 		i.assertion.expires.UTC().Format(time.RFC3339) + " and kubelet has sent no newer one: the CSIDriver object must have " +
 		"requiresRepublish: true; the next republish mends it"}
 }

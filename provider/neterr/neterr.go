@@ -29,9 +29,13 @@ func Classify(err error, host string) *volume.Error {
 }
 
 func explain(err error, host string) (volume.Reason, string) {
-	if message, ok := proxyRefused(err); ok {
-		return volume.Proxy, fmt.Sprintf("the HTTP proxy refused the way to %s (%s): allow the host in the proxy, "+
-			"or check HTTPS_PROXY and NO_PROXY of the driver", host, message)
+	if refused, ok := errors.AsType[*connectError](err); ok {
+		fix := "allow the host in the proxy, or check HTTPS_PROXY and NO_PROXY of the driver"
+		if refused.status == http.StatusProxyAuthRequired {
+			fix = "put user and password into HTTPS_PROXY of the driver"
+		}
+		return volume.Proxy, fmt.Sprintf("the HTTP proxy refused the way to %s (%s): %s", host,
+			strings.TrimSpace(fmt.Sprintf("%d %s", refused.status, http.StatusText(refused.status))), fix)
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "proxyconnect" {
 		return volume.Proxy, fmt.Sprintf("the HTTP proxy on the way to %s cannot be reached: check HTTPS_PROXY of the driver", host)
@@ -62,25 +66,21 @@ func explain(err error, host string) (volume.Reason, string) {
 	return volume.Network, fmt.Sprintf("no request reached %s (%s): check firewalls, routes and TLS from the node", host, kind(err))
 }
 
-// proxyRefused recognises what net/http makes of a CONNECT that was not answered with 200: an error whose text is the
-// status line.
-func proxyRefused(err error) (status string, ok bool) {
-	u, is := errors.AsType[*url.Error](err)
-	if !is {
-		return "", false
+// connectError is a proxy's answer to CONNECT that is not 200.
+type connectError struct{ status int }
+
+// Error names the status. The proxy's own words are left out: they are free text.
+func (e *connectError) Error() string {
+	return strings.TrimSpace(fmt.Sprintf("the proxy answered %d %s", e.status, http.StatusText(e.status)))
+}
+
+// CheckConnect is for http.Transport's OnProxyConnectResponse. By itself the transport keeps only the proxy's reason
+// phrase, which may be anything (RFC 9112, 4).
+func CheckConnect(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+	if resp.StatusCode != http.StatusOK {
+		return &connectError{status: resp.StatusCode}
 	}
-	inner := u.Err
-	if op, is := errors.AsType[*net.OpError](inner); is {
-		inner = op.Err
-	}
-	text := inner.Error()
-	for code := 400; code < 600; code++ {
-		name := http.StatusText(code)
-		if name != "" && text == name {
-			return fmt.Sprintf("%d %s", code, name), true
-		}
-	}
-	return "", false
+	return nil
 }
 
 func untrusted(err error) (string, bool) {

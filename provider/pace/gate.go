@@ -34,6 +34,8 @@ const (
 	// The waits without Retry-After: they double from the first to the last.
 	firstWait = time.Second
 	lastWait  = time.Minute
+	// longest bounds what a service may ask to wait: an absurd Retry-After must not silence the driver until its restart.
+	longest = time.Hour
 )
 
 // Outcome is how a request ended.
@@ -61,7 +63,6 @@ type Gate struct {
 	tokens    float64
 	filled    time.Time
 	raised    time.Time
-	lowered   time.Time
 	notBefore time.Time
 	reason    volume.Reason // why notBefore stands
 	failures  int           // in a row, throttling included
@@ -69,6 +70,9 @@ type Gate struct {
 	waiters   []*waiter
 	timer     clock.Timer
 	throttled uint64
+	// verdicts counts how often the gate closed. What was sent before the last verdict says nothing new: a connection that
+	// breaks under 64 requests is one failure, not 64.
+	verdicts uint64
 }
 
 type waiter struct {
@@ -76,6 +80,8 @@ type waiter struct {
 	// granted is closed when the waiter may go; failed holds why it may not.
 	granted chan struct{}
 	failed  error
+	// sent is the gate's number of verdicts when the waiter was let through.
+	sent uint64
 }
 
 func newGate(host string, limits Limits, clk clock.WithDelayedExecution) *Gate {
@@ -105,7 +111,7 @@ func (g *Gate) Enter(ctx context.Context) (leave func(Outcome, time.Duration), e
 		return nil, w.failed
 	}
 	var once sync.Once
-	return func(o Outcome, wait time.Duration) { once.Do(func() { g.leave(o, wait) }) }, nil
+	return func(o Outcome, wait time.Duration) { once.Do(func() { g.leave(w.sent, o, wait) }) }, nil
 }
 
 // remove takes a waiter out; it returns false where the waiter was dealt with already.
@@ -148,6 +154,7 @@ func (g *Gate) dispatch() {
 		g.waiters = append(g.waiters[:i], g.waiters[i+1:]...)
 		g.tokens--
 		g.inFlight++
+		w.sent = g.verdicts
 		close(w.granted)
 	}
 }
@@ -213,46 +220,52 @@ func (g *Gate) closed(now time.Time) error {
 	return &volume.Error{Reason: g.reason, Message: message, RetryAfter: wait}
 }
 
-func (g *Gate) leave(o Outcome, asked time.Duration) {
+func (g *Gate) leave(sent uint64, o Outcome, asked time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inFlight--
 	now := g.clock.Now()
 	g.refill(now)
+	asked = min(asked, longest)
+	news := sent == g.verdicts
 	switch o {
 	case Answered:
 		g.failures = 0
-		if since := now.Sub(g.raised).Seconds(); since >= 1 && now.Sub(g.lowered) >= time.Second {
+		if since := now.Sub(g.raised).Seconds(); since >= 1 {
 			g.rate = min(g.limits.Rate, g.rate+since*recovery*g.limits.Rate)
 			g.raised = now
 		}
 	case Throttled:
 		g.throttled++
-		g.failures++
-		if now.Sub(g.lowered) >= time.Second { // answers to one burst are one verdict
-			g.rate = max(slowest, g.rate/2)
-			g.lowered, g.raised = now, now
+		if news {
+			g.failures++
+			g.rate, g.raised = max(slowest, g.rate/2), now
+			if asked == 0 {
+				asked = backoff(g.failures)
+			}
 		}
 		g.tokens = min(g.tokens, 1)
-		if asked == 0 {
-			asked = backoff(g.failures)
-		}
-		g.close(now.Add(asked), volume.Throttled)
+		g.close(now, asked, volume.Throttled)
 	case Failed:
-		g.failures++
-		if asked == 0 && g.failures >= tripping {
-			asked = backoff(g.failures - tripping + 1)
+		if news {
+			g.failures++
+			if asked == 0 && g.failures >= tripping {
+				asked = backoff(g.failures - tripping + 1)
+			}
 		}
-		if asked > 0 {
-			g.close(now.Add(asked), volume.Unavailable)
-		}
+		g.close(now, asked, volume.Unavailable)
 	case GivenUp:
 	}
 	g.dispatch()
 }
 
-func (g *Gate) close(until time.Time, reason volume.Reason) {
-	if until.After(g.notBefore) {
+// close holds everything back for a while, at least as long as it is held back already.
+func (g *Gate) close(now time.Time, wait time.Duration, reason volume.Reason) {
+	if wait <= 0 {
+		return
+	}
+	g.verdicts++
+	if until := now.Add(wait); until.After(g.notBefore) {
 		g.notBefore, g.reason = until, reason
 	}
 }

@@ -19,8 +19,8 @@ import (
 )
 
 var (
-	incomplete = errors.New("the vault's answer lacks what it must have") //nolint:errname,staticcheck // internal marks
-	endless    = errors.New("the vault's list does not end")              //nolint:errname,staticcheck // internal marks
+	incomplete = errors.New("the vault's answer lacks what it must have") //nolint:staticcheck // marks inside this package
+	endless    = errors.New("the vault's list does not end")              //nolint:staticcheck // marks inside this package
 )
 
 // description says what was asked, for messages.
@@ -111,7 +111,7 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 	switch {
 	case status == http.StatusUnauthorized:
 		return c.unauthorized(raw, d)
-	case status == http.StatusForbidden:
+	case status == http.StatusForbidden && p.code != "":
 		e.Reason, e.Message = c.forbidden(p, d)
 	case status == http.StatusNotFound && p.code != "":
 		e.Reason, e.Message = volume.NotFound, "it was not found: create it, recover it if it was deleted, or correct objectName and objectVersion"
@@ -159,8 +159,12 @@ var callerPattern = regexp.MustCompile(`(?i)(appid|oid)=([0-9a-f-]{1,64})`)
 func (c *Client) forbidden(p problem, d description) (volume.Reason, string) {
 	role, permission := role(d)
 	who := c.credential.String()
-	for _, m := range callerPattern.FindAllStringSubmatch(p.message, 2) {
-		who += fmt.Sprintf(", %s %s", strings.ToLower(m[1]), m[2])
+	if seen := callerPattern.FindAllStringSubmatch(p.message, 2); len(seen) > 0 {
+		parts := []string{who}
+		for _, m := range seen {
+			parts = append(parts, strings.ToLower(m[1])+" "+m[2])
+		}
+		who = strings.Join(parts, ", ")
 	}
 	inner := strings.ToLower(p.inner)
 	text := strings.ToLower(p.message)
