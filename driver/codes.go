@@ -21,7 +21,7 @@ func codeOf(reason volume.Reason) codes.Code {
 		return codes.PermissionDenied
 	case volume.Throttled:
 		return codes.ResourceExhausted
-	case volume.DNS, volume.Proxy, volume.Network, volume.Unavailable, volume.NotReady:
+	case volume.TokenExpired, volume.DNS, volume.Proxy, volume.Network, volume.Unavailable, volume.NotReady:
 		return codes.Unavailable
 	case volume.Filesystem, volume.Internal:
 		return codes.Internal

@@ -179,7 +179,7 @@ func (r *rotation) renew(fresh *mounted) *report.Event {
 	switch {
 	case !same && r.intervalOf(g.binding) > 0:
 		r.soon(g, now)
-	case g.failures > 0 && g.reason == volume.Identity && now.Sub(g.tried) > identityRetry:
+	case g.failures > 0 && (g.reason == volume.Identity || g.reason == volume.TokenExpired) && now.Sub(g.tried) > identityRetry:
 		r.soon(g, now)
 	}
 	return r.rotateNow(g, known, old)

@@ -18,6 +18,8 @@ const (
 	ClassNotFound Reason = "ClassNotFound"
 	// Identity means that Entra, IMDS or the token proxy refused the identity, or that a credential is missing.
 	Identity Reason = "Identity"
+	// TokenExpired means that kubelet has sent no valid service account token since the last one ended.
+	TokenExpired Reason = "TokenExpired"
 	// Permission means that the vault knows the identity and refuses it the object.
 	Permission Reason = "Permission"
 	// Firewall means that the vault refuses the caller's network.

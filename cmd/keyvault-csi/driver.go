@@ -25,6 +25,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 
@@ -66,8 +67,9 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	noCoreFiles(ctx, log)
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	clk := clock.RealClock{}
+	measured := metrics.New(clk)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), measured)
 	mounts, err := tmpfs.New(tmpfs.Options{Mounter: tmpfs.SystemMounter(), Log: log, Size: f.volumeSize})
 	if err != nil {
 		return err //nolint:wrapcheck // says all
@@ -84,16 +86,18 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		Cloud: f.cloud, CloudConfigDir: f.cloudConfigDir, AllowedVaultHosts: f.allowedVaultHosts, CAFile: f.caFile,
 		TokenProxy:      identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
 		CacheTTL:        f.cacheTTL,
-		SplitCertAndKey: f.splitCertAndKey, KeepCertificateOrder: !f.constructPEMChain, ApplicationID: "keyvault-csi", Clock: clk,
+		SplitCertAndKey: f.splitCertAndKey, KeepCertificateOrder: !f.constructPEMChain, ApplicationID: "keyvault-csi",
+		Observer: measured, Clock: clk,
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // says all
 	}
 	defer keyVault.Close()
+	measured.SetGates(keyVault.Gates)
 	d, err := driver.New(driver.Options{
 		Name: f.driverName, Version: readBuild().Version, NodeID: f.nodeID, KubeletDir: f.kubeletDir,
 		Classes: classes, Provider: keyVault, Mounts: mounts,
-		Reporter:         report.NewDedup(report.Log(log), clk, tellAgain),
+		Reporter:         report.All{measured, report.NewDedup(report.Log(log), clk, tellAgain)},
 		RotationInterval: f.interval(), CacheTTL: f.cacheTTL, Clock: clk, Log: log,
 	})
 	if err != nil {
@@ -104,8 +108,8 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 
 // serve runs the driver and its HTTP listeners; when one ends, all end.
 func serve(ctx context.Context, f *driverFlags, d *driver.Driver, registry *prometheus.Registry, log *slog.Logger) error {
-	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
-	health, err := listenHTTP(ctx, "--http-addr", f.httpAddr, healthMux(d.Ready, metrics))
+	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	health, err := listenHTTP(ctx, "--http-addr", f.httpAddr, healthMux(d.Ready, scrape))
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,168 @@
+// Package metrics turns what happens into Prometheus metrics. Labels are bounded: no object name, no pod, no error text.
+// docs/metrics.md lists each metric.
+package metrics
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
+	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// The label values of metrics that people know from the Secrets Store CSI Driver.
+const (
+	azure = "azure"
+	linux = "linux"
+)
+
+// seconds are the buckets of durations: from a warm mount's few milliseconds to kubelet's two minutes.
+func seconds() []float64 {
+	return []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
+}
+
+// Metrics implements report.Reporter, provider.Observer and prometheus.Collector.
+type Metrics struct {
+	clock clock.PassiveClock
+
+	published, publishFailed, unpublished, refreshed, refreshFailed *prometheus.CounterVec
+	synced, syncFailed, stale, panics, vaultRequests, tokens        *prometheus.CounterVec
+	sources                                                         *prometheus.CounterVec
+	publishSeconds, refreshSeconds, vaultSeconds                    prometheus.ObserverVec
+	vectors                                                         []prometheus.Collector
+
+	mu      sync.Mutex
+	volumes map[string]*state // by target path
+	gates   func() []pace.Snapshot
+}
+
+// state is what the gauges need of a volume.
+type state struct {
+	fetched time.Time
+	expires time.Time
+	failing volume.Reason
+}
+
+// New returns metrics; register them with a registry.
+func New(clk clock.PassiveClock) *Metrics {
+	m := &Metrics{clock: clk, volumes: map[string]*state{}, gates: func() []pace.Snapshot { return nil }}
+	m.published = m.counter("node_publish_total", "Volumes that were mounted and filled.", "provider", "os_type")
+	m.publishFailed = m.counter("node_publish_error_total", "Calls of NodePublishVolume that failed, by reason.", "provider", "os_type", "error_type")
+	m.unpublished = m.counter("node_unpublish_total", "Volumes that were unmounted.", "os_type")
+	m.refreshed = m.counter("rotation_reconcile_total", "Refreshes of a volume; rotated says whether files changed.", "provider", "os_type", "rotated")
+	m.refreshFailed = m.counter("rotation_reconcile_error_total", "Refreshes of a volume that failed, by reason; the files stay as they are.",
+		"provider", "os_type", "error_type")
+	m.synced = m.counter("sync_k8s_secret_total", "Kubernetes Secrets that were written.", "provider", "os_type")
+	m.syncFailed = m.counter("keyvault_csi_sync_errors_total", "Kubernetes Secrets that could not be written, by kind.", "kind")
+	m.stale = m.counter("keyvault_csi_stale_mounts_total", "Pods that started from last known good values.")
+	m.panics = m.counter("keyvault_csi_panics_total", "Panics in calls.")
+	m.vaultRequests = m.counter("keyvault_csi_vault_requests_total", "Requests to Key Vault, by operation and reason (empty: success).", "operation", "reason")
+	m.tokens = m.counter("keyvault_csi_token_requests_total", "Token requests, by identity mode and reason (empty: success).", "mode", "reason")
+	m.sources = m.counter("keyvault_csi_sources_total", "How sources were answered: requested, joined, cached or stale.", "how")
+	m.publishSeconds = m.histogram("keyvault_csi_publish_duration_seconds", "How long it took to mount and fill a volume.")
+	m.refreshSeconds = m.histogram("rotation_reconcile_duration_sec", "How long a refresh took, up to the volume's files.", "os_type")
+	m.vaultSeconds = m.histogram("keyvault_csi_vault_request_duration_seconds", "How long requests to Key Vault took, waiting for a turn included.", "operation")
+	return m
+}
+
+func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.vectors = append(m.vectors, v)
+	return v
+}
+
+func (m *Metrics) histogram(name, help string, labels ...string) *prometheus.HistogramVec {
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds()}, labels)
+	m.vectors = append(m.vectors, v)
+	return v
+}
+
+// SetGates says where the pace of hosts is to be had.
+func (m *Metrics) SetGates(gates func() []pace.Snapshot) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gates = gates
+}
+
+// VaultRequest implements provider.Observer.
+func (m *Metrics) VaultRequest(operation string, reason volume.Reason, took time.Duration) {
+	m.vaultRequests.WithLabelValues(operation, string(reason)).Inc()
+	m.vaultSeconds.WithLabelValues(operation).Observe(took.Seconds())
+}
+
+// TokenRequest implements provider.Observer.
+func (m *Metrics) TokenRequest(mode string, reason volume.Reason, _ time.Duration) {
+	m.tokens.WithLabelValues(mode, string(reason)).Inc()
+}
+
+// Source implements provider.Observer.
+func (m *Metrics) Source(how string) { m.sources.WithLabelValues(how).Inc() }
+
+// Report implements report.Reporter.
+func (m *Metrics) Report(e report.Event) {
+	switch e.Kind {
+	case report.Published:
+		m.published.WithLabelValues(azure, linux).Inc()
+		m.publishSeconds.WithLabelValues().Observe(e.Duration.Seconds())
+		m.hold(e)
+	case report.PublishFailed:
+		m.publishFailed.WithLabelValues(azure, linux, string(e.Reason)).Inc()
+	case report.Unpublished:
+		m.unpublished.WithLabelValues(linux).Inc()
+		m.mu.Lock()
+		delete(m.volumes, e.Volume.TargetPath)
+		m.mu.Unlock()
+	case report.Refreshed:
+		rotated := "false"
+		if e.Changed {
+			rotated = "true"
+		}
+		m.refreshed.WithLabelValues(azure, linux, rotated).Inc()
+		m.refreshSeconds.WithLabelValues(linux).Observe(e.Duration.Seconds())
+		m.hold(e)
+	case report.RefreshFailed:
+		m.refreshFailed.WithLabelValues(azure, linux, string(e.Reason)).Inc()
+		m.fail(e)
+	case report.ServedStale:
+		m.stale.WithLabelValues().Inc()
+		m.fail(e)
+	case report.Synced:
+		m.synced.WithLabelValues(azure, linux).Inc()
+	case report.SyncFailed, report.SyncConflict:
+		m.syncFailed.WithLabelValues(string(e.Kind)).Inc()
+	case report.Panicked:
+		m.panics.WithLabelValues().Inc()
+	case report.Recovered, report.Warning, report.Expiring:
+	}
+}
+
+// hold notes what a volume holds now.
+func (m *Metrics) hold(e report.Event) {
+	s := &state{}
+	if e.Bundle != nil {
+		s.fetched = e.Bundle.FetchedAt
+		for _, o := range e.Bundle.Objects {
+			if !o.Expires.IsZero() && (s.expires.IsZero() || o.Expires.Before(s.expires)) {
+				s.expires = o.Expires
+			}
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.volumes[e.Volume.TargetPath] = s
+}
+
+func (m *Metrics) fail(e report.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.volumes[e.Volume.TargetPath]
+	if !ok {
+		s = &state{} // adopted from an earlier process
+		m.volumes[e.Volume.TargetPath] = s
+	}
+	s.failing = e.Reason
+}
