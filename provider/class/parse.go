@@ -112,6 +112,12 @@ var parameters = []string{
 	"rotationInterval", "staleIfError",
 }
 
+// Parameters returns the names of all parameters that a class may hold.
+func Parameters() []string { return slices.Clone(parameters) }
+
+// Fields returns the names of all fields that an object may hold.
+func Fields() []string { return slices.Clone(fields) }
+
 func (p *parser) unknownParameters() {
 	for _, name := range slices.Sorted(maps.Keys(p.text)) {
 		switch {
