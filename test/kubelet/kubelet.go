@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -93,7 +94,8 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err //nolint:wrapcheck // a test helper
 	}
 	binary := filepath.Join(dir, "keyvault-csi")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "github.com/keyvault-csi/keyvault-csi-driver/cmd/keyvault-csi").CombinedOutput() //nolint:gosec // a test helper
+	args := append([]string{"build", "-buildvcs=false", "-o", binary}, buildFlags...)
+	out, err := exec.Command("go", append(args, "github.com/keyvault-csi/keyvault-csi-driver/cmd/keyvault-csi")...).CombinedOutput() //nolint:gosec // a test helper
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -119,6 +121,12 @@ func Start(t testing.TB, seed string, flags ...string) *Node {
 // StartWith runs a driver against an emulator that runs.
 func StartWith(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer, flags ...string) *Node {
 	t.Helper()
+	return StartWithout(t, server, issuer, "", flags...)
+}
+
+// StartWithout is StartWith without one variable of the environment that leads to the emulator.
+func StartWithout(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer, variable string, flags ...string) *Node {
+	t.Helper()
 	binary, err := build()
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +135,7 @@ func StartWith(t testing.TB, server *emulator.Server, issuer *emulatortest.Issue
 		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: binary, flags: flags,
 		env: emulatortest.Environment(t, server), log: &output{},
 	}
+	n.env = slices.DeleteFunc(n.env, func(v string) bool { return variable != "" && strings.HasPrefix(v, variable+"=") })
 	for _, dir := range []string{"classes", "pods"} {
 		if err := os.Mkdir(filepath.Join(n.Dir, dir), 0o755); err != nil {
 			t.Fatal(err)

@@ -1,0 +1,5 @@
+//go:build !race
+
+package kubelet
+
+var buildFlags []string //nolint:gochecknoglobals // a constant
