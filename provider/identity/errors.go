@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
@@ -145,12 +146,21 @@ func (a answer) summary() string {
 	text := oneLine(traces.ReplaceAllString(a.description, ""))
 	text = strings.TrimPrefix(text, "AADSTS"+a.code+": ")
 	if text == "" {
-		text = a.kind
+		text = oneLine(a.kind)
 	}
 	return shorten(text)
 }
 
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+// oneLine makes a service's text one that is safe to print.
+func oneLine(text string) string {
+	printable := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(text, ""))
+	return strings.Join(strings.Fields(printable), " ")
+}
 
 func hostOf(authority string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(authority, "https://"), "/")

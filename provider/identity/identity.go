@@ -172,7 +172,7 @@ func (i *Identity) unusedSince(now time.Time) time.Duration {
 
 func shorten(text string) string {
 	if len(text) > 120 {
-		return text[:120] + "…"
+		return strings.ToValidUTF8(text[:120], "") + "…"
 	}
 	return text
 }

@@ -76,11 +76,7 @@ func (i *Identity) cached(scope string) (token azcore.AccessToken, fresh bool) {
 	if !ok || !now.Before(token.ExpiresOn) {
 		return azcore.AccessToken{}, false
 	}
-	renew := token.ExpiresOn.Add(-ahead)
-	if !token.RefreshOn.IsZero() && token.RefreshOn.Before(renew) {
-		renew = token.RefreshOn
-	}
-	return token, now.Before(renew) || now.Before(i.retry)
+	return token, now.Before(token.RefreshOn) || now.Before(i.retry)
 }
 
 // request asks for a token and keeps it.
@@ -98,9 +94,9 @@ func (i *Identity) request(ctx context.Context, scope string, opts policy.TokenR
 	if _, refused := i.rejected[token.Token]; refused {
 		return azcore.AccessToken{}, i.unrenewable()
 	}
-	now := i.registry.options.Clock.Now()
-	if life := token.ExpiresOn.Sub(now); life < 10*ahead && token.RefreshOn.IsZero() {
-		token.RefreshOn = token.ExpiresOn.Add(-life / 10)
+	life := token.ExpiresOn.Sub(i.registry.options.Clock.Now())
+	if renew := token.ExpiresOn.Add(-min(ahead, life/10)); token.RefreshOn.IsZero() || renew.Before(token.RefreshOn) {
+		token.RefreshOn = renew
 	}
 	if i.tokens == nil {
 		i.tokens = map[string]azcore.AccessToken{}
