@@ -22,20 +22,12 @@ demo: build ## Show the main job: no Azure, no cluster, no network, as root or n
 test: ## Run the tests, as root or not; ARGS are passed to go test
 	hack/test $(ARGS)
 
-.PHONY: test-integration
-test-integration: build ## Run the tests against a real API server
-	hack/test-integration
-
-.PHONY: e2e
-e2e: build ## Run the tests on a real node: kubelet, containerd, Helm
-	hack/e2e
-
 .PHONY: bench
 bench: ## Run the benchmarks; BENCH selects by name
 	hack/bench
 
 .PHONY: chaos
-chaos: build ## Break things while the driver works, and look for harm
+chaos: ## Break things while the driver works, COUNT times (3), and look for harm
 	hack/chaos
 
 .PHONY: fuzz
@@ -57,18 +49,6 @@ generate: ## Generate deep copies and CRDs from the API types
 .PHONY: check-generated
 check-generated: ## Fail if a generated file is not current
 	hack/generate --check
-
-.PHONY: image
-image: build ## Build the container image, without a Docker daemon
-	hack/image
-
-.PHONY: cluster-up
-cluster-up: ## Start a one-node cluster of real components
-	hack/cluster up
-
-.PHONY: cluster-down
-cluster-down: ## Stop that cluster and remove what it left
-	hack/cluster down
 
 .PHONY: clean
 clean: ## Remove what was built here

@@ -120,46 +120,52 @@ func (c *Client) Versions(ctx context.Context, kind class.Kind, name string) ([]
 	case class.Secret:
 		return call(ctx, c, d, func(ctx context.Context) ([]Attributes, error) {
 			return collect(ctx, c.secrets.NewListSecretPropertiesVersionsPager(name, nil),
-				func(page azsecrets.ListSecretPropertiesVersionsResponse) (found []Attributes) {
-					for _, v := range page.Value {
-						if v != nil && v.ID != nil && v.Attributes != nil {
-							a := attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
-							a.Version = v.ID.Version()
-							found = append(found, a)
+				func(page azsecrets.ListSecretPropertiesVersionsResponse) []Attributes {
+					return listed(page.Value, func(v *azsecrets.SecretProperties) (version string, a Attributes) {
+						if v == nil || v.ID == nil || v.Attributes == nil {
+							return "", a
 						}
-					}
-					return found
+						return v.ID.Version(), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
+					})
 				})
 		})
 	case class.Key:
 		return call(ctx, c, d, func(ctx context.Context) ([]Attributes, error) {
 			return collect(ctx, c.keys.NewListKeyPropertiesVersionsPager(name, nil),
-				func(page azkeys.ListKeyPropertiesVersionsResponse) (found []Attributes) {
-					for _, v := range page.Value {
-						if v != nil && v.KID != nil && v.Attributes != nil {
-							a := attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
-							a.Version = v.KID.Version()
-							found = append(found, a)
+				func(page azkeys.ListKeyPropertiesVersionsResponse) []Attributes {
+					return listed(page.Value, func(v *azkeys.KeyProperties) (version string, a Attributes) {
+						if v == nil || v.KID == nil || v.Attributes == nil {
+							return "", a
 						}
-					}
-					return found
+						return v.KID.Version(), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
+					})
 				})
 		})
 	case class.Certificate:
 	}
 	return call(ctx, c, d, func(ctx context.Context) ([]Attributes, error) {
 		return collect(ctx, c.certificates.NewListCertificatePropertiesVersionsPager(name, nil),
-			func(page azcertificates.ListCertificatePropertiesVersionsResponse) (found []Attributes) {
-				for _, v := range page.Value {
-					if v != nil && v.ID != nil && v.Attributes != nil {
-						a := attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
-						a.Version = v.ID.Version()
-						found = append(found, a)
+			func(page azcertificates.ListCertificatePropertiesVersionsResponse) []Attributes {
+				return listed(page.Value, func(v *azcertificates.CertificateProperties) (version string, a Attributes) {
+					if v == nil || v.ID == nil || v.Attributes == nil {
+						return "", a
 					}
-				}
-				return found
+					return v.ID.Version(), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
+				})
 			})
 	})
+}
+
+// listed takes the versions of a page; entries that lack what they must have are passed over.
+func listed[T any](page []*T, of func(*T) (version string, a Attributes)) []Attributes {
+	found := make([]Attributes, 0, len(page))
+	for _, entry := range page {
+		if version, a := of(entry); version != "" {
+			a.Version = version
+			found = append(found, a)
+		}
+	}
+	return found
 }
 
 // collect reads all pages; a page may be short or empty although more follow.
