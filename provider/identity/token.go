@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -114,6 +115,9 @@ func (i *Identity) ask(ctx context.Context, opts policy.TokenRequestOptions) (az
 		return azcore.AccessToken{}, err
 	}
 	ctx, seen := withRecorder(ctx)
+	// the vault's request waits on the same context, and its caller may capture answers: this one is not for it
+	var own *http.Response
+	ctx = policy.WithCaptureResponse(ctx, &own)
 	token, err := credential.GetToken(ctx, opts)
 	if err != nil {
 		return azcore.AccessToken{}, i.explain(err, seen)

@@ -59,11 +59,23 @@ func explain(err error, host string) (volume.Reason, string) {
 		return volume.Network, fmt.Sprintf("%s refused the connection: check firewalls and routes from the node", host)
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return volume.Network, fmt.Sprintf("there is no route to %s: check firewalls and routes from the node", host)
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE),
-		strings.Contains(err.Error(), "stream error"), strings.Contains(err.Error(), "connection error"):
+	case broken(err):
 		return volume.Network, fmt.Sprintf("the connection to %s broke off: if it goes on, check proxies and firewalls on the way", host)
 	}
 	return volume.Network, fmt.Sprintf("no request reached %s (%s): check firewalls, routes and TLS from the node", host, kind(err))
+}
+
+// Interrupted tells whether an answer broke off or ran out of time in its middle.
+func Interrupted(err error) bool {
+	timeout, isNet := errors.AsType[net.Error](err)
+	return errors.Is(err, context.DeadlineExceeded) || isNet && timeout.Timeout() || broken(err)
+}
+
+// broken tells whether a connection broke; HTTP/2's own errors have no exported type.
+func broken(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "stream error") ||
+		strings.Contains(err.Error(), "connection error")
 }
 
 // connectError is a proxy's answer to CONNECT that is not 200.

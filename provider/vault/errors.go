@@ -52,12 +52,12 @@ func (c *Client) explain(err error, raw *http.Response, d description) *volume.E
 	switch {
 	case ok:
 		return c.refused(answered.RawResponse, answered.StatusCode, d)
-	case raw != nil && raw.StatusCode < http.StatusBadRequest:
+	case raw != nil && raw.StatusCode < http.StatusBadRequest && !neterr.Interrupted(err):
 		return c.notAnAnswer(err, d, raw)
-	case raw != nil && raw.StatusCode == http.StatusUnauthorized:
+	case raw != nil && raw.StatusCode == http.StatusUnauthorized && !neterr.Interrupted(err):
 		// the SDK could not follow the challenge
 		return c.unauthorized(raw, d)
-	case raw != nil:
+	case raw != nil && raw.StatusCode >= http.StatusBadRequest:
 		return c.refused(raw, raw.StatusCode, d)
 	}
 	e := neterr.Classify(err, c.host)
@@ -127,7 +127,7 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 		e.Message = fmt.Sprintf("the answer is not one of Key Vault's (status %d): check proxies on the way", status)
 	default:
 		e.Reason = volume.InvalidClass
-		e.Message = fmt.Sprintf("the vault refused the request (%s): %s", p.code, shorten(p.message))
+		e.Message = fmt.Sprintf("the vault refused the request (%s): %s", shorten(p.code), shorten(p.message))
 	}
 	e.Message = prefix + e.Message
 	return e

@@ -1,0 +1,48 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+)
+
+// someone is a credential that only has a name.
+type someone struct{}
+
+func (someone) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	return azcore.AccessToken{}, nil
+}
+func (someone) Key() string    { return "key" }
+func (someone) String() string { return "someone" }
+func (someone) Reject(string)  {}
+
+// Whatever a service or a proxy answers, a person reads one line of bounded length.
+func FuzzRefusal(f *testing.F) {
+	f.Add(403, []byte(`{"error":{"code":"Forbidden","message":"Caller: appid=1-2;oid=3-4;iss=x","innererror":{"code":"ForbiddenByRbac"}}}`))
+	f.Add(403, []byte(`{"Error":{"Code":"Forbidden","InnerError":{"code":"SecretDisabled"}}}`))
+	f.Add(404, []byte(`{"error":{"code":"SecretNotFound","message":"A secret with (name/id) n was not found"}}`))
+	f.Add(400, []byte("{\"error\":{\"code\":\"Bad\\nParameter\",\"message\":\"\\u001b[31m\\u2028é\"}}"))
+	f.Add(429, []byte(`<html>`))
+	f.Add(500, []byte(`{"error":null}`))
+	f.Add(407, []byte{0xff})
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		c := &Client{options: Options{Clock: clock.RealClock{}}, host: "kv.vault.azure.net", credential: someone{}}
+		e := c.refused(&http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body))}, status,
+			description{kind: class.Secret, name: "s", operation: "get"})
+		if e.Reason == "" || len(e.Message) > 1000 || !strings.HasPrefix(e.Message, `vault kv.vault.azure.net: secret "s": `) ||
+			strings.ContainsFunc(e.Message, unicode.IsControl) || !utf8.ValidString(e.Message) {
+			t.Errorf("%d %q gives %s %q", status, body, e.Reason, e.Message)
+		}
+	})
+}

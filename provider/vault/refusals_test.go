@@ -1,0 +1,111 @@
+package vault_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+func status(status int, code, inner, message string) *emulator.Fault {
+	return &emulator.Fault{Kind: emulator.FaultStatus, Status: status, Code: code, InnerCode: inner, Message: message}
+}
+
+func TestRefusals(t *testing.T) {
+	w := newWorld(t)
+	w.secret(t, "s", "v")
+	w.secret(t, "disabled", "v")
+	w.secret(t, "deleted", "v")
+	if err := errors.Join(w.Disable("contoso", "secrets", "disabled", "", true), w.Delete("contoso", "secrets", "deleted", true)); err != nil {
+		t.Fatal(err)
+	}
+	type ask struct {
+		host, client, name, version string
+		kind                        class.Kind
+		fault                       *emulator.Fault
+		reason                      volume.Reason
+		want                        []string
+	}
+	const policiesHost = "policies.vault.azure.net"
+	for name, tc := range map[string]ask{
+		"missing":            {name: "no", reason: volume.NotFound, want: []string{`vault contoso.vault.azure.net: secret "no": it was not found`}},
+		"missing version":    {name: "s", version: strings.Repeat("a", 32), reason: volume.NotFound, want: []string{`secret "s" version aaaa`}},
+		"missing key":        {name: "no", kind: class.Key, reason: volume.NotFound, want: []string{`key "no"`}},
+		"missing cert":       {name: "no", kind: class.Certificate, reason: volume.NotFound, want: []string{`certificate "no"`}},
+		"deleted":            {name: "deleted", reason: volume.NotFound, want: []string{"recover it"}},
+		"disabled":           {name: "disabled", reason: volume.Disabled, want: []string{"it is disabled: enable it"}},
+		"no role":            {client: "nobody", name: "s", reason: volume.Permission, want: []string{`"Key Vault Secrets User"`, "oid b2", "minutes"}},
+		"no role for keys":   {client: "nobody", name: "s", kind: class.Key, reason: volume.Permission, want: []string{`"Key Vault Crypto User"`}},
+		"no role for certs":  {client: "nobody", name: "s", kind: class.Certificate, reason: volume.Permission, want: []string{`"Key Vault Certificate User"`}},
+		"no policy":          {host: policiesHost, name: "s", reason: volume.Permission, want: []string{`add "secret get" to its access policy`}},
+		"another tenant":     {host: "foreign.vault.azure.net", name: "s", reason: volume.Identity, want: []string{"tenant of tenantID"}},
+		"no such vault":      {host: "unknown.vault.azure.net", name: "s", reason: volume.Proxy, want: []string{"unknown.vault.azure.net"}},
+		"firewall":           {fault: status(403, "Forbidden", "ForbiddenByFirewall", "Client address is not authorized."), reason: volume.Firewall, want: []string{"15 minutes"}},
+		"private":            {fault: status(403, "Forbidden", "ForbiddenByConnection", "Public network access is disabled."), reason: volume.Firewall, want: []string{"private endpoint"}},
+		"firewall, by words": {fault: status(403, "Forbidden", "", "Client address is not authorized and caller is not a trusted service."), reason: volume.Firewall},
+		"403 of no kind":     {fault: status(403, "Forbidden", "", "No."), reason: volume.Permission, want: []string{"assign it the role", "access policy"}},
+		"403 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 403}, reason: volume.Unavailable, want: []string{"status 403", "check proxies"}},
+		"404 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 404}, reason: volume.Unavailable, want: []string{"status 404", "check proxies"}},
+		"302 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 302}, reason: volume.Unavailable, want: []string{"status 302", "check proxies"}},
+		"407":                {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 407}, reason: volume.Proxy, want: []string{"user and password"}},
+		"502 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML}, reason: volume.Unavailable, want: []string{"answered 502"}},
+		"200 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 200}, reason: volume.Unavailable, want: []string{"not one of Key Vault's"}},
+		"empty":              {fault: &emulator.Fault{Kind: emulator.FaultEmpty}, reason: volume.Unavailable, want: []string{"not one of Key Vault's"}},
+		"truncated":          {fault: &emulator.Fault{Kind: emulator.FaultTruncated}, reason: volume.Unavailable, want: []string{"not one of Key Vault's"}},
+		"reset":              {fault: &emulator.Fault{Kind: emulator.FaultReset}, reason: volume.Network, want: []string{"broke off"}},
+		"500":                {fault: status(500, "InternalError", "", "canary"), reason: volume.Unavailable, want: []string{"answered 500"}},
+		"408":                {fault: status(408, "", "", ""), reason: volume.Unavailable},
+		"429":                {fault: &emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 7}, reason: volume.Throttled, want: []string{"fewer requests"}},
+		"400":                {fault: status(400, "BadParameter", "", "The request URI\r\ncontains\u001b[31m an invalid name: x"), reason: volume.InvalidClass, want: []string{"(BadParameter): The request URI contains [31m an invalid name: x"}},
+		"401 for ever":       {fault: &emulator.Fault{Kind: emulator.FaultChallenge}, reason: volume.Identity, want: []string{"refused a fresh token", "cloudName"}},
+		"a list":             {kind: "list", fault: status(403, "Forbidden", "ForbiddenByPolicy", "no"), reason: volume.Permission, want: []string{`add "secret list"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.ClearFaults()
+			if tc.fault != nil {
+				tc.fault.Host = host
+				w.AddFault(*tc.fault)
+			}
+			at, who := tc.host, tc.client
+			if at == "" {
+				at = host
+			}
+			if who == "" {
+				who = "client"
+			}
+			client := w.of(t, at, who)
+			var err error
+			switch tc.kind {
+			case "list":
+				_, err = client.Versions(t.Context(), class.Secret, "s")
+			case "":
+				_, err = client.Get(t.Context(), class.Secret, tc.name+map[bool]string{true: "s"}[tc.name == ""], tc.version)
+			default:
+				_, err = client.Get(t.Context(), tc.kind, tc.name, tc.version)
+			}
+			e, ok := errors.AsType[*volume.Error](err)
+			if !ok || e.Reason != tc.reason {
+				t.Fatalf("got %v (%s)", err, volume.ReasonOf(err))
+			}
+			for _, text := range append(tc.want, at) {
+				if !strings.Contains(e.Message, text) {
+					t.Errorf("%q lacks %q", e.Message, text)
+				}
+			}
+			if strings.ContainsAny(e.Message, "\r\n\x1b") || strings.Contains(e.Message, "canary") {
+				t.Errorf("message %q", e.Message)
+			}
+			answered := tc.reason != volume.Network && at != "unknown.vault.azure.net"
+			if answered && e.RequestID == "" {
+				t.Error("the service's request id is lost")
+			}
+			if tc.fault != nil && e.RetryAfter != time.Duration(tc.fault.RetryAfter)*time.Second {
+				t.Errorf("retry after %s", e.RetryAfter)
+			}
+		})
+	}
+}
