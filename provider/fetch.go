@@ -175,7 +175,7 @@ func outage(reason volume.Reason) bool {
 	case volume.DNS, volume.Proxy, volume.Network, volume.Unavailable, volume.Throttled:
 		return true
 	case volume.InvalidClass, volume.InvalidRequest, volume.ClassNotFound, volume.Identity, volume.Permission, volume.Firewall,
-		volume.NotFound, volume.Disabled, volume.InvalidContent, volume.NotReady, volume.Filesystem, volume.Internal:
+		volume.NotFound, volume.Disabled, volume.InvalidContent, volume.NotReady, volume.Filesystem, volume.Internal, volume.TokenExpired:
 	}
 	return false
 }

@@ -60,7 +60,7 @@ func passing(reason volume.Reason) bool {
 	case volume.Throttled, volume.Network, volume.Unavailable, volume.Proxy, volume.DNS:
 		return true
 	case volume.InvalidClass, volume.InvalidRequest, volume.ClassNotFound, volume.Identity, volume.Permission, volume.Firewall,
-		volume.NotFound, volume.Disabled, volume.InvalidContent, volume.NotReady, volume.Filesystem, volume.Internal:
+		volume.NotFound, volume.Disabled, volume.InvalidContent, volume.NotReady, volume.Filesystem, volume.Internal, volume.TokenExpired:
 	}
 	return false
 }
