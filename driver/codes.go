@@ -46,8 +46,23 @@ func rpcError(ref volume.Ref, err error) error {
 			code = codes.DeadlineExceeded
 		}
 	}
-	return status.Error(code, describe(ref)+err.Error())
+	return &callError{status: status.New(code, describe(ref)+err.Error()), cause: err}
 }
+
+// callError is a status that remembers where it comes from, for the log.
+type callError struct {
+	status *status.Status
+	cause  error
+}
+
+// Error implements error.
+func (e *callError) Error() string { return e.status.Message() }
+
+// GRPCStatus gives gRPC the code and the message.
+func (e *callError) GRPCStatus() *status.Status { return e.status }
+
+// Unwrap returns the cause.
+func (e *callError) Unwrap() error { return e.cause }
 
 // describe names the volume as far as it is known.
 func describe(ref volume.Ref) string {

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path"
@@ -33,8 +34,14 @@ func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 		}
 		took := d.clock.Since(start)
 		if err != nil {
-			d.log.ErrorContext(ctx, "call failed", "code", status.Code(err).String(), "error", status.Convert(err).Message(),
-				"duration", took)
+			attrs := []any{"code", status.Code(err).String(), "error", status.Convert(err).Message(), "duration", took}
+			if e, ok := errors.AsType[*volume.Error](err); ok {
+				attrs = append(attrs, "reason", e.Reason)
+				if e.RequestID != "" {
+					attrs = append(attrs, "x-ms-request-id", e.RequestID)
+				}
+			}
+			d.log.ErrorContext(ctx, "call failed", attrs...)
 			return
 		}
 		d.log.DebugContext(ctx, "call done", "duration", took)

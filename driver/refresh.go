@@ -87,8 +87,9 @@ func (r *rotation) answered(g *group, due time.Time) (oldest time.Time, ok bool)
 // failed keeps everything as it is and plans the next try.
 func (r *rotation) failed(g *group, err error) {
 	var asked time.Duration
+	requestID := ""
 	if e, ok := errors.AsType[*volume.Error](err); ok {
-		asked = e.RetryAfter
+		asked, requestID = e.RetryAfter, e.RequestID
 	}
 	r.mu.Lock()
 	g.busy = false
@@ -106,7 +107,7 @@ func (r *rotation) failed(g *group, err error) {
 	r.mu.Unlock()
 	for _, ref := range refs {
 		r.d.report(report.Event{
-			Kind: report.RefreshFailed, Volume: ref, Reason: volume.ReasonOf(err),
+			Kind: report.RefreshFailed, Volume: ref, Reason: volume.ReasonOf(err), RequestID: requestID,
 			Message: "the files stay as they are: " + err.Error(),
 		})
 	}

@@ -303,3 +303,58 @@ func readable(n *node, pod, path string) (string, error) {
 	data, err := os.ReadFile(n.target(pod) + "/" + path)
 	return string(data), err
 }
+
+// Two objects that are changed together are read together, whatever the reader's moment.
+func TestReadersSeeOneGenerationOfAThousandRotations(t *testing.T) {
+	n := startNode(t)
+	set := func(number int) {
+		n.vault.locked(func() {
+			text := strings.Repeat(podName(number)+" ", 100+number%100)
+			n.vault.values["user"], n.vault.values["password"] = text, text
+		})
+	}
+	set(0)
+	n.classes.put("db", map[string]string{"objects": "user,password"})
+	n.mustPublish("a", "db")
+	stop := make(chan struct{})
+	reads := make(chan int, 1)
+	go func() {
+		whole := 0
+		defer func() { reads <- whole }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			dir, err := os.OpenRoot(n.target("a") + "/..data")
+			if err != nil {
+				t.Errorf("the files are gone: %v", err)
+				return
+			}
+			user, errUser := dir.ReadFile("user")
+			password, errPassword := dir.ReadFile("password")
+			_ = dir.Close()
+			switch {
+			case os.IsNotExist(errUser), os.IsNotExist(errPassword): // replaced while it was read
+			case errUser != nil, errPassword != nil, string(user) != string(password), len(user) == 0:
+				t.Errorf("torn: %v %v, %d and %d bytes", errUser, errPassword, len(user), len(password))
+				return
+			default:
+				whole++
+			}
+		}
+	}()
+	for number := 1; number <= 1000; number++ {
+		set(number)
+		n.clock.Step(4 * time.Minute)
+		n.settle()
+	}
+	close(stop)
+	if got := <-reads; got == 0 {
+		t.Error("no read got through")
+	}
+	if got := len(n.recorder.of(report.Refreshed)); got < 1000 {
+		t.Errorf("%d refreshes", got)
+	}
+}

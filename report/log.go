@@ -33,6 +33,9 @@ func (l logger) Report(e Event) {
 	if e.Reason != "" {
 		attrs = append(attrs, slog.String("reason", string(e.Reason)))
 	}
+	if e.RequestID != "" {
+		attrs = append(attrs, slog.String("x-ms-request-id", e.RequestID))
+	}
 	if e.Duration > 0 {
 		attrs = append(attrs, slog.Duration("duration", e.Duration))
 	}

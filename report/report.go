@@ -47,6 +47,8 @@ type Event struct {
 	Volume volume.Ref
 	// Reason is the class of the error; empty where nothing failed.
 	Reason volume.Reason
+	// RequestID is the service's id of the request that failed; empty where there is none.
+	RequestID string
 	// Message is one line for a person.
 	Message string
 	// Changed is true where files were rewritten.

@@ -175,6 +175,9 @@ func TestErrorsNameTheCauseAndLeaveNothing(t *testing.T) {
 			if strings.Contains(n.Log()+message, canary) {
 				t.Error("a secret value was told")
 			}
+			if tc.code == codes.NotFound && !strings.Contains(n.Log(), `"x-ms-request-id":"`) {
+				t.Error("the vault's request id is not in the log")
+			}
 			if strings.Contains(n.Log()+message, "eyJ") {
 				t.Error("a token was told")
 			}
