@@ -65,7 +65,7 @@ func Check(file string, data []byte, options class.Options) (findings []Finding,
 			c.say(line, Error, "", "is not YAML: "+text)
 			break
 		}
-		if len(doc.Content) > 0 {
+		if len(doc.Content) > 0 && doc.Content[0].Tag != "!!null" { // templates leave empty documents
 			c.document(doc.Content[0])
 		}
 	}
@@ -142,7 +142,7 @@ func (c *checker) document(n *yaml.Node) {
 	case kind == "":
 		c.say(n.Line, Error, "", "the document has no kind: write kind: SecretProviderClass")
 	default:
-		c.say(n.Line, Note, "", "kind "+kind+" is passed over")
+		c.say(lineOf(field(n, "kind"), n), Note, "", "kind "+kind+" is passed over")
 	}
 }
 

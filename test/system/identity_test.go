@@ -298,3 +298,22 @@ func TestIdentitiesAreIsolated(t *testing.T) {
 	}
 	work.Wait()
 }
+
+func TestSovereignClouds(t *testing.T) {
+	for name, suffix := range map[string]string{"AzureUSGovernmentCloud": "vault.usgovcloudapi.net", "azurechinacloud": "vault.azure.cn"} {
+		t.Run(name, func(t *testing.T) {
+			n := kubelet.Start(t, strings.Replace(kubelet.Seed, "- name: contoso", "- name: contoso\n  suffix: "+suffix, 1))
+			n.Secret("s", "value of "+suffix)
+			n.Class("c", map[string]string{"objects": kubelet.Objects("s"), "cloudName": name})
+			n.MustPublish("a", "c")
+			if got := n.Read("a", "s"); got != "value of "+suffix {
+				t.Errorf("%q", got)
+			}
+			for _, r := range n.Emulator.Requests() {
+				if r.Host == "login.microsoftonline.com" || r.Status == 401 {
+					t.Errorf("%+v", r)
+				}
+			}
+		})
+	}
+}
