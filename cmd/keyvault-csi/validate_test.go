@@ -27,8 +27,8 @@ spec:
         objectType: secret
 `
 
-// build builds the command as people get it.
-func build(t *testing.T) string {
+// built builds the command as people get it.
+func built(t *testing.T) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "keyvault-csi")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil {
@@ -38,7 +38,7 @@ func build(t *testing.T) string {
 }
 
 func TestValidate(t *testing.T) {
-	binary, dir := build(t), t.TempDir()
+	binary, dir := built(t), t.TempDir()
 	for name, text := range map[string]string{
 		"good.yaml":      goodClass,
 		"bad.yaml":       strings.Replace(goodClass, "objectType: secret", "objectType: sekret", 1),

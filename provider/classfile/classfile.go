@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
@@ -81,7 +82,17 @@ type checker struct {
 }
 
 func (c *checker) say(line int, s Severity, class, message string) {
-	c.findings = append(c.findings, Finding{File: c.file, Line: max(line, 1), Severity: s, Class: class, Message: message})
+	c.findings = append(c.findings, Finding{File: c.file, Line: max(line, 1), Severity: s, Class: oneLine(class), Message: oneLine(message)})
+}
+
+// oneLine makes what a file says safe for a terminal.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(text, ""))
 }
 
 var yamlLine = regexp.MustCompile(`line (\d+): `)
