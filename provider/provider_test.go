@@ -1,0 +1,317 @@
+package provider_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const seed = `
+tenants:
+- id: tenant
+  applications:
+  - {clientID: client, objectID: a1, federated: [{issuer: "https://oidc.example.com/cluster/", subject: "system:serviceaccount:default:app"}]}
+  - {clientID: nobody, objectID: b2, federated: [{issuer: "https://oidc.example.com/cluster/", subject: "system:serviceaccount:default:app"}]}
+vaults:
+- name: contoso
+  tenant: tenant
+  grants: [{clientID: client, permissions: ["*"]}]
+  secrets: [{name: one, value: "1"}, {name: two, value: "2"}]
+`
+
+// world is a provider whose network is the emulator.
+type world struct {
+	*provider.Provider
+	*emulator.Server
+	issuer *emulatortest.Issuer
+	// dial may fail in the emulator's place.
+	mu   sync.Mutex
+	fail func(address string) error
+}
+
+func newWorld(t *testing.T, change func(*provider.Options)) *world {
+	t.Helper()
+	w := &world{Server: emulatortest.Start(t, seed)}
+	w.issuer = emulatortest.StartIssuer(t, w.Server)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, w.CAPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := provider.Options{CAFile: ca, Dial: w.dial, CacheTTL: time.Minute, FetchTimeout: 20 * time.Second}
+	if change != nil {
+		change(&o)
+	}
+	var err error
+	if w.Provider, err = provider.New(o); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Provider.Close)
+	return w
+}
+
+// dial reaches every host through the emulator, as if it were the network.
+func (w *world) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	w.mu.Lock()
+	fail := w.fail
+	w.mu.Unlock()
+	if fail != nil {
+		if err := fail(address); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, w.Address())
+	if err != nil {
+		return nil, err
+	}
+	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: address}, Host: address, Header: http.Header{}}
+	if err := request.Write(conn); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), request) //nolint:bodyclose // a tunnel has none
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return nil, errors.Join(fmt.Errorf("CONNECT: %v %w", resp, err), conn.Close())
+	}
+	return conn, nil
+}
+
+func (w *world) failing(f func(string) error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fail = f
+}
+
+func noSuchHost(prefix string) func(string) error {
+	return func(address string) error {
+		if strings.HasPrefix(address, prefix) {
+			return &net.DNSError{Err: "no such host", Name: address, IsNotFound: true}
+		}
+		return nil
+	}
+}
+
+// request is that of a pod whose class names these secrets.
+func (w *world) request(parameters map[string]string, secrets ...string) volume.Request {
+	all := map[string]string{"keyvaultName": "contoso", "tenantID": "tenant", "clientID": "client", "objects": "array:\n"}
+	for _, s := range secrets {
+		all["objects"] += "- |\n  objectName: " + s + "\n  objectType: secret\n"
+	}
+	for name, value := range parameters {
+		all[name] = value
+	}
+	return volume.Request{
+		Pod:   volume.Pod{Namespace: "default", Name: "pod", ServiceAccount: "app"},
+		Class: &v1.SecretProviderClass{Spec: v1.SecretProviderClassSpec{Provider: "azure", Parameters: all}},
+		Tokens: map[string]volume.Token{identity.ExchangeAudience: {
+			Value: w.issuer.Token("default", "app", identity.ExchangeAudience, time.Hour)}},
+	}
+}
+
+func (w *world) bind(t *testing.T, r volume.Request) volume.Binding {
+	t.Helper()
+	b, err := w.Bind(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestFetch(t *testing.T) {
+	w := newWorld(t, nil)
+	b := w.bind(t, w.request(nil, "one", "two"))
+	bundle, err := b.Fetch(t.Context(), volume.FetchOptions{Priority: volume.Mount})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(bundle.Files) != 2 || string(bundle.Files[0].Data) != "1" || string(bundle.Files[1].Data) != "2" || bundle.Files[1].Path != "two" {
+		t.Errorf("files: %+v", bundle.Files)
+	}
+	if o := bundle.Objects[0]; o.ID != "secret/one" || o.Version == "" || o.Vault != "contoso.vault.azure.net" || o.RequestID == "" || o.Cached {
+		t.Errorf("object: %+v", o)
+	}
+	if len(bundle.Sources) != 2 || bundle.Stale || bundle.FetchedAt.IsZero() {
+		t.Errorf("bundle: %+v", bundle)
+	}
+	again, err := b.Fetch(t.Context(), volume.FetchOptions{})
+	if err != nil || !again.Objects[0].Cached || again.Sources[0].Digest != bundle.Sources[0].Digest || !again.FetchedAt.Equal(bundle.FetchedAt) {
+		t.Errorf("a moment later: %+v, %v", again, err)
+	}
+}
+
+func TestStormIsOneRequestForEachSource(t *testing.T) {
+	w := newWorld(t, nil)
+	var work sync.WaitGroup
+	for range 100 {
+		work.Go(func() {
+			b, err := w.Bind(t.Context(), w.request(nil, "one", "two"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := b.Fetch(t.Context(), volume.FetchOptions{Priority: volume.Mount}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	work.Wait()
+	got := map[string]int{}
+	for _, r := range w.Requests() {
+		got[r.Operation+" "+r.Name]++
+	}
+	if got["get secret one"] != 1 || got["get secret two"] != 1 || got["token client"] != 1 {
+		t.Errorf("requests: %v", got)
+	}
+}
+
+func TestValuesAreNotSharedWithAnotherIdentity(t *testing.T) {
+	w := newWorld(t, nil)
+	if _, err := w.bind(t, w.request(nil, "one")).Fetch(t.Context(), volume.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	other := w.bind(t, w.request(map[string]string{"clientID": "nobody"}, "one"))
+	if bundle, err := other.Fetch(t.Context(), volume.FetchOptions{}); volume.ReasonOf(err) != volume.Permission || bundle != nil {
+		t.Errorf("got %+v, %v", bundle, err)
+	}
+}
+
+func TestNamesWithoutAddress(t *testing.T) {
+	for name, tc := range map[string]struct {
+		host string
+		want []string
+	}{
+		"vault": {"contoso.vault.azure.net", []string{"contoso.vault.azure.net", `secret "one"`, "private DNS zone"}},
+		"Entra": {"login.microsoftonline.com", []string{"no address is known for login.microsoftonline.com"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			w.failing(noSuchHost(tc.host))
+			_, err := w.bind(t, w.request(nil, "one")).Fetch(t.Context(), volume.FetchOptions{})
+			if volume.ReasonOf(err) != volume.DNS {
+				t.Fatalf("got %v", err)
+			}
+			for _, text := range tc.want {
+				if !strings.Contains(err.Error(), text) {
+					t.Errorf("%q lacks %q", err, text)
+				}
+			}
+		})
+	}
+}
+
+func TestFetchFailsWholeAndNamesTheWorst(t *testing.T) {
+	w := newWorld(t, nil)
+	w.AddFault(emulator.Fault{Kind: emulator.FaultStatus, Status: 503, Name: "one"})
+	bundle, err := w.bind(t, w.request(nil, "one", "two", "missing")).Fetch(t.Context(), volume.FetchOptions{})
+	if bundle != nil || volume.ReasonOf(err) != volume.NotFound || !strings.HasPrefix(err.Error(), `vault contoso.vault.azure.net: secret "missing"`) ||
+		!strings.Contains(err.Error(), `secret "one"`) {
+		t.Errorf("got %v, %v", bundle, err)
+	}
+}
+
+func TestHangEndsWithTheFetch(t *testing.T) {
+	w := newWorld(t, func(o *provider.Options) { o.FetchTimeout = 300 * time.Millisecond })
+	w.AddFault(emulator.Fault{Kind: emulator.FaultHang, Operation: "get secret"})
+	_, err := w.bind(t, w.request(nil, "one")).Fetch(t.Context(), volume.FetchOptions{Priority: volume.Mount})
+	if volume.ReasonOf(err) != volume.Network || !strings.Contains(err.Error(), `secret "one"`) {
+		t.Errorf("got %v", err)
+	}
+	w.DropConnections()
+}
+
+func TestBindRefuses(t *testing.T) {
+	w := newWorld(t, nil)
+	for name, tc := range map[string]struct {
+		change func(*volume.Request)
+		reason volume.Reason
+		want   string
+	}{
+		"another provider": {func(r *volume.Request) { r.Class.Spec.Provider = "vault" }, volume.InvalidClass, `provider "vault" is not served`},
+		"mistakes":         {func(r *volume.Request) { r.Class.Spec.Parameters["keyvaultName"] = "no_name" }, volume.InvalidClass, "no_name"},
+		"attributes go over parameters": {func(r *volume.Request) { r.Attributes = map[string]string{"keyvaultName": "no_name"} },
+			volume.InvalidClass, "no_name"},
+		"no token": {func(r *volume.Request) { r.Tokens = nil }, volume.Identity, "tokenRequests"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 2 { // from the text and from memory
+				r := w.request(nil, "one")
+				tc.change(&r)
+				_, err := w.Bind(t.Context(), r)
+				if volume.ReasonOf(err) != tc.reason || !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("got %v", err)
+				}
+			}
+		})
+	}
+	if n := len(w.Requests()); n != 0 {
+		t.Errorf("Bind sent %d requests", n)
+	}
+}
+
+func TestBindingsOfTheSameAreEqual(t *testing.T) {
+	w := newWorld(t, nil)
+	one, two := w.bind(t, w.request(nil, "one")), w.bind(t, w.request(nil, "one"))
+	if one.Key() != two.Key() || one.Phase() != two.Phase() {
+		t.Error("the same class and pod make two keys")
+	}
+	if other := w.bind(t, w.request(nil, "two")); other.Key() == one.Key() || other.Phase() != one.Phase() {
+		t.Error("another object must make another key and leave the phase")
+	}
+	if other := w.bind(t, w.request(map[string]string{"clientID": "nobody"}, "one")); other.Key() == one.Key() {
+		t.Error("another identity makes no other key")
+	}
+}
+
+// accounts answers for the service account default/app.
+type accounts struct{ err error }
+
+// Annotations implements provider.Accounts.
+func (a accounts) Annotations(_ context.Context, namespace, name string) (map[string]string, error) {
+	if namespace != "default" || name != "app" {
+		return nil, errors.New("asked for another service account")
+	}
+	return map[string]string{"azure.workload.identity/client-id": "client", "azure.workload.identity/tenant-id": "tenant"}, a.err
+}
+
+func TestServiceAccountNamesTheIdentity(t *testing.T) {
+	w := newWorld(t, func(o *provider.Options) { o.Accounts = accounts{} })
+	b := w.bind(t, w.request(map[string]string{"clientID": "", "tenantID": ""}, "one"))
+	if _, err := b.Fetch(t.Context(), volume.FetchOptions{}); err != nil || !strings.Contains(b.Identity(), "client of tenant tenant") {
+		t.Errorf("%s: %v", b.Identity(), err)
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, o := range map[string]provider.Options{
+		"default cloud":            {Cloud: "x"},
+		"--ca-file":                {CAFile: filepath.Join(t.TempDir(), "none")},
+		"holds no PEM certificate": {CAFile: empty},
+	} {
+		if _, err := provider.New(o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
