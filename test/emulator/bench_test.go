@@ -18,7 +18,7 @@ func BenchmarkGetSecret(b *testing.B) {
 	s := emulatortest.Start(b, seed)
 	s.SetLatency(20 * time.Millisecond)
 	o := azcore.ClientOptions{Transport: &http.Client{Transport: &http.Transport{
-		Proxy: http.ProxyURL(s.ProxyURL()), TLSClientConfig: &tls.Config{RootCAs: s.CAPool()}, ForceAttemptHTTP2: true, //nolint:gosec // a test
+		Proxy: http.ProxyURL(s.ProxyURL()), TLSClientConfig: &tls.Config{RootCAs: s.CAPool()}, ForceAttemptHTTP2: true,
 	}}}
 	credential, err := azidentity.NewClientSecretCredential(tenant, client, "p4ss", &azidentity.ClientSecretCredentialOptions{ClientOptions: o})
 	if err != nil {

@@ -19,7 +19,7 @@ func TestCurlAndOpenSSL(t *testing.T) {
 	must(t, os.WriteFile(ca, s.CAPEM(), 0o600))
 	run := func(name string, args ...string) string {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd := exec.CommandContext(t.Context(), name, args...) //nolint:gosec // curl or openssl
 		cmd.Env = append(os.Environ(), "HTTPS_PROXY="+s.ProxyURL().String(), "http_proxy="+s.ProxyURL().String())
 		cmd.Stdin = strings.NewReader("")
 		out, err := cmd.CombinedOutput()

@@ -62,7 +62,7 @@ vaults:
 func options(t *testing.T, s *emulator.Server) azcore.ClientOptions {
 	t.Helper()
 	transport := &http.Transport{
-		Proxy: http.ProxyURL(s.ProxyURL()), TLSClientConfig: &tls.Config{RootCAs: s.CAPool()}, ForceAttemptHTTP2: true, //nolint:gosec // a test
+		Proxy: http.ProxyURL(s.ProxyURL()), TLSClientConfig: &tls.Config{RootCAs: s.CAPool()}, ForceAttemptHTTP2: true,
 	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return azcore.ClientOptions{Transport: &http.Client{Transport: transport}, Retry: policy.RetryOptions{MaxRetries: -1}}
@@ -238,6 +238,7 @@ func TestDocumentation(t *testing.T) {
 	_, rest, _ := strings.Cut(string(page), "```yaml\n")
 	documented, _, _ := strings.Cut(rest, "```")
 	s := emulatortest.Start(t, documented)
+	plain := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	commands := curl.FindAllStringSubmatch(string(page), -1)
 	if len(commands) < 15 {
 		t.Fatalf("only %d commands", len(commands))
@@ -252,7 +253,7 @@ func TestDocumentation(t *testing.T) {
 		}
 		req, err := http.NewRequestWithContext(t.Context(), method, s.ProxyURL().String()+path, strings.NewReader(body))
 		must(t, err)
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := plain.Do(req)
 		must(t, err)
 		var answer any
 		err = json.NewDecoder(resp.Body).Decode(&answer)
@@ -261,5 +262,4 @@ func TestDocumentation(t *testing.T) {
 			t.Errorf("%s: %d %v %v", m[0], resp.StatusCode, answer, err)
 		}
 	}
-	http.DefaultClient.CloseIdleConnections()
 }

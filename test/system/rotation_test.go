@@ -150,7 +150,9 @@ func TestKilledDriver(t *testing.T) {
 		}()
 		time.Sleep(time.Duration(rand.IntN(25)) * time.Millisecond)
 		n.Stop(syscall.SIGKILL)
-		_ = <-done // whatever it was: the driver was killed under it
+		if err := <-done; err == nil {
+			t.Logf("kill %d came after the publish", i)
+		}
 		for _, p := range []string{"steady", pod} {
 			user, errUser := os.ReadFile(filepath.Join(n.Target(p), "user"))
 			password, errPassword := os.ReadFile(filepath.Join(n.Target(p), "password"))
