@@ -229,6 +229,8 @@ func (f *fetch) assemble(results []fetched) (*volume.Bundle, error) {
 	if len(f.class.Objects) == 0 {
 		f.bundle.FetchedAt = f.now
 	}
+	// they came in the order of the answers
+	slices.SortFunc(f.bundle.Sources, func(a, b volume.Source) int { return strings.Compare(a.Key, b.Key) })
 	return f.bundle, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -116,9 +117,7 @@ func (w *world) request(parameters map[string]string, secrets ...string) volume.
 	for _, s := range secrets {
 		all["objects"] += "- |\n  objectName: " + s + "\n  objectType: secret\n"
 	}
-	for name, value := range parameters {
-		all[name] = value
-	}
+	maps.Copy(all, parameters)
 	return volume.Request{
 		Pod:   volume.Pod{Namespace: "default", Name: "pod", ServiceAccount: "app"},
 		Class: &v1.SecretProviderClass{Spec: v1.SecretProviderClassSpec{Provider: "azure", Parameters: all}},

@@ -111,9 +111,9 @@ func TestWhoNeedsNewerDoesNotJoinAnOlderRequest(t *testing.T) {
 		var work sync.WaitGroup
 		var early, newer answer
 		work.Go(func() {
-			early, _ = tab.get(t.Context(), aSource, time.Time{}, 0, func(context.Context) (answer, error) {
+			early, _ = tab.get(t.Context(), aSource, time.Time{}, 0, func(ctx context.Context) (answer, error) {
 				<-release
-				return saying("old")(t.Context())
+				return saying("old")(ctx)
 			})
 		})
 		synctest.Wait()

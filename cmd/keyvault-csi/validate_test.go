@@ -31,7 +31,7 @@ spec:
 func built(t *testing.T) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "keyvault-csi")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil { //nolint:gosec // the test's own directory
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	return binary
@@ -84,7 +84,7 @@ func TestValidate(t *testing.T) {
 		"JSON of a good one": {[]string{"-f", "good.yaml", "-o", "json"}, "", 0, []string{"[]"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := exec.CommandContext(t.Context(), binary, append([]string{"validate"}, tc.args...)...)
+			c := exec.CommandContext(t.Context(), binary, append([]string{"validate"}, tc.args...)...) //nolint:gosec // the test's own command
 			c.Dir, c.Stdin = dir, strings.NewReader(tc.stdin)
 			c.Env = []string{"HTTPS_PROXY=http://127.0.0.1:1", "HTTP_PROXY=http://127.0.0.1:1"} // it must not need the network
 			var stdout, stderr bytes.Buffer

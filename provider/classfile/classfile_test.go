@@ -34,6 +34,12 @@ spec:
         objectType: secret
 `
 
+// after is the good class from a text on.
+func after(text string) string {
+	_, rest, _ := strings.Cut(good, text)
+	return text + rest
+}
+
 // told are the findings as a person reads them.
 func told(t *testing.T, text string) (lines []string, classes int) {
 	t.Helper()
@@ -88,10 +94,10 @@ func TestFindings(t *testing.T) {
 		"old API":   {"x-k8s.io/v1\n", "x-k8s.io/v1alpha1\n", []string{"f.yaml:1: note: ", "deprecated"}},
 		"wrong API": {"secrets-store.csi.x-k8s.io/v1\n", "v1\n", []string{"f.yaml:1: error: ", "apiVersion"}},
 		"name":      {"name: app", "name: App_1", []string{"f.yaml:3: error: ", "metadata.name"}},
-		"spec's unknown field": {"  parameters:", "  paramters: {}\n  parameters:", []string{
-			"f.yaml:6: warning: ", "spec.paramters is an unknown field"}},
-		"no parameters": {good[strings.Index(good, "  parameters:"):], "", []string{"f.yaml:5: error: ", "spec.parameters is not set"}},
-		"no spec":       {good[strings.Index(good, "spec:"):], "", []string{"f.yaml:1: error: ", "spec is not set"}},
+		"spec's unknown field": {"  parameters:", "  parms: {}\n  parameters:", []string{
+			"f.yaml:6: warning: ", "spec.parms is an unknown field"}},
+		"no parameters": {after("  parameters:"), "", []string{"f.yaml:5: error: ", "spec.parameters is not set"}},
+		"no spec":       {after("spec:"), "", []string{"f.yaml:1: error: ", "spec is not set"}},
 		"not YAML":      {"spec:", "spec: [", []string{"error: is not YAML"}},
 		"tab":           {"spec:", "\tspec:", []string{"f.yaml:4: error: is not YAML"}},
 		"not an object": {good, "- a\n", []string{"f.yaml:1: error: the document is not a Kubernetes object"}},

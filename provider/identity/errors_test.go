@@ -55,7 +55,7 @@ func TestEntraErrors(t *testing.T) {
 		"empty 200":        {200, ``, volume.Unavailable, []string{"not understood"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &wire{answer: refusing(tc.status, tc.body)}
+			w := &wire{answer: refusing{tc.status, tc.body}}
 			r, clk := registry(t, w)
 			_, err := get(t, resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour))))
 			check(t, err, tc.reason, tc.want)
@@ -70,22 +70,22 @@ func TestIMDSErrors(t *testing.T) {
 	const notFound = `{"error":"invalid_request","error_description":"Identity not found"}`
 	for name, tc := range map[string]struct {
 		id     string
-		answer func(*http.Request) (*http.Response, error)
+		answer answerer
 		reason volume.Reason
 		want   []string
 	}{
-		"not assigned":       {"some-id", refusing(400, notFound), volume.Identity, []string{"client id some-id is not assigned to this node"}},
-		"no system-assigned": {"", refusing(400, notFound), volume.Identity, []string{"no system-assigned managed identity"}},
-		"several": {"", refusing(400, `{"error":"invalid_request","error_description":"Multiple user assigned identities exist, please specify the clientId / `+
-			`resourceId of the identity in the token request"}`), volume.Identity, []string{"several user-assigned identities"}},
-		"429": {"", refusing(429, `{}`), volume.Throttled, []string{"169.254.169.254 asked for fewer"}},
-		"410": {"", refusing(410, `{}`), volume.Unavailable, []string{"answered 410"}},
-		"404": {"", refusing(404, `{}`), volume.Unavailable, []string{"answered 404"}},
-		"500": {"", refusing(500, `<html>canary`), volume.Unavailable, []string{"answered 500"}},
-		"away": {"", func(*http.Request) (*http.Response, error) {
+		"not assigned":       {"some-id", refusing{400, notFound}, volume.Identity, []string{"client id some-id is not assigned to this node"}},
+		"no system-assigned": {"", refusing{400, notFound}, volume.Identity, []string{"no system-assigned managed identity"}},
+		"several": {"", refusing{400, `{"error":"invalid_request","error_description":"Multiple user assigned identities exist, please specify the clientId / ` +
+			`resourceId of the identity in the token request"}`}, volume.Identity, []string{"several user-assigned identities"}},
+		"429": {"", refusing{429, `{}`}, volume.Throttled, []string{"169.254.169.254 asked for fewer"}},
+		"410": {"", refusing{410, `{}`}, volume.Unavailable, []string{"answered 410"}},
+		"404": {"", refusing{404, `{}`}, volume.Unavailable, []string{"answered 404"}},
+		"500": {"", refusing{500, `<html>canary`}, volume.Unavailable, []string{"answered 500"}},
+		"away": {"", answerFunc(func(*http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Err: errors.New("timeout")}
-		}, volume.Network, []string{"must be an Azure VM"}},
-		"HTML": {"", refusing(200, `<html>canary`), volume.Unavailable, []string{"not understood"}},
+		}), volume.Network, []string{"must be an Azure VM"}},
+		"HTML": {"", refusing{200, `<html>canary`}, volume.Unavailable, []string{"not understood"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, _ := registry(t, &wire{answer: tc.answer})
@@ -104,7 +104,7 @@ func TestNetworkErrorsOfEntra(t *testing.T) {
 		"reset": {errors.New("connection error: broken"), volume.Network},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, clk := registry(t, &wire{answer: func(*http.Request) (*http.Response, error) { return nil, tc.err }})
+			r, clk := registry(t, &wire{answer: answerFunc(func(*http.Request) (*http.Response, error) { return nil, tc.err })})
 			_, err := get(t, resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour))))
 			check(t, err, tc.reason, []string{"login.microsoftonline.com"})
 		})

@@ -3,10 +3,12 @@ package identity
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ const vaultScope = "https://vault.azure.net/.default"
 
 // wire answers requests in place of the network: Entra ID's discovery by itself, tokens as the test says.
 type wire struct {
-	answer func(*http.Request) (*http.Response, error)
+	answer answerer
 
 	mu    sync.Mutex
 	forms []string // the bodies and queries of token requests
@@ -49,7 +51,7 @@ func (w *wire) Do(r *http.Request) (*http.Response, error) {
 	w.mu.Lock()
 	w.forms = append(w.forms, form)
 	w.mu.Unlock()
-	return w.answer(r)
+	return w.answer.to(r)
 }
 
 func (w *wire) asked() []string {
@@ -65,20 +67,34 @@ func respond(r *http.Request, status int, body string) *http.Response {
 	}
 }
 
-// granting answers with tokens, each a new one.
-func granting(life string) func(*http.Request) (*http.Response, error) {
-	var mu sync.Mutex
-	n := 0
-	return func(r *http.Request) (*http.Response, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		n++
-		return respond(r, http.StatusOK, `{"token_type":"Bearer","expires_in":`+life+`,"access_token":"access-`+string(rune('0'+n))+`"}`), nil
-	}
+// answerer answers token requests.
+type answerer interface {
+	to(r *http.Request) (*http.Response, error)
 }
 
-func refusing(status int, body string) func(*http.Request) (*http.Response, error) {
-	return func(r *http.Request) (*http.Response, error) { return respond(r, status, body), nil }
+// answerFunc is a function that answers.
+type answerFunc func(*http.Request) (*http.Response, error)
+
+func (f answerFunc) to(r *http.Request) (*http.Response, error) { return f(r) }
+
+// refusing gives the same answer always.
+type refusing struct {
+	status int
+	body   string
+}
+
+func (a refusing) to(r *http.Request) (*http.Response, error) {
+	return respond(r, a.status, a.body), nil
+}
+
+// granting answers with tokens of a life in seconds, each a new one.
+type granting struct {
+	life string
+	n    atomic.Int64
+}
+
+func (a *granting) to(r *http.Request) (*http.Response, error) {
+	return respond(r, http.StatusOK, fmt.Sprintf(`{"token_type":"Bearer","expires_in":%s,"access_token":"access-%d"}`, a.life, a.n.Add(1))), nil
 }
 
 func registry(t *testing.T, w *wire) (*Registry, *testingclock.FakePassiveClock) {

@@ -17,8 +17,8 @@ import (
 
 func TestConcurrentCallersShareOneTokenRequest(t *testing.T) {
 	release := make(chan struct{})
-	grant := granting("3599")
-	w := &wire{answer: func(r *http.Request) (*http.Response, error) { <-release; return grant(r) }}
+	grant := &granting{life: "3599"}
+	w := &wire{answer: answerFunc(func(r *http.Request) (*http.Response, error) { <-release; return grant.to(r) })}
 	r, clk := registry(t, w)
 	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
 	var work sync.WaitGroup
@@ -38,7 +38,7 @@ func TestConcurrentCallersShareOneTokenRequest(t *testing.T) {
 }
 
 func TestTokenIsRenewedBeforeItsEnd(t *testing.T) {
-	w := &wire{answer: granting("240")} // so short that the SDK's own cache never serves it
+	w := &wire{answer: &granting{life: "240"}} // so short that the SDK's own cache never serves it
 	r, clk := registry(t, w)
 	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
 	first := mustGet(t, id)
@@ -53,12 +53,12 @@ func TestTokenIsRenewedBeforeItsEnd(t *testing.T) {
 }
 
 func TestTokenServesToItsEndWhileEntraIsAway(t *testing.T) {
-	for name, fail := range map[string]func(*http.Request) (*http.Response, error){
-		"503":    refusing(http.StatusServiceUnavailable, "<html>"),
-		"broken": func(*http.Request) (*http.Response, error) { return nil, errors.New("connection reset") },
+	for name, fail := range map[string]answerer{
+		"503":    refusing{http.StatusServiceUnavailable, "<html>"},
+		"broken": answerFunc(func(*http.Request) (*http.Response, error) { return nil, errors.New("connection reset") }),
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &wire{answer: granting("240")}
+			w := &wire{answer: &granting{life: "240"}}
 			r, clk := registry(t, w)
 			id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
 			first := mustGet(t, id)
@@ -81,10 +81,10 @@ func TestTokenServesToItsEndWhileEntraIsAway(t *testing.T) {
 }
 
 func TestCallerThatGivesUpGetsItsCause(t *testing.T) {
-	w := &wire{answer: func(r *http.Request) (*http.Response, error) {
+	w := &wire{answer: answerFunc(func(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
-	}}
+	})}
 	r, clk := registry(t, w)
 	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -95,7 +95,7 @@ func TestCallerThatGivesUpGetsItsCause(t *testing.T) {
 }
 
 func TestExpiredServiceAccountTokenIsNotSent(t *testing.T) {
-	w := &wire{answer: granting("3599")}
+	w := &wire{answer: &granting{life: "3599"}}
 	r, clk := registry(t, w)
 	id := resolve(t, r, federated(), fromPod(clk.Now().Add(10*time.Minute)))
 	clk.SetTime(clk.Now().Add(11 * time.Minute))
@@ -119,7 +119,7 @@ func TestExpiredServiceAccountTokenIsNotSent(t *testing.T) {
 }
 
 func TestTheNewestServiceAccountTokenIsSent(t *testing.T) {
-	w := &wire{answer: granting("240")}
+	w := &wire{answer: &granting{life: "240"}}
 	r, clk := registry(t, w)
 	newer, older := fromPod(clk.Now().Add(2*time.Hour)), fromPod(clk.Now().Add(time.Hour))
 	id := resolve(t, r, federated(), newer)
@@ -131,7 +131,7 @@ func TestTheNewestServiceAccountTokenIsSent(t *testing.T) {
 }
 
 func TestRefusedTokenIsNotGivenAgain(t *testing.T) {
-	w := &wire{answer: granting("3599")}
+	w := &wire{answer: &granting{life: "3599"}}
 	r, clk := registry(t, w)
 	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
 	first := mustGet(t, id)
@@ -147,8 +147,8 @@ func TestRefusedTokenIsNotGivenAgain(t *testing.T) {
 }
 
 func TestManagedIdentityThatGivesTheRefusedTokenAgain(t *testing.T) {
-	w := &wire{answer: refusing(http.StatusOK, `{"access_token":"same","expires_in":"86399","expires_on":"4102444800","token_type":"Bearer",`+
-		`"resource":"https://vault.azure.net"}`)}
+	w := &wire{answer: refusing{http.StatusOK, `{"access_token":"same","expires_in":"86399","expires_on":"4102444800","token_type":"Bearer",` +
+		`"resource":"https://vault.azure.net"}`}}
 	r, _ := registry(t, w)
 	id := resolve(t, r, public(class.Class{Mode: class.ManagedIdentity}), volume.Request{})
 	id.Reject(mustGet(t, id))
@@ -159,10 +159,10 @@ func TestManagedIdentityThatGivesTheRefusedTokenAgain(t *testing.T) {
 
 func TestIdentitiesAreIsolated(t *testing.T) {
 	w := &wire{}
-	w.answer = func(r *http.Request) (*http.Response, error) { // the token names the client that asked
+	w.answer = answerFunc(func(r *http.Request) (*http.Response, error) { // the token names the client that asked
 		client := r.Header.Get("Test-Client")
 		return respond(r, http.StatusOK, `{"token_type":"Bearer","expires_in":3599,"access_token":"token-of-`+client+`"}`), nil
-	}
+	})
 	r, clk := registry(t, w)
 	r.options.Policies = []policy.Policy{clientMarker{}}
 	var work sync.WaitGroup
@@ -210,7 +210,7 @@ func (clientMarker) Do(req *policy.Request) (*http.Response, error) {
 }
 
 func TestIdentityThatNobodyUsesIsForgotten(t *testing.T) {
-	w := &wire{answer: granting("3599")}
+	w := &wire{answer: &granting{life: "3599"}}
 	r, clk := registry(t, w)
 	id := resolve(t, r, federated(), fromPod(clk.Now().Add(24*time.Hour)))
 	clk.SetTime(clk.Now().Add(90 * time.Minute))

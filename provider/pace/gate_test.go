@@ -176,9 +176,9 @@ func TestWaitsWithoutRetryAfterDouble(t *testing.T) {
 						enter(t, g)(Failed, 0)
 					}
 				}
-				for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
+				for i, seconds := range []int{1, 2, 4, 8, 16, 32, 60, 60, 60} {
 					enter(t, g)(outcome, 0)
-					want *= time.Second
+					want := time.Duration(seconds) * time.Second
 					if wait := time.Until(g.snapshot().NotBefore); wait < want/2 || wait > want {
 						t.Errorf("wait %d is %s, want %s to %s", i, wait, want/2, want)
 					}

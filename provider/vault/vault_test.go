@@ -26,7 +26,7 @@ func TestGetAndVersions(t *testing.T) {
 	}
 	var versions []string
 	for range 5 { // three pages
-		versions = append(versions, w.secret(t, "s", "value of "+string(rune('a'+len(versions)))))
+		versions = append(versions, w.secret(t, "s", "value of "+"abcde"[len(versions):len(versions)+1]))
 	}
 	if err := w.Disable("contoso", "secrets", "s", versions[2], true); err != nil {
 		t.Fatal(err)
