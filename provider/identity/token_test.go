@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/http"
 	"strings"
@@ -150,7 +151,8 @@ func TestManagedIdentityThatGivesTheRefusedTokenAgain(t *testing.T) {
 	w := &wire{answer: refusing{http.StatusOK, `{"access_token":"same","expires_in":"86399","expires_on":"4102444800","token_type":"Bearer",` +
 		`"resource":"https://vault.azure.net"}`}}
 	r, _ := registry(t, w)
-	id := resolve(t, r, public(class.Class{Mode: class.ManagedIdentity}), volume.Request{})
+	// an id of its own: the SDK keeps the tokens of managed identities for the whole process
+	id := resolve(t, r, public(class.Class{Mode: class.ManagedIdentity, ManagedClientID: rand.Text()}), volume.Request{})
 	id.Reject(mustGet(t, id))
 	if _, err := get(t, id); volume.ReasonOf(err) != volume.Identity || !strings.Contains(err.Error(), "cannot be renewed before its end") {
 		t.Errorf("got %v", err)
