@@ -46,6 +46,13 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 		s.SetLatency(time.Duration(in.Latency))
 		return nil, nil //nolint:nilnil // ok
 	}))
+	command("POST /clock", decoded(func(in struct {
+		Advance Duration `json:"advance"`
+	},
+	) (any, error) {
+		s.AdvanceClock(time.Duration(in.Advance))
+		return nil, nil //nolint:nilnil // ok
+	}))
 	command("POST /tokens/revoke", func(*json.Decoder) (any, error) {
 		s.RevokeTokens()
 		return nil, nil //nolint:nilnil // ok

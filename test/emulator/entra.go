@@ -146,7 +146,7 @@ func (s *Server) checkClient(app *application, tenant, secret, assertion string,
 			if known.Value != secret {
 				continue
 			}
-			if !known.Expires.IsZero() && time.Now().After(known.Expires) {
+			if !known.Expires.IsZero() && s.state.now().After(known.Expires) {
 				return refuse("invalid_client", 7000222, fmt.Sprintf("The provided client secret keys for app '%s' are expired.", app.ClientID))
 			}
 			return nil
@@ -170,7 +170,7 @@ func (s *Server) checkClient(app *application, tenant, secret, assertion string,
 // checkAssertion verifies a client assertion: by a certificate of the application where its header names one, else by a
 // federated credential. It returns the AADSTS code of what is wrong, or 0.
 func (s *Server) checkAssertion(app *application, tenant, assertion string, x *exchange) (code int, text string) {
-	parser := jwt.NewParser(jwt.WithExpirationRequired(), jwt.WithLeeway(5*time.Minute),
+	parser := jwt.NewParser(jwt.WithExpirationRequired(), jwt.WithLeeway(5*time.Minute), jwt.WithTimeFunc(s.state.now),
 		jwt.WithValidMethods([]string{"RS256", "PS256", "ES256", "ES384"}))
 	var claims jwt.RegisteredClaims
 	unverified, _, err := jwt.NewParser().ParseUnverified(assertion, &claims)
@@ -257,7 +257,7 @@ func checkCertificateAssertion(parser *jwt.Parser, app *application, tenant, ass
 
 // accessToken signs an access token. The caller holds the lock.
 func (s *Server) accessToken(c caller, audience string) string {
-	id, now := newID(), time.Now()
+	id, now := newID(), s.state.now()
 	s.state.revoked[id] = false
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, accessClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
@@ -288,7 +288,7 @@ func (s *Server) authenticate(x *exchange, v *vaultState) (caller, *reply) {
 	}
 	var claims accessClaims
 	_, err := jwt.ParseWithClaims(bearer, &claims, func(*jwt.Token) (any, error) { return s.signer.Public(), nil },
-		jwt.WithValidMethods([]string{"ES256"}), jwt.WithExpirationRequired())
+		jwt.WithValidMethods([]string{"ES256"}), jwt.WithExpirationRequired(), jwt.WithTimeFunc(s.state.now))
 	_, suffix, _ := strings.Cut(v.host, ".")
 	switch {
 	case errors.Is(err, jwt.ErrTokenExpired):

@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -42,6 +43,7 @@ const (
 	FaultHTML      = "html"      // a proxy's HTML page
 	FaultEmpty     = "empty"     // 200 with no body
 	FaultChallenge = "challenge" // 401 with the challenge, as for a token that the service does not like
+	FaultClaims    = "claims"    // 401 that asks for a token with claims (continuous access evaluation)
 	FaultConnect   = "connect"   // CONNECT is refused with the given status
 )
 
@@ -86,6 +88,11 @@ func (f *Fault) apply(a reply) reply {
 		return reply{status: http.StatusOK, body: []byte(`{"value":"cut off in the mid`)}
 	case FaultChallenge:
 		return challenge("", "AKV10022: Invalid audience.")
+	case FaultClaims:
+		a := challenge("", "Continuous access evaluation resulted in challenge with result: InteractionRequired")
+		claims := base64.StdEncoding.EncodeToString([]byte(`{"access_token":{"nbf":{"essential":true,"value":"1700000000"}}}`))
+		a.header["WWW-Authenticate"] += `, error="insufficient_claims", claims="` + claims + `"`
+		return a
 	}
 	return a
 }

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // metadata answers as the instance metadata service does: tokens of the machine's managed identities.
@@ -47,8 +46,8 @@ func (s *Server) metadata(x *exchange) reply {
 	seconds := int64(s.state.lifetime.Seconds())
 	return reply{status: http.StatusOK, body: map[string]any{
 		"access_token": token, "client_id": identity.ClientID, "expires_in": strconv.FormatInt(seconds, 10),
-		"expires_on":     strconv.FormatInt(time.Now().Unix()+seconds, 10),
-		"ext_expires_in": strconv.FormatInt(seconds, 10), "not_before": strconv.FormatInt(time.Now().Unix()-60, 10),
+		"expires_on":     strconv.FormatInt(s.state.now().Unix()+seconds, 10),
+		"ext_expires_in": strconv.FormatInt(seconds, 10), "not_before": strconv.FormatInt(s.state.now().Unix()-60, 10),
 		"resource": resource, "token_type": "Bearer",
 	}}
 }

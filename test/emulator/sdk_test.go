@@ -263,3 +263,46 @@ func TestDocumentation(t *testing.T) {
 		}
 	}
 }
+
+func TestRarerReads(t *testing.T) {
+	s := emulatortest.Start(t, seed)
+	o := options(t, s)
+	credential := secretCredential(t, o, client, "p4ss")
+	secrets, err := azsecrets.NewClient(vault, credential, &azsecrets.ClientOptions{ClientOptions: o})
+	must(t, err)
+	certificates, err := azcertificates.NewClient(vault, credential, &azcertificates.ClientOptions{ClientOptions: o})
+	must(t, err)
+	policy, err := certificates.GetCertificatePolicy(t.Context(), "c", nil)
+	must(t, err)
+	if *policy.SecretProperties.ContentType != "application/x-pkcs12" {
+		t.Errorf("%+v", policy)
+	}
+	out := azsecrets.ContentTypePEM
+	converted, err := secrets.GetSecret(t.Context(), "c", "", &azsecrets.GetSecretOptions{OutContentType: &out})
+	must(t, err)
+	if _, err := tls.X509KeyPair([]byte(*converted.Value), []byte(*converted.Value)); err != nil {
+		t.Errorf("the vault's own PEM: %v", err)
+	}
+	if _, err := secrets.GetDeletedSecret(t.Context(), "s", nil); err == nil {
+		t.Error("a secret that stands is shown as deleted")
+	}
+	must(t, s.Delete("contoso", "secrets", "s", true))
+	if _, err := secrets.GetSecret(t.Context(), "s", "", nil); err == nil {
+		t.Error("a deleted secret is given")
+	}
+	deleted, err := secrets.GetDeletedSecret(t.Context(), "s", nil)
+	must(t, err)
+	if deleted.RecoveryID == nil || deleted.Value != nil {
+		t.Errorf("%+v", deleted)
+	}
+	must(t, s.Delete("contoso", "secrets", "s", false))
+	if _, err := secrets.GetSecret(t.Context(), "s", "", nil); err != nil {
+		t.Errorf("recovered: %v", err)
+	}
+	// a token that ended by the emulator's clock is refused, and a new one is asked for
+	s.AdvanceClock(2 * time.Hour)
+	s.ResetRequests()
+	if _, err := secrets.GetSecret(t.Context(), "s", "", nil); err == nil || s.Counts()["get secret"] < 1 {
+		t.Errorf("an ended token is taken: %v", err)
+	}
+}

@@ -42,7 +42,12 @@ type state struct {
 	requests    []Request
 	revoked     map[string]bool // token ids
 	nextFault   int
+	// ahead is how far the emulator's clock is ahead of the machine's.
+	ahead time.Duration
 }
+
+// now is the emulator's clock. The caller holds the lock.
+func (st *state) now() time.Time { return time.Now().Add(st.ahead) }
 
 type application struct {
 	Application
@@ -292,6 +297,13 @@ func (s *Server) SetLatency(d time.Duration) {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	s.state.latency = d
+}
+
+// AdvanceClock moves the emulator's clock: tokens, assertions and client secrets end earlier.
+func (s *Server) AdvanceClock(d time.Duration) {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	s.state.ahead += d
 }
 
 // AddFault injects a fault and returns its id.

@@ -130,7 +130,7 @@ var singular = map[string]string{"secrets": "secret", "keys": "key", "certificat
 // vault answers as a vault's data plane.
 func (s *Server) vault(x *exchange) reply {
 	parts := strings.Split(strings.Trim(x.URL.Path, "/"), "/")
-	kind := parts[0]
+	kind, deleted := strings.CutPrefix(parts[0], "deleted")
 	noun, ok := singular[kind]
 	x.record.Operation = "unknown"
 	if !ok {
@@ -174,11 +174,21 @@ func (s *Server) vault(x *exchange) reply {
 	case list:
 		return v.listVersions(x, kind, parts[1], s.state.pageSize)
 	}
+	if deleted {
+		return v.getDeleted(kind, noun, parts[1])
+	}
 	id := ""
 	if len(parts) > 2 {
 		id = parts[2]
 	}
-	return v.get(kind, noun, parts[1], id)
+	if id == "policy" {
+		return v.getPolicy(parts[1])
+	}
+	answer := v.get(kind, noun, parts[1], id)
+	if out := x.URL.Query().Get("outContentType"); out != "" && answer.status == http.StatusOK {
+		return convert(answer, out)
+	}
+	return answer
 }
 
 func checkRequest(x *exchange, parts []string) *reply {
@@ -293,12 +303,7 @@ func (v *vaultState) render(kind string, o *object, n *version) map[string]any {
 		body["sid"] = "https://" + v.host + "/secrets/" + o.name + "/" + n.id
 		body["x5t"] = base64.RawURLEncoding.EncodeToString(sum[:])
 		body["contentType"] = n.contentType
-		body["policy"] = map[string]any{
-			"id":           "https://" + v.host + "/certificates/" + o.name + "/policy",
-			"key_props":    map[string]any{"exportable": true, "kty": n.jwk["kty"], "reuse_key": false},
-			"secret_props": map[string]any{"contentType": n.contentType},
-			"issuer":       map[string]any{"name": "Self"},
-		}
+		body["policy"] = v.policy(o, n)
 	}
 	return body
 }

@@ -317,3 +317,16 @@ func TestSovereignClouds(t *testing.T) {
 		})
 	}
 }
+
+// Continuous access evaluation: the vault asks for a token with claims, and gets it.
+func TestClaimsChallenge(t *testing.T) {
+	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")
+	n.Secret("s", "value")
+	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
+	n.MustPublish("a", "c")
+	n.Emulator.AddFault(emulator.Fault{Kind: emulator.FaultClaims, Host: "contoso.vault.azure.net", Count: 1})
+	n.MustPublish("b", "c")
+	if got := n.Read("b", "s"); got != "value" {
+		t.Errorf("%q", got)
+	}
+}
