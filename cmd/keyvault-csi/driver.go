@@ -21,6 +21,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	"github.com/keyvault-csi/keyvault-csi-driver/driver/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
@@ -77,7 +78,9 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if err := mounts.Probe(""); err != nil {
 		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
 	}
-	classes, err := openClasses(f, log)
+	reporters := report.All{measured}
+	told := report.All{report.Log(log)}
+	classes, err := openClasses(ctx, f, log, &reporters, &told)
 	if err != nil {
 		return err
 	}
@@ -97,7 +100,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	d, err := driver.New(driver.Options{
 		Name: f.driverName, Version: readBuild().Version, NodeID: f.nodeID, KubeletDir: f.kubeletDir,
 		Classes: classes, Provider: keyVault, Mounts: mounts,
-		Reporter:         report.All{measured, report.NewDedup(report.Log(log), clk, tellAgain)},
+		Reporter:         append(reporters, report.NewDedup(told, clk, tellAgain)),
 		RotationInterval: f.interval(), CacheTTL: f.cacheTTL, Clock: clk, Log: log,
 	})
 	if err != nil {
@@ -137,15 +140,25 @@ type classSource interface {
 	Close() error
 }
 
-func openClasses(f *driverFlags, log *slog.Logger) (classSource, error) {
-	if f.classes == "" {
-		return nil, errors.New("no classes: set --classes to a directory of SecretProviderClass YAML")
+// openClasses opens the directory of --classes, else the API server: then status objects are kept and events told too.
+func openClasses(ctx context.Context, f *driverFlags, log *slog.Logger, reporters, told *report.All) (classSource, error) {
+	if f.classes != "" {
+		dir, err := classdir.Open(f.classes, log)
+		if err != nil {
+			return nil, fmt.Errorf("--classes: %w", err)
+		}
+		return dir, nil
 	}
-	dir, err := classdir.Open(f.classes, log)
+	cluster, err := kube.Open(ctx, kube.Options{
+		Kubeconfig: f.kubeconfig, DriverName: f.driverName, NodeID: f.nodeID, Version: readBuild().Version, Log: log,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("--classes: %w", err)
+		return nil, fmt.Errorf("no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
+			"SecretProviderClass YAML: %w", err)
 	}
-	return dir, nil
+	*reporters = append(*reporters, cluster.Status())
+	*told = append(*told, cluster.Events())
+	return cluster, nil
 }
 
 // noCoreFiles keeps secrets out of core files: none is written, and other processes of the user cannot read the memory.
