@@ -30,8 +30,7 @@ func (c *Cluster) watchClasses() error {
 		if ctx.Err() != nil || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 			return // listed anew at once
 		}
-		c.trouble.Store(&err)
-		c.log.WarnContext(ctx, "watching the SecretProviderClasses; those that are known go on being served", "error", err)
+		c.noteTrouble(ctx, err)
 	})
 	if err != nil {
 		return fmt.Errorf("classes: %w", err)

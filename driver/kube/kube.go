@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,7 +53,7 @@ type Cluster struct {
 
 	resources rest.Interface
 	informer  cache.SharedIndexInformer
-	// trouble is why the classes could not be listed or watched last.
+	// trouble is why the API server could not be reached, or refused the list of classes; nil where it answers.
 	trouble atomic.Pointer[error]
 	misses  singleflight.Group
 
@@ -64,7 +65,7 @@ type Cluster struct {
 // Open connects and begins to list the classes. It does not wait for the API server: Ready tells when classes are known.
 // Close must be called.
 func Open(ctx context.Context, o Options) (*Cluster, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	config, err := credentials(o.Kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("credentials of the API server: %w", err)
 	}
@@ -77,16 +78,14 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)
 	}
-	resources, err := newResources(config)
-	if err != nil {
+	c := &Cluster{log: o.Log}
+	if c.resources, err = c.newResources(config); err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Cluster{log: o.Log, stop: stop, resources: resources}
 	if err := c.watchClasses(); err != nil {
-		stop()
 		return nil, err
 	}
+	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 	c.startEvents(ctx, core, o)
 	c.status = newStatusWriter(o, c.applyStatus)
 	c.group.Go(func() { c.informer.RunWithContext(ctx) })
@@ -103,8 +102,16 @@ func (c *Cluster) Close() error {
 	return nil
 }
 
+// credentials are those of the file, else of the pod's own service account.
+func credentials(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig() //nolint:wrapcheck // the caller does
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig) //nolint:wrapcheck // the caller does
+}
+
 // newResources returns a client of the project's own kinds.
-func newResources(config *rest.Config) (rest.Interface, error) {
+func (c *Cluster) newResources(config *rest.Config) (rest.Interface, error) {
 	scheme := runtime.NewScheme()
 	scheme.AddKnownTypes(groupVersion, &v1.SecretProviderClass{}, &v1.SecretProviderClassList{},
 		&v1.SecretProviderClassPodStatus{}, &v1.SecretProviderClassPodStatusList{})
@@ -114,11 +121,40 @@ func newResources(config *rest.Config) (rest.Interface, error) {
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.ContentType = runtime.ContentTypeJSON // custom resources have no protobuf
 	config.AcceptContentTypes = runtime.ContentTypeJSON
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return observed{next, c} })
 	client, err := rest.RESTClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)
 	}
 	return client, nil
+}
+
+// observed notes whether the API server can be reached: the informer alone would try in silence.
+type observed struct {
+	next    http.RoundTripper
+	cluster *Cluster
+}
+
+// RoundTrip implements http.RoundTripper.
+func (o observed) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := o.next.RoundTrip(r)
+	switch {
+	case err == nil && answer.StatusCode < http.StatusBadRequest:
+		if o.cluster.trouble.Swap(nil) != nil {
+			o.cluster.log.InfoContext(r.Context(), "the API server answers again")
+		}
+	case err != nil && r.Context().Err() == nil:
+		o.cluster.noteTrouble(r.Context(), err)
+	}
+	return answer, err //nolint:wrapcheck // this only looks on
+}
+
+// noteTrouble keeps err for whoever asks why nothing goes, and logs it where it is news.
+func (c *Cluster) noteTrouble(ctx context.Context, err error) {
+	before := c.trouble.Swap(&err)
+	if before == nil || (*before).Error() != err.Error() {
+		c.log.WarnContext(ctx, "the API server does not serve; known SecretProviderClasses stay in use", "error", err)
+	}
 }
 
 // requestTimeout bounds each request that is not a watch.
