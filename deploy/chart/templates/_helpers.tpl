@@ -1,0 +1,64 @@
+{{- define "keyvault-csi.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "keyvault-csi.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains (include "keyvault-csi.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "keyvault-csi.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "keyvault-csi.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "keyvault-csi.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "keyvault-csi.labels" -}}
+{{ include "keyvault-csi.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "keyvault-csi.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "keyvault-csi.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "keyvault-csi.image" -}}
+{{- .repository -}}
+{{- if .digest -}}@{{ .digest }}{{- else -}}:{{ default .appVersion .tag }}{{- end -}}
+{{- end -}}
+
+{{- /* metricsPort is the port of linux.metricsAddr; metricsHost its host, empty for every address. */ -}}
+{{- define "keyvault-csi.metricsPort" -}}
+{{- regexFind "[0-9]+$" .Values.linux.metricsAddr -}}
+{{- end -}}
+
+{{- define "keyvault-csi.metricsHost" -}}
+{{- regexReplaceAll ":[0-9]+$" .Values.linux.metricsAddr "" -}}
+{{- end -}}
+
+{{- /* probe is an HTTP probe: (list $ PATH PERIOD FAILURES). */ -}}
+{{- define "keyvault-csi.probe" -}}
+{{- $root := index . 0 -}}
+httpGet:
+  path: {{ index . 1 }}
+  port: metrics
+  {{- with include "keyvault-csi.metricsHost" $root }}
+  host: {{ . | quote }}
+  {{- end }}
+periodSeconds: {{ index . 2 }}
+timeoutSeconds: 5
+failureThreshold: {{ index . 3 }}
+{{- end -}}
