@@ -50,7 +50,7 @@ func (p *Provider) account(ctx context.Context, c *class.Class, req volume.Reque
 	}
 	found, err := p.options.Accounts.Annotations(ctx, req.Pod.Namespace, req.Pod.ServiceAccount)
 	if err != nil {
-		return identity.Account{}, fmt.Errorf("service account %s/%s: %w", req.Pod.Namespace, req.Pod.ServiceAccount, err)
+		return identity.Account{}, err // names the account
 	}
 	return identity.Account{ClientID: found[clientAnnotation], TenantID: found[tenantAnnotation]}, nil
 }

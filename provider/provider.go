@@ -35,7 +35,7 @@ const (
 	tryTimeout = 20 * time.Second
 )
 
-// Accounts looks up the annotations of service accounts.
+// Accounts looks up the annotations of service accounts. Errors are of type *volume.Error and name the account.
 type Accounts interface {
 	Annotations(ctx context.Context, namespace, name string) (map[string]string, error)
 }

@@ -80,7 +80,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	}
 	reporters := report.All{measured}
 	told := report.All{report.Log(log)}
-	classes, err := openClasses(ctx, f, log, &reporters, &told)
+	classes, accounts, err := openClasses(ctx, f, log, &reporters, &told)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		TokenProxy:      identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
 		CacheTTL:        f.cacheTTL,
 		SplitCertAndKey: f.splitCertAndKey, KeepCertificateOrder: !f.constructPEMChain, ApplicationID: "keyvault-csi",
-		Observer: measured, Clock: clk,
+		Accounts: accounts, Observer: measured, Clock: clk,
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // says all
@@ -140,25 +140,31 @@ type classSource interface {
 	Close() error
 }
 
-// openClasses opens the directory of --classes, else the API server: then status objects are kept and events told too.
-func openClasses(ctx context.Context, f *driverFlags, log *slog.Logger, reporters, told *report.All) (classSource, error) {
+// openClasses opens the directory of --classes, else the API server: then status objects are kept and events told too, and
+// accounts are those of --service-account-annotations, else nil.
+func openClasses(
+	ctx context.Context, f *driverFlags, log *slog.Logger, reporters, told *report.All,
+) (classes classSource, accounts provider.Accounts, err error) {
 	if f.classes != "" {
 		dir, err := classdir.Open(f.classes, log)
 		if err != nil {
-			return nil, fmt.Errorf("--classes: %w", err)
+			return nil, nil, fmt.Errorf("--classes: %w", err)
 		}
-		return dir, nil
+		return dir, nil, nil
 	}
 	cluster, err := kube.Open(ctx, kube.Options{
 		Kubeconfig: f.kubeconfig, DriverName: f.driverName, NodeID: f.nodeID, Version: readBuild().Version, Log: log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
+		return nil, nil, fmt.Errorf("no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
 			"SecretProviderClass YAML: %w", err)
 	}
 	*reporters = append(*reporters, cluster.Status())
 	*told = append(*told, cluster.Events())
-	return cluster, nil
+	if f.accounts {
+		accounts = cluster
+	}
+	return cluster, accounts, nil
 }
 
 // noCoreFiles keeps secrets out of core files: none is written, and other processes of the user cannot read the memory.

@@ -64,7 +64,7 @@ func (f *driverFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.rotationInterval, "rotation-interval", 2*time.Minute, "how often to refresh what is mounted; 0 turns it off")
 	fs.DurationVar(&f.cacheTTL, "cache-ttl", 10*time.Second, "how old a value may be that pods of one identity share when they start together")
 	fs.BoolVar(&f.syncSecrets, "sync-secrets", false, "keep the Kubernetes Secrets of a class's secretObjects in step (not in this version)")
-	fs.BoolVar(&f.accounts, "service-account-annotations", false, "take client and tenant id from the ServiceAccount's annotations where a class leaves them out (not in this version)")
+	fs.BoolVar(&f.accounts, "service-account-annotations", false, "take client and tenant id from the ServiceAccount's annotations where a class leaves them out")
 
 	fs.StringVar(&f.httpAddr, "http-addr", ":8095", "`address` of /healthz, /readyz and /metrics; empty: off")
 	fs.StringVar(&f.debugAddr, "debug-addr", "", "`address` of /debug/pprof, loopback where no host is given; empty: off")
@@ -124,9 +124,8 @@ func (f *driverFlags) check() error {
 	if f.syncSecrets {
 		wrong = append(wrong, errors.New("--sync-secrets: this version does not write Kubernetes Secrets yet: leave it out"))
 	}
-	if f.accounts {
-		wrong = append(wrong, errors.New("--service-account-annotations: this version does not read ServiceAccounts yet: "+
-			"leave it out and write clientID and tenantID in the class"))
+	if f.accounts && f.classes != "" {
+		wrong = append(wrong, errors.New("--service-account-annotations needs the API server: leave it out, or leave out --classes"))
 	}
 	if f.volumeSize < 1<<16 {
 		wrong = append(wrong, fmt.Errorf("--volume-size %d is too small: at least 65536 bytes", f.volumeSize))

@@ -17,7 +17,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
@@ -45,7 +47,8 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Cluster is the connection to one API server. It implements driver.Classes; Events and Status are its reporters.
+// Cluster is the connection to one API server. It implements driver.Classes and provider.Accounts; Events and Status are
+// its reporters.
 type Cluster struct {
 	log   *slog.Logger
 	stop  context.CancelFunc
@@ -60,6 +63,7 @@ type Cluster struct {
 	broadcaster record.EventBroadcaster
 	recorder    record.EventRecorder
 	status      *statusWriter
+	accounts    *accounts
 }
 
 // Open connects and begins to list the classes. It does not wait for the API server: Ready tells when classes are known.
@@ -85,7 +89,15 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 	if err := c.watchClasses(); err != nil {
 		return nil, err
 	}
+	described, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("client of the API server: %w", err)
+	}
 	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
+	c.accounts = &accounts{
+		get: readAccount(described), clock: o.Clock, known: map[types.NamespacedName]*account{},
+		spawn: func(work func(context.Context)) { c.group.Go(func() { work(ctx) }) },
+	}
 	c.startEvents(ctx, core, o)
 	c.status = newStatusWriter(o, c.applyStatus)
 	c.group.Go(func() { c.informer.RunWithContext(ctx) })
