@@ -77,7 +77,7 @@ func (r *rotation) stands(target string) bool {
 // rotateNow makes the group due where the class's rotate-at annotation is new. After a restart only a time to come
 // counts: whether a past one was served is not known, and the next tick serves it in any case. A time that is none is
 // returned as a warning. The caller holds the lock.
-func (r *rotation) rotateNow(g *group, vol *mounted, before *v1.SecretProviderClass) *report.Event {
+func (r *rotation) rotateNow(g *group, vol *mounted, before *v1.SecretProviderClass) []report.Event {
 	text := vol.request.Class.Annotations[RotateAtAnnotation]
 	if text == "" || before != nil && before.Annotations[RotateAtAnnotation] == text {
 		return nil
@@ -85,11 +85,11 @@ func (r *rotation) rotateNow(g *group, vol *mounted, before *v1.SecretProviderCl
 	now := r.d.clock.Now()
 	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
 	if err != nil {
-		return &report.Event{
+		return []report.Event{{
 			Kind: report.Warning, Volume: vol.ref, Reason: volume.InvalidClass,
 			Message: fmt.Sprintf("annotation %s %q is not a time: write it like %s",
 				RotateAtAnnotation, text, now.UTC().Format(time.RFC3339)),
-		}
+		}}
 	}
 	if at.Before(now) {
 		if before == nil {

@@ -81,6 +81,7 @@ func (d *Driver) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	}
 	d.mirror.Forget(ref)
 	if err := d.mounts.Unmount(ref.TargetPath); err != nil {
+		d.report(report.Event{Kind: report.UnpublishFailed, Volume: ref, Reason: volume.ReasonOf(err), Message: err.Error()})
 		return nil, rpcError(ref, err)
 	}
 	d.report(report.Event{Kind: report.Unpublished, Volume: ref})

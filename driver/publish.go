@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"io/fs"
+	"time"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/report"
@@ -17,6 +18,7 @@ func (d *Driver) publish(ctx context.Context, args publishArguments) error {
 	if err != nil {
 		return err
 	}
+	start := d.clock.Now()
 	vol, err := d.bind(ctx, args)
 	if state == tmpfs.Complete {
 		if err != nil {
@@ -32,7 +34,7 @@ func (d *Driver) publish(ctx context.Context, args publishArguments) error {
 	if err != nil {
 		return err
 	}
-	return d.fill(ctx, vol)
+	return d.fill(ctx, vol, start)
 }
 
 // bind finds the class and resolves it for the pod. No request leaves the node where the class is known.
@@ -51,11 +53,13 @@ func (d *Driver) bind(ctx context.Context, args publishArguments) (*mounted, err
 	return &mounted{target: args.ref.TargetPath, ref: args.ref, group: args.group, request: req, binding: binding}, nil
 }
 
-// fill fetches first and mounts after, so that a failed fetch leaves nothing behind.
-func (d *Driver) fill(ctx context.Context, vol *mounted) error {
-	start := d.clock.Now()
+// fill fetches first and mounts after, so that a failed fetch leaves nothing behind. Start is when the publish began.
+func (d *Driver) fill(ctx context.Context, vol *mounted, start time.Time) error {
+	var phases report.Phases
+	lap := d.laps(start)
+	phases.Class = lap()
 	bundle, err := vol.binding.Fetch(ctx, volume.FetchOptions{
-		NotBefore: start.Add(-d.cacheTTL), Priority: volume.Mount, AllowStale: true,
+		NotBefore: d.clock.Now().Add(-d.cacheTTL), Priority: volume.Mount, AllowStale: true,
 	})
 	if err != nil {
 		return err
@@ -63,6 +67,7 @@ func (d *Driver) fill(ctx context.Context, vol *mounted) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	phases.Token, phases.Fetch = bundle.TokenWait, max(0, lap()-bundle.TokenWait)
 	target := vol.ref.TargetPath
 	if err := d.mounts.Mount(target, executable(bundle.Files)); err != nil {
 		return err
@@ -73,16 +78,28 @@ func (d *Driver) fill(ctx context.Context, vol *mounted) error {
 		}
 		return err
 	}
+	phases.Write = lap()
 	vol.written = fingerprint(vol.binding, bundle)
 	vol.stale = bundle.Stale
 	d.mirrorNow(ctx, vol.ref, vol.request.Class, bundle)
+	phases.Sync = lap()
 	d.rotation.published(vol, bundle)
 	d.report(report.Event{
 		Kind: report.Published, Volume: vol.ref, Message: "mounted", Changed: true, Bundle: bundle,
-		Duration: d.clock.Since(start),
+		FetchedAt: bundle.FetchedAt, Duration: d.clock.Since(start), Phases: phases,
 	})
 	d.warn(vol, bundle)
 	return nil
+}
+
+// laps returns a function that tells how long it is since its last call, or since start.
+func (d *Driver) laps(start time.Time) func() time.Duration {
+	return func() time.Duration {
+		now := d.clock.Now()
+		lap := now.Sub(start)
+		start = now
+		return lap
+	}
 }
 
 // mirrorNow gives the Secrets a bounded time to stand before the pod goes on; what is left goes on in the background.

@@ -24,8 +24,11 @@ const driftRepair = 10 * time.Minute
 
 // refresh asks for a group's bundle and brings it to all its volumes. A failure harms nothing that is mounted.
 func (r *rotation) refresh(ctx context.Context, j job) {
-	binding, skip := r.begin(j)
-	if skip {
+	binding, confirmed := r.begin(j)
+	if binding == nil {
+		for _, event := range confirmed {
+			r.d.report(event)
+		}
 		return
 	}
 	start := r.d.clock.Now()
@@ -43,20 +46,26 @@ func (r *rotation) refresh(ctx context.Context, j job) {
 	r.done(j.group, bundle)
 }
 
-// begin returns the binding to ask with. It skips the request where others just got the same answer from all sources.
-func (r *rotation) begin(j job) (binding volume.Binding, skip bool) {
+// begin returns the binding to ask with. Where others just got the same answer from all sources there is none, and what
+// is to be reported instead.
+func (r *rotation) begin(j job) (binding volume.Binding, confirmed []report.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g := j.group
 	g.tried = r.d.clock.Now()
 	oldest, ok := r.answered(g, j.due)
 	if !ok || !j.regular {
-		return g.binding, false
+		return g.binding, nil
 	}
 	g.fetched, g.busy = oldest, false
 	r.onTick(g, r.d.clock.Now())
 	r.poke()
-	return nil, true
+	for _, vol := range g.volumes {
+		confirmed = append(confirmed, report.Event{
+			Kind: report.Confirmed, Volume: vol.ref, FetchedAt: oldest, Message: "others asked and got the same",
+		})
+	}
+	return nil, confirmed
 }
 
 // answered tells whether every source of the group was asked by another group within the last interval and answered
@@ -146,8 +155,9 @@ func (r *rotation) deliver(ctx context.Context, g *group, vol *mounted, bundle *
 	}
 	r.d.mirrorNow(ctx, ask.ref, ask.class, bundle)
 	event := report.Event{
-		Kind: report.Refreshed, Volume: ask.ref, Changed: changed, Bundle: bundle, Duration: r.d.clock.Since(start),
-		Message: "refreshed",
+		Kind: report.Refreshed, Volume: ask.ref, Changed: changed, Bundle: bundle, FetchedAt: bundle.FetchedAt,
+		Duration: r.d.clock.Since(start),
+		Message:  "refreshed",
 	}
 	r.d.report(event)
 	if ask.failing {

@@ -154,12 +154,12 @@ func (r *rotation) published(vol *mounted, bundle *volume.Bundle) {
 // republished takes what kubelet says anew of a volume that stands: a fresh token, maybe an edited class. A volume that is
 // not known is adopted: an earlier process filled it.
 func (r *rotation) republished(fresh *mounted) {
-	if warning := r.renew(fresh); warning != nil {
-		r.d.report(*warning)
+	for _, event := range r.renew(fresh) {
+		r.d.report(event)
 	}
 }
 
-func (r *rotation) renew(fresh *mounted) *report.Event {
+func (r *rotation) renew(fresh *mounted) []report.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.poke()
@@ -168,7 +168,8 @@ func (r *rotation) renew(fresh *mounted) *report.Event {
 	if !ok {
 		g := r.join(fresh)
 		r.onTick(g, now)
-		return r.rotateNow(g, fresh, nil)
+		adopted := report.Event{Kind: report.Adopted, Volume: fresh.ref, Message: "an earlier process mounted it"}
+		return append([]report.Event{adopted}, r.rotateNow(g, fresh, nil)...)
 	}
 	same, old := known.sameAsk(fresh), known.request.Class
 	if known.binding.Key() != fresh.binding.Key() {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 	"github.com/keyvault-csi/keyvault-csi-driver/volume"
@@ -29,7 +30,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 	f := &fetch{
 		binding: b, opts: opts, now: b.provider.options.Clock.Now(), bundle: &volume.Bundle{},
 	}
-	ctx = pace.WithUrgency(ctx, opts.Priority == volume.Mount)
+	ctx, wait := identity.WithWait(pace.WithUrgency(ctx, opts.Priority == volume.Mount))
 	results := make([]fetched, len(b.class.Objects))
 	var work sync.WaitGroup
 	for i := range b.class.Objects {
@@ -45,6 +46,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 	if len(failed) > 0 {
 		return nil, join(failed)
 	}
+	f.bundle.TokenWait = wait.Longest()
 	return f.assemble(results)
 }
 

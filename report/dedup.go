@@ -41,7 +41,7 @@ func (d *Dedup) Report(e Event) {
 func (d *Dedup) pass(e Event) bool {
 	c := cause{kind: e.Kind, reason: e.Reason}
 	switch e.Kind {
-	case Published, Refreshed, Synced, Panicked, Expiring:
+	case Published, Adopted, Refreshed, Confirmed, Synced, Panicked, Expiring, UnpublishFailed:
 		return true
 	case Unpublished:
 		d.mu.Lock()

@@ -5,7 +5,7 @@ import (
 	"log/slog"
 )
 
-// Log returns a reporter that writes each event as one line. Failed publishes are left out: the call itself is logged.
+// Log returns a reporter that writes each event as one line. Calls that failed are left out: the call itself is logged.
 func Log(log *slog.Logger) Reporter { return logger{log} }
 
 type logger struct{ log *slog.Logger }
@@ -14,11 +14,13 @@ type logger struct{ log *slog.Logger }
 func (l logger) Report(e Event) {
 	level := slog.LevelInfo
 	switch e.Kind {
-	case PublishFailed, Panicked:
+	case PublishFailed, UnpublishFailed, Panicked:
 		return
 	case RefreshFailed, ServedStale, Warning, Expiring, SyncFailed, SyncConflict:
 		level = slog.LevelWarn
-	case Published, Unpublished, Recovered, Synced:
+	case Published, Adopted, Unpublished, Recovered, Synced:
+	case Confirmed:
+		level = slog.LevelDebug
 	case Refreshed:
 		if !e.Changed {
 			level = slog.LevelDebug

@@ -16,10 +16,16 @@ const (
 	Published Kind = "Published"
 	// PublishFailed means that a volume could not be mounted.
 	PublishFailed Kind = "PublishFailed"
+	// Adopted means that a volume which an earlier process filled is kept by this one.
+	Adopted Kind = "Adopted"
 	// Unpublished means that a volume is gone.
 	Unpublished Kind = "Unpublished"
+	// UnpublishFailed means that a volume could not be unmounted.
+	UnpublishFailed Kind = "UnpublishFailed"
 	// Refreshed means that the vault was asked; Changed says whether files were rewritten.
 	Refreshed Kind = "Refreshed"
+	// Confirmed means that others asked the vault for all that the volume holds, and got the same.
+	Confirmed Kind = "Confirmed"
 	// RefreshFailed means that the files stay as they were.
 	RefreshFailed Kind = "RefreshFailed"
 	// Recovered means that a refresh succeeded after one that failed.
@@ -55,8 +61,26 @@ type Event struct {
 	Changed bool
 	// Bundle is what is mounted now; nil where nothing was fetched. Reporters must not keep its Files.
 	Bundle *volume.Bundle
+	// FetchedAt is when the oldest value that the volume holds left the vault; zero where that is not known.
+	FetchedAt time.Time
 	// Duration is how long the operation took; zero where that means nothing.
 	Duration time.Duration
+	// Phases are the parts of Duration, of a publish only.
+	Phases Phases
+}
+
+// Phases are how long the parts of a publish took.
+type Phases struct {
+	// Class is finding the class and resolving it for the pod.
+	Class time.Duration
+	// Token is waiting for the identity's token, where one had to be asked for.
+	Token time.Duration
+	// Fetch is getting the objects, without Token.
+	Fetch time.Duration
+	// Write is mounting the tmpfs and writing the files.
+	Write time.Duration
+	// Sync is writing Kubernetes Secrets.
+	Sync time.Duration
 }
 
 // Reporter takes events. Report must not block and must not keep Event.Bundle.Files.

@@ -48,6 +48,8 @@ type Bundle struct {
 	Sources []Source
 	// FetchedAt is when the oldest value in the bundle left the vault.
 	FetchedAt time.Time
+	// TokenWait is how long the fetch waited for the identity's token; zero where it had one.
+	TokenWait time.Duration
 	// Stale is true where a value is a last known good one, given because the vault could not be reached.
 	Stale bool
 	// Cause is why the bundle is stale; nil otherwise.

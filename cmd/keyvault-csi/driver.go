@@ -70,7 +70,8 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	registry := prometheus.NewRegistry()
 	clk := clock.RealClock{}
 	measured := metrics.New(clk)
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), measured)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewBuildInfoCollector(), measured)
 	mounts, err := tmpfs.New(tmpfs.Options{Mounter: tmpfs.SystemMounter(), Log: log, Size: f.volumeSize})
 	if err != nil {
 		return err //nolint:wrapcheck // says all
@@ -106,6 +107,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if err != nil {
 		return err //nolint:wrapcheck // says all
 	}
+	measured.SetReady(d.Ready)
 	return serve(ctx, f, d, registry, log)
 }
 

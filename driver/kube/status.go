@@ -107,7 +107,7 @@ func (w *statusWriter) Report(e report.Event) {
 				return
 			}
 		}
-	case report.PublishFailed, report.Warning, report.Expiring, report.SyncFailed, report.SyncConflict, report.Synced,
+	case report.PublishFailed, report.UnpublishFailed, report.Adopted, report.Confirmed, report.Warning, report.Expiring, report.SyncFailed, report.SyncConflict, report.Synced,
 		report.Panicked:
 		return
 	}

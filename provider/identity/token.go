@@ -35,6 +35,8 @@ func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions
 		return cached, nil
 	}
 	opts.TenantID = ""
+	start := i.registry.options.Clock.Now()
+	defer func(ctx context.Context) { noteWait(ctx, i.registry.options.Clock.Since(start)) }(ctx)
 	usable := cached.Token != "" && opts.Claims == ""
 	if usable {
 		// it serves until its end: nobody waits long for a better one

@@ -1,14 +1,18 @@
 package metrics
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
 	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // gauges are computed when they are scraped, so that they cannot be old.
 type gauges struct {
-	volumes, failing, waiting, age, expiry, expired    *prometheus.Desc
+	ready, volumes, failing, waiting, bytes            *prometheus.Desc
+	age, expiry, expiring, expired                     *prometheus.Desc
 	rate, inFlight, queued, notBefore, open, throttled *prometheus.Desc
 }
 
@@ -17,12 +21,15 @@ func newGauges() gauges {
 		return prometheus.NewDesc("keyvault_csi_"+name, help, labels, nil)
 	}
 	return gauges{
-		volumes: d("volumes", "Volumes that this process has filled or refreshed."),
-		failing: d("volumes_failing", "Volumes whose last refresh failed, by reason.", "reason"),
-		waiting: d("volumes_waiting_for_token", "Volumes that wait for kubelet to republish them with a valid service account token."),
-		age:     d("oldest_value_age_seconds", "Age of the oldest values that a volume holds: seconds since they left the vault."),
-		expiry:  d("nearest_expiry_seconds", "Seconds until the first mounted object ends; negative after its end."),
-		expired: d("volumes_with_expired_objects", "Volumes that hold an object past its end."),
+		ready:    d("ready", "1 while volumes can be published, else 0; /readyz says why."),
+		volumes:  d("volumes", "Volumes that this process keeps."),
+		failing:  d("volumes_failing", "Volumes whose last refresh failed, by reason.", "reason"),
+		waiting:  d("volumes_waiting_for_token", "Volumes that wait for kubelet to republish them with a valid service account token."),
+		bytes:    d("mounted_bytes", "Bytes of the files that this process wrote and that are mounted."),
+		age:      d("oldest_value_age_seconds", "Age of the oldest values that a volume holds: seconds since they left the vault."),
+		expiry:   d("nearest_expiry_seconds", "Seconds until the first mounted object ends; negative after its end."),
+		expiring: d("objects_expiring", "Mounted objects that end within the time, ended ones included.", "within"),
+		expired:  d("volumes_with_expired_objects", "Volumes that hold an object past its end."),
 
 		rate:      d("gate_rate", "Requests a second that the host may be sent now.", "host"),
 		inFlight:  d("gate_in_flight", "Requests under way.", "host"),
@@ -40,11 +47,15 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 	g := newGauges()
 	for _, d := range []*prometheus.Desc{
-		g.volumes, g.failing, g.waiting, g.age, g.expiry, g.expired, g.rate, g.inFlight, g.queued, g.notBefore, g.open, g.throttled,
+		g.ready, g.volumes, g.failing, g.waiting, g.bytes, g.age, g.expiry, g.expiring, g.expired,
+		g.rate, g.inFlight, g.queued, g.notBefore, g.open, g.throttled,
 	} {
 		ch <- d
 	}
 }
+
+// set sends one value of a gauge.
+type set func(d *prometheus.Desc, value float64, labels ...string)
 
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
@@ -56,54 +67,53 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	m.mu.Lock()
-	gates := m.gates
+	gates, ready := m.gates, m.ready
 	m.collectVolumes(g, gauge)
 	m.mu.Unlock()
-	now := m.clock.Now()
+	if ready != nil {
+		gauge(g.ready, btof(ready() == nil))
+	}
+	if gates == nil {
+		return
+	}
 	for _, s := range gates() {
-		gauge(g.rate, s.Rate, s.Host)
-		gauge(g.inFlight, float64(s.InFlight), s.Host)
-		gauge(g.queued, float64(s.Waiting), s.Host)
-		closed := 0.0
-		if !s.NotBefore.IsZero() {
-			closed = s.NotBefore.Sub(now).Seconds()
-		}
-		gauge(g.notBefore, closed, s.Host)
-		open := 0.0
-		if s.Open {
-			open = 1
-		}
-		gauge(g.open, open, s.Host)
+		m.collectGate(g, gauge, s)
 		ch <- prometheus.MustNewConstMetric(g.throttled, prometheus.CounterValue, float64(s.Throttled), s.Host)
 	}
 }
 
+func (m *Metrics) collectGate(g gauges, gauge set, s pace.Snapshot) {
+	gauge(g.rate, s.Rate, s.Host)
+	gauge(g.inFlight, float64(s.InFlight), s.Host)
+	gauge(g.queued, float64(s.Waiting), s.Host)
+	closed := 0.0
+	if !s.NotBefore.IsZero() {
+		closed = s.NotBefore.Sub(m.clock.Now()).Seconds()
+	}
+	gauge(g.notBefore, closed, s.Host)
+	gauge(g.open, btof(s.Open), s.Host)
+}
+
 // collectVolumes computes what is about volumes. The caller holds the lock.
-func (m *Metrics) collectVolumes(g gauges, gauge func(*prometheus.Desc, float64, ...string)) {
+func (m *Metrics) collectVolumes(g gauges, gauge set) {
 	now := m.clock.Now()
 	failing := map[volume.Reason]int{}
-	waiting, expired := 0, 0
-	var oldest, nearest *float64
+	ends := map[string]time.Time{}
+	expired, bytes := 0, 0
+	var oldest, nearest time.Time
 	for _, s := range m.volumes {
 		if s.failing != "" {
 			failing[s.failing]++
 		}
-		if s.failing == volume.TokenExpired {
-			waiting++
+		bytes += s.bytes
+		oldest = earlier(oldest, s.fetched)
+		ended := false
+		for object, end := range s.ends {
+			ends[object] = end
+			nearest = earlier(nearest, end)
+			ended = ended || !end.After(now)
 		}
-		if !s.fetched.IsZero() {
-			if age := now.Sub(s.fetched).Seconds(); oldest == nil || age > *oldest {
-				oldest = &age
-			}
-		}
-		if s.expires.IsZero() {
-			continue
-		}
-		left := s.expires.Sub(now).Seconds()
-		if nearest == nil || left < *nearest {
-			nearest = &left
-		}
-		if left <= 0 {
+		if ended {
 			expired++
 		}
 	}
@@ -111,12 +121,38 @@ func (m *Metrics) collectVolumes(g gauges, gauge func(*prometheus.Desc, float64,
 	for reason, count := range failing {
 		gauge(g.failing, float64(count), string(reason))
 	}
-	gauge(g.waiting, float64(waiting))
+	gauge(g.waiting, float64(failing[volume.TokenExpired]))
+	gauge(g.bytes, float64(bytes))
 	gauge(g.expired, float64(expired))
-	if oldest != nil {
-		gauge(g.age, *oldest)
+	if !oldest.IsZero() {
+		gauge(g.age, now.Sub(oldest).Seconds())
 	}
-	if nearest != nil {
-		gauge(g.expiry, *nearest)
+	if !nearest.IsZero() {
+		gauge(g.expiry, nearest.Sub(now).Seconds())
 	}
+	const day = 24 * time.Hour
+	for within, d := range map[string]time.Duration{"1d": day, "7d": 7 * day, "30d": 30 * day} {
+		count := 0
+		for _, end := range ends {
+			if end.Sub(now) <= d {
+				count++
+			}
+		}
+		gauge(g.expiring, float64(count), within)
+	}
+}
+
+// earlier returns the earlier one of two times; zero counts as none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func btof(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
