@@ -22,6 +22,10 @@ demo: build ## Show the main job: no Azure, no cluster, no network, as root or n
 test: ## Run the tests, as root or not; ARGS are passed to go test
 	hack/test $(ARGS)
 
+.PHONY: test-integration
+test-integration: ## Run the tests against a real API server, which the first run builds; ARGS are passed to go test
+	hack/test-integration $(ARGS)
+
 .PHONY: bench
 bench: ## Run the benchmarks; BENCH selects by name
 	hack/bench

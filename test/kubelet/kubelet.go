@@ -61,6 +61,7 @@ type Node struct {
 	csi.IdentityClient
 
 	binary  string
+	source  []string // the flags that say where classes come from
 	flags   []string
 	env     []string
 	process *exec.Cmd
@@ -124,35 +125,63 @@ func StartWith(t testing.TB, server *emulator.Server, issuer *emulatortest.Issue
 	return StartWithout(t, server, issuer, "", flags...)
 }
 
+// StartInCluster runs a driver that takes its classes from an API server. The emulator takes tokens that the keys verify (a JSON
+// Web Key Set) for the issuer's own.
+func StartInCluster(t testing.TB, seed, kubeconfig, keys string, flags ...string) *Node {
+	t.Helper()
+	server := emulatortest.Start(t, seed)
+	issuer := emulator.Issuer{Issuer: "https://oidc.example.com/cluster/", JWKS: keys}
+	if err := server.Apply(emulator.Seed{Issuers: []emulator.Issuer{issuer}}); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, server, nil)
+	n.source, n.flags = []string{"--kubeconfig", kubeconfig}, flags
+	n.begin()
+	return n
+}
+
 // StartWithout is StartWith without one variable of the environment that leads to the emulator.
 func StartWithout(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer, variable string, flags ...string) *Node {
+	t.Helper()
+	n := newNode(t, server, issuer)
+	n.source, n.flags = []string{"--classes", filepath.Join(n.Dir, "classes")}, flags
+	n.env = slices.DeleteFunc(n.env, func(v string) bool { return variable != "" && strings.HasPrefix(v, variable+"=") })
+	n.begin()
+	return n
+}
+
+func newNode(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer) *Node {
 	t.Helper()
 	binary, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := &Node{
-		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: binary, flags: flags,
+		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: binary,
 		env: emulatortest.Environment(t, server), log: &output{},
 	}
-	n.env = slices.DeleteFunc(n.env, func(v string) bool { return variable != "" && strings.HasPrefix(v, variable+"=") })
 	for _, dir := range []string{"classes", "pods"} {
 		if err := os.Mkdir(filepath.Join(n.Dir, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return n
+}
+
+// begin starts the driver until the test ends.
+func (n *Node) begin() {
+	n.Helper()
 	n.Run()
-	t.Cleanup(func() {
+	n.Cleanup(func() {
 		n.Stop(syscall.SIGTERM)
 		for _, target := range n.Targets() {
 			for unix.Unmount(target, unix.MNT_DETACH) == nil {
 			}
 		}
-		if t.Failed() {
-			t.Logf("driver's log, the last of it:\n%s", tail(n.log.String()))
+		if n.Failed() {
+			n.Logf("driver's log, the last of it:\n%s", tail(n.log.String()))
 		}
 	})
-	return n
 }
 
 // Run starts the driver's process, again after Stop.
@@ -160,10 +189,10 @@ func (n *Node) Run() {
 	n.Helper()
 	socket := filepath.Join(n.Dir, "csi.sock")
 	_ = os.Remove(socket)
-	args := append([]string{
+	args := slices.Concat([]string{
 		"driver", "--endpoint", "unix://" + socket, "--node-id", "node-1", "--kubelet-dir", n.Dir,
-		"--classes", filepath.Join(n.Dir, "classes"), "--http-addr", "", "--log-format", "json", "--v", "10",
-	}, n.flags...)
+		"--http-addr", "", "--log-format", "json", "--v", "10",
+	}, n.source, n.flags)
 	n.process = exec.Command(n.binary, args...) //nolint:gosec,noctx // a test helper
 	n.process.Env = append(os.Environ(), n.env...)
 	n.process.Stderr = n.log
@@ -292,7 +321,10 @@ func (n *Node) Request(pod, class string, edit ...func(*csi.NodePublishVolumeReq
 	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
 		n.Fatal(err)
 	}
-	req := PublishRequest(target, pod, class, n.Tokens("default", "app", time.Hour))
+	req := PublishRequest(target, pod, class, "")
+	if n.Issuer != nil {
+		req.Secrets[tokensKey] = n.Tokens("default", "app", time.Hour)
+	}
 	for _, f := range edit {
 		f(req)
 	}
@@ -304,7 +336,7 @@ func (n *Node) As(namespace, serviceAccount string) func(*csi.NodePublishVolumeR
 	return func(r *csi.NodePublishVolumeRequest) {
 		r.VolumeContext["csi.storage.k8s.io/pod.namespace"] = namespace
 		r.VolumeContext["csi.storage.k8s.io/serviceAccount.name"] = serviceAccount
-		r.Secrets["csi.storage.k8s.io/serviceAccount.tokens"] = n.Tokens(namespace, serviceAccount, time.Hour)
+		r.Secrets[tokensKey] = n.Tokens(namespace, serviceAccount, time.Hour)
 	}
 }
 

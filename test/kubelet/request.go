@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
 )
@@ -14,6 +15,9 @@ import (
 func Target(dir, pod string) string {
 	return filepath.Join(dir, "pods", "uid-"+pod, "volumes/kubernetes.io~csi/secrets/mount")
 }
+
+// tokensKey is where kubelet puts service account tokens among the secrets of a request.
+const tokensKey = "csi.storage.k8s.io/serviceAccount.tokens" //nolint:gosec // a name
 
 // PublishRequest is what kubelet sends for an inline volume of a pod of the service account default/app.
 func PublishRequest(target, pod, class, tokens string) *csi.NodePublishVolumeRequest {
@@ -28,7 +32,18 @@ func PublishRequest(target, pod, class, tokens string) *csi.NodePublishVolumeReq
 			"csi.storage.k8s.io/pod.namespace": "default", "csi.storage.k8s.io/pod.uid": "uid-" + pod,
 			"csi.storage.k8s.io/serviceAccount.name": "app", "secretProviderClass": class,
 		},
-		Secrets: map[string]string{"csi.storage.k8s.io/serviceAccount.tokens": tokens},
+		Secrets: map[string]string{tokensKey: tokens},
+	}
+}
+
+// ForPod makes the request that of a Pod of the API server, with tokens for it.
+func ForPod(pod *corev1.Pod, tokens string) func(*csi.NodePublishVolumeRequest) {
+	return func(r *csi.NodePublishVolumeRequest) {
+		r.VolumeContext["csi.storage.k8s.io/pod.name"] = pod.Name
+		r.VolumeContext["csi.storage.k8s.io/pod.namespace"] = pod.Namespace
+		r.VolumeContext["csi.storage.k8s.io/pod.uid"] = string(pod.UID)
+		r.VolumeContext["csi.storage.k8s.io/serviceAccount.name"] = pod.Spec.ServiceAccountName
+		r.Secrets[tokensKey] = tokens
 	}
 }
 
