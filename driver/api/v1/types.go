@@ -18,7 +18,6 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:metadata:annotations="helm.sh/resource-policy=keep"
 // +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.spec.provider`,description="The provider that serves the class"
 // +kubebuilder:printcolumn:name="Vault",type=string,JSONPath=`.spec.parameters.keyvaultName`,description="The vault of objects that name none of their own"
-// +kubebuilder:printcolumn:name="Secrets",type=string,JSONPath=`.spec.secretObjects[*].secretName`,description="The Kubernetes Secrets that the class keeps in step"
 // +kubebuilder:printcolumn:name="Client",type=string,JSONPath=`.spec.parameters.clientID`,description="The client id that asks the vault",priority=1
 // +kubebuilder:printcolumn:name="Tenant",type=string,JSONPath=`.spec.parameters.tenantID`,description="The Entra ID tenant",priority=1
 // +kubebuilder:printcolumn:name="Interval",type=string,JSONPath=`.spec.parameters.rotationInterval`,description="How often what is mounted is refreshed, where the class says so",priority=1
