@@ -14,6 +14,10 @@ help: ## List the targets
 build: ## Build bin/keyvault-csi and bin/keyvault-emulator, static
 	CGO_ENABLED=0 go build -trimpath $(VCS) -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-emulator
 
+.PHONY: image
+image: ## Build the container images into bin/image, without Docker; the same bytes from the same commit
+	go -C hack/image run . -source "$(CURDIR)" $(ARGS)
+
 .PHONY: demo
 demo: build ## Show the main job: no Azure, no cluster, no network, as root or not
 	go run ./hack/demo bin/keyvault-csi

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// commit is what the images are built from.
+type commit struct {
+	hash string
+	// time stands for every date in the images.
+	time time.Time
+	// modified: the working tree is not what was committed.
+	modified bool
+}
+
+func readCommit(ctx context.Context, source string) (commit, error) {
+	shown, err := output(ctx, source, "git", "log", "-1", "--format=%H %ct")
+	if err != nil {
+		return commit{}, err
+	}
+	hash, seconds, _ := strings.Cut(strings.TrimSpace(shown), " ")
+	unix, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil {
+		return commit{}, fmt.Errorf("commit time: %w", err)
+	}
+	status, err := output(ctx, source, "git", "status", "--porcelain")
+	if err != nil {
+		return commit{}, err
+	}
+	return commit{hash: hash, time: time.Unix(unix, 0).UTC(), modified: status != ""}, nil
+}
+
+// compile builds a program for a platform, static and stripped. What could change the bytes is set here and not taken from the
+// caller's environment.
+func compile(ctx context.Context, source, pkg, to string, p v1.Platform) error {
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=true", "-mod=readonly", "-ldflags=-s -w", "-o", to, pkg)
+	c.Dir, c.Stderr = source, os.Stderr
+	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off",
+		"GOOS="+p.OS, "GOARCH="+p.Architecture, "GOAMD64=v1", "GOARM64=v8.0")
+	if err := c.Run(); err != nil {
+		return fmt.Errorf("go build for %s: %w", p, err)
+	}
+	return nil
+}
+
+func output(ctx context.Context, dir, name string, args ...string) (string, error) {
+	c := exec.CommandContext(ctx, name, args...)
+	c.Dir, c.Stderr = dir, os.Stderr
+	out, err := c.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s in %s: %w", name, strings.Join(args, " "), dir, err)
+	}
+	return string(out), nil
+}
