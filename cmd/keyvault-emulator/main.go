@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,9 +26,7 @@ func main() {
 }
 
 func command() *cobra.Command {
-	var listen, seedFile, tlsDir, logFormat string
-	var latency time.Duration
-	var http1 bool
+	var f flags
 	c := &cobra.Command{
 		Use:   "keyvault-emulator",
 		Short: "Azure Key Vault, Entra ID and the instance metadata service on this machine",
@@ -52,37 +49,22 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
   curl -d '{"kind":"throttle","retryAfter":5,"count":3}' http://127.0.0.1:8200/faults`,
 		Args: cobra.NoArgs, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := logging.New(cmd.ErrOrStderr(), logFormat, slog.LevelInfo)
+			log, err := logging.New(cmd.ErrOrStderr(), f.logFormat, slog.LevelInfo)
 			if err != nil {
 				return err //nolint:wrapcheck // says all
 			}
-			var seed emulator.Seed
-			if seedFile != "" {
-				data, err := os.ReadFile(seedFile) //nolint:gosec // the person's choice
-				if err != nil {
-					return fmt.Errorf("seed: %w", err)
-				}
-				if seed, err = emulator.ParseSeed(data); err != nil {
-					return err //nolint:wrapcheck // says all
-				}
+			o, err := f.options(cmd.Context(), log)
+			if err != nil {
+				return err
 			}
-			if latency > 0 {
-				seed.Latency = emulator.Duration(latency)
-			}
-			server, err := emulator.New(emulator.Options{Seed: seed, HTTP1: http1, Log: log})
+			server, err := emulator.New(o)
 			if err != nil {
 				return err //nolint:wrapcheck // says all
 			}
-			return run(cmd, server, listen, tlsDir)
+			return run(cmd, server, f.listen, f.tlsDir)
 		},
 	}
-	f := c.Flags()
-	f.StringVar(&listen, "listen", "127.0.0.1:8200", "`address` of the proxy and of the control API; port 0 takes a free one")
-	f.StringVar(&seedFile, "seed", "", "YAML `file` with tenants, identities, vaults and objects to begin with")
-	f.StringVar(&tlsDir, "tls-dir", "", "`directory` to write ca.pem to, the authority that clients must trust")
-	f.DurationVar(&latency, "latency", 0, "how long every answer takes")
-	f.BoolVar(&http1, "http1", false, "do not serve HTTP/2")
-	f.StringVar(&logFormat, "log-format", logging.Text, "`text or json`")
+	f.register(c.Flags())
 	return c
 }
 

@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"sync"
@@ -17,7 +19,7 @@ import (
 // authority is the emulator's own certificate authority: it makes a certificate for any host that it answers for.
 type authority struct {
 	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
+	key         crypto.Signer
 	pem         []byte
 
 	mu     sync.Mutex
@@ -46,6 +48,22 @@ func newAuthority(name string) (*authority, error) {
 	return &authority{
 		certificate: certificate, key: key, leaves: map[string]*tls.Certificate{},
 		pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+	}, nil
+}
+
+// readAuthority takes an authority that somebody else made: PEM of its certificate, and of its RSA or EC key.
+func readAuthority(certificate, key []byte) (*authority, error) {
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		return nil, fmt.Errorf("authority: %w", err)
+	}
+	signer, ok := pair.PrivateKey.(crypto.Signer)
+	if !ok || !pair.Leaf.IsCA {
+		return nil, errors.New("authority: the certificate is not that of an authority: basic constraints say nothing of CA")
+	}
+	return &authority{
+		certificate: pair.Leaf, key: signer, leaves: map[string]*tls.Certificate{},
+		pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Leaf.Raw}),
 	}, nil
 }
 

@@ -151,6 +151,23 @@ type Certificate struct {
 	Created  time.Time `yaml:"created" json:"created,omitzero"`
 }
 
+// ClusterIssuer is how a seed names the issuer of the cluster that the emulator runs in: its URL is not known when the seed is written.
+const ClusterIssuer = "cluster"
+
+// AddCluster adds an issuer, and puts it in the place of ClusterIssuer wherever the seed says so.
+func (s *Seed) AddCluster(issuer Issuer) {
+	s.Issuers = append(s.Issuers, issuer)
+	for _, t := range s.Tenants {
+		for _, a := range t.Applications {
+			for i := range a.Federated {
+				if a.Federated[i].Issuer == ClusterIssuer {
+					a.Federated[i].Issuer = issuer.Issuer
+				}
+			}
+		}
+	}
+}
+
 // ParseSeed reads a seed. Unknown fields are an error.
 func ParseSeed(data []byte) (Seed, error) {
 	var seed Seed

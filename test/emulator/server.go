@@ -33,6 +33,8 @@ const ControlHost = "emulator.local"
 type Options struct {
 	// Seed is the state to begin with.
 	Seed Seed
+	// Certificate and Key are the authority's, in PEM; one is made where they are empty.
+	Certificate, Key []byte
 	// HTTP1 turns HTTP/2 off.
 	HTTP1 bool
 	// Log is told of each request; nothing is logged where nil.
@@ -59,7 +61,7 @@ func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	a, err := newAuthority("Key Vault emulator")
+	a, err := o.authority()
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +90,13 @@ func New(o Options) (*Server, error) {
 		s.back.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 	}
 	return s, nil
+}
+
+func (o *Options) authority() (*authority, error) {
+	if len(o.Certificate) > 0 {
+		return readAuthority(o.Certificate, o.Key)
+	}
+	return newAuthority("Key Vault emulator")
 }
 
 // Start serves on the address until Close.
@@ -144,17 +153,13 @@ func (s *Server) serveProxy(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
-	case host == ControlHost, r.URL.Host == "" && isSelf(r, s.listener.Addr()):
+	case host == ControlHost, r.URL.Host == "": // not asked as a proxy, but as itself
 		s.control(w, r)
 	case host == metadataHost:
 		s.handle(w, r, s.metadata)
 	default:
 		http.Error(w, fmt.Sprintf("keyvault-emulator: plain http to %s is refused", host), http.StatusForbidden)
 	}
-}
-
-func isSelf(r *http.Request, addr net.Addr) bool {
-	return r.Host == addr.String() || strings.HasPrefix(r.Host, "localhost:")
 }
 
 // connect opens a tunnel to the emulator itself, for hosts that it answers for.

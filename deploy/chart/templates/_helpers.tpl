@@ -62,3 +62,33 @@ periodSeconds: {{ index . 2 }}
 timeoutSeconds: 5
 failureThreshold: {{ index . 3 }}
 {{- end -}}
+
+{{- define "keyvault-csi.emulatorName" -}}
+{{- include "keyvault-csi.fullname" . | trunc 54 | trimSuffix "-" }}-emulator
+{{- end -}}
+
+{{- /* proxyEnv: HTTPS_PROXY, HTTP_PROXY and, where a proxy is set here or in linux.env, NO_PROXY: client-go honours them too, and the
+API server is not behind a proxy. What linux.env sets itself stands. */ -}}
+{{- define "keyvault-csi.proxyEnv" -}}
+{{- $own := dict -}}
+{{- range .Values.linux.env }}{{ $_ := set $own .name true }}{{ end -}}
+{{- $proxy := dict "HTTPS_PROXY" .Values.proxy.https "HTTP_PROXY" .Values.proxy.http -}}
+{{- $none := list "$(KUBERNETES_SERVICE_HOST)" "kubernetes.default" ".svc" ".cluster.local" -}}
+{{- if .Values.emulator.enabled -}}
+{{- $url := printf "http://%s:8200" (.Values.emulator.clusterIP | default (printf "%s.%s.svc" (include "keyvault-csi.emulatorName" .) .Release.Namespace)) -}}
+{{- $proxy = dict "HTTPS_PROXY" $url "HTTP_PROXY" $url -}}
+{{- else -}}
+{{- $none = append $none "169.254.169.254" -}}
+{{- end -}}
+{{- range $name, $url := $proxy -}}
+{{- if and $url (not (hasKey $own $name)) }}
+- name: {{ $name }}
+  value: {{ $url | quote }}
+{{- $_ := set $own $name true }}
+{{- end }}
+{{- end }}
+{{- if and (or (hasKey $own "HTTPS_PROXY") (hasKey $own "HTTP_PROXY")) (not (hasKey $own "NO_PROXY")) }}
+- name: NO_PROXY
+  value: {{ concat $none .Values.proxy.none | join "," | quote }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+)
+
+// flags are what the emulator can be told.
+type flags struct {
+	listen, seedFile, tlsDir, caFile, caKeyFile, logFormat string
+
+	latency       time.Duration
+	http1         bool
+	clusterIssuer bool
+}
+
+func (f *flags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.listen, "listen", "127.0.0.1:8200", "`address` of the proxy and of the control API; port 0 takes a free one")
+	fs.StringVar(&f.seedFile, "seed", "", "YAML `file` with tenants, identities, vaults and objects to begin with")
+	fs.StringVar(&f.tlsDir, "tls-dir", "", "`directory` to write ca.pem to, the authority that clients must trust")
+	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` with the authority's certificate; empty: one is made at each start")
+	fs.StringVar(&f.caKeyFile, "ca-key-file", "", "PEM `file` with the key of --ca-file")
+	fs.BoolVar(&f.clusterIssuer, "cluster-issuer", false,
+		"in a Pod: ask the API server for its issuer and keys of service account tokens, and take it for the issuer \"cluster\" of the seed")
+	fs.DurationVar(&f.latency, "latency", 0, "how long every answer takes")
+	fs.BoolVar(&f.http1, "http1", false, "do not serve HTTP/2")
+	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
+}
+
+// options reads the files that the flags name.
+func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options, error) {
+	o := emulator.Options{HTTP1: f.http1, Log: log}
+	if f.seedFile != "" {
+		data, err := os.ReadFile(f.seedFile)
+		if err != nil {
+			return o, fmt.Errorf("seed: %w", err)
+		}
+		if o.Seed, err = emulator.ParseSeed(data); err != nil {
+			return o, err //nolint:wrapcheck // says all
+		}
+	}
+	if f.latency > 0 {
+		o.Seed.Latency = emulator.Duration(f.latency)
+	}
+	if (f.caFile == "") != (f.caKeyFile == "") {
+		return o, errors.New("--ca-file and --ca-key-file go together: an authority is a certificate and its key")
+	}
+	if f.caFile != "" {
+		var err, errKey error
+		o.Certificate, err = os.ReadFile(f.caFile)
+		o.Key, errKey = os.ReadFile(f.caKeyFile)
+		if err := errors.Join(err, errKey); err != nil {
+			return o, fmt.Errorf("authority: %w", err)
+		}
+	}
+	if f.clusterIssuer {
+		issuer, err := askCluster(ctx)
+		if err != nil {
+			return o, fmt.Errorf("--cluster-issuer: %w", err)
+		}
+		log.InfoContext(ctx, "tokens of the cluster are known", "issuer", issuer.Issuer)
+		o.Seed.AddCluster(issuer)
+	}
+	return o, nil
+}
