@@ -23,6 +23,14 @@ const (
 
 // Bind implements volume.Provider.
 func (p *Provider) Bind(ctx context.Context, req volume.Request) (volume.Binding, error) {
+	b, err := p.bind(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, error) {
 	if name := req.Class.Spec.Provider; !strings.EqualFold(strings.TrimSpace(name), "azure") {
 		return nil, &volume.Error{Reason: volume.InvalidClass, Message: fmt.Sprintf(
 			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the Secrets Store CSI Driver "+
@@ -45,7 +53,7 @@ func (p *Provider) Bind(ctx context.Context, req volume.Request) (volume.Binding
 
 // account asks for the service account's annotations where the class leaves out what they may hold.
 func (p *Provider) account(ctx context.Context, c *class.Class, req volume.Request) (identity.Account, error) {
-	if p.options.Accounts == nil || c.Mode == class.ManagedIdentity || len(req.Secrets) > 0 || c.ClientID != "" && c.TenantID != "" {
+	if p.options.Accounts == nil || p.options.Person || c.Mode == class.ManagedIdentity || len(req.Secrets) > 0 || c.ClientID != "" && c.TenantID != "" {
 		return identity.Account{}, nil
 	}
 	found, err := p.options.Accounts.Annotations(ctx, req.Pod.Namespace, req.Pod.ServiceAccount)
@@ -67,14 +75,7 @@ type binding struct {
 
 func newBinding(p *Provider, c *class.Class, id *identity.Identity) *binding {
 	b := &binding{provider: p, class: c, identity: id, key: c.Digest + " " + id.Key()}
-	var vaults []string
-	for _, o := range c.Objects {
-		if !slices.Contains(vaults, o.VaultURL) {
-			vaults = append(vaults, o.VaultURL)
-		}
-	}
-	slices.Sort(vaults)
-	b.phase = strings.Join(append(vaults, id.Key()), " ")
+	b.phase = strings.Join(append(b.vaults(), id.Key()), " ")
 	for _, w := range c.Warnings {
 		b.warnings = append(b.warnings, w.String())
 	}

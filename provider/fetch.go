@@ -200,21 +200,13 @@ func (f *fetch) assemble(results []fetched) (*volume.Bundle, error) {
 	var failed []*volume.Error
 	for _, r := range results {
 		for i, a := range r.versions {
-			file, id := r.object.Path, string(r.object.Kind)+"/"+r.object.Name
-			if r.object.History > 1 {
-				file, id = path.Join(file, strconv.Itoa(i)), id+"/"+strconv.Itoa(i)
-			}
-			c, err := f.contents(r.object, a.object, file)
+			c, object, err := f.render(r.object, i, a)
 			if err != nil {
-				failed = append(failed, &volume.Error{Reason: volume.InvalidContent, Cause: err, RequestID: a.object.RequestID,
-					Message: fmt.Sprintf("vault %s: %s %q: %v", host(r.object.VaultURL), r.object.Kind, r.object.Name, err)})
+				failed = append(failed, err)
 				continue
 			}
 			f.bundle.Files = append(f.bundle.Files, c.files...)
-			f.bundle.Objects = append(f.bundle.Objects, volume.Object{
-				ID: id, Version: a.object.Version, Path: file, Vault: host(r.object.VaultURL), RequestID: a.object.RequestID,
-				Cached: a.shared, NotBefore: a.object.NotBefore, Expires: earlier(a.object.Expires, c.notAfter),
-			})
+			f.bundle.Objects = append(f.bundle.Objects, object)
 			for _, w := range c.warnings {
 				f.bundle.Warnings = append(f.bundle.Warnings, fmt.Sprintf("%s %q: %s", r.object.Kind, r.object.Name, w))
 			}
@@ -234,6 +226,28 @@ func (f *fetch) assemble(results []fetched) (*volume.Bundle, error) {
 	// they came in the order of the answers
 	slices.SortFunc(f.bundle.Sources, func(a, b volume.Source) int { return strings.Compare(a.Key, b.Key) })
 	return f.bundle, nil
+}
+
+// render turns the index-th version of an object into its files.
+func (f *fetch) render(o *class.Object, index int, a answer) (contents, volume.Object, *volume.Error) {
+	file, id := place(o.Path, string(o.Kind)+"/"+o.Name, o.History, index)
+	c, err := f.contents(o, a.object, file)
+	if err != nil {
+		return c, volume.Object{}, &volume.Error{Reason: volume.InvalidContent, Cause: err, RequestID: a.object.RequestID,
+			Message: fmt.Sprintf("vault %s: %s %q: %v", host(o.VaultURL), o.Kind, o.Name, err)}
+	}
+	return c, volume.Object{
+		ID: id, Version: a.object.Version, Path: file, Vault: host(o.VaultURL), RequestID: a.object.RequestID,
+		Cached: a.shared, NotBefore: a.object.NotBefore, Expires: earlier(a.object.Expires, c.notAfter),
+	}, nil
+}
+
+// place is the file and the id of the index-th version of an object.
+func place(file, id string, history, index int) (string, string) {
+	if history <= 1 {
+		return file, id
+	}
+	return path.Join(file, strconv.Itoa(index)), id + "/" + strconv.Itoa(index)
 }
 
 // validity warns of an object outside its own time: the vault gives it all the same.

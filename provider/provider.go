@@ -70,6 +70,8 @@ type Options struct {
 	SplitCertAndKey, KeepCertificateOrder bool
 	// ApplicationID stands in the user agent of requests.
 	ApplicationID string
+	// Person asks as whoever runs the process (the Azure SDK's default chain), whatever class and pod say: for tools.
+	Person bool
 	// Accounts supplies client and tenant ids that classes leave out; nobody where nil.
 	Accounts Accounts
 	// Tracing is off where it is the zero value.
@@ -120,7 +122,7 @@ func New(o Options) (*Provider, error) {
 			Clouds: clouds, SplitCertAndKey: o.SplitCertAndKey, AllowedHosts: o.AllowedVaultHosts,
 		}),
 		identities: identity.New(identity.Options{
-			Transport: client, Policies: policies, Proxy: o.TokenProxy, Tracing: o.Tracing, Clock: o.Clock,
+			Transport: client, Policies: policies, Proxy: o.TokenProxy, Person: o.Person, Tracing: o.Tracing, Clock: o.Clock,
 			Observe: func(mode string, err error, took time.Duration) {
 				o.Observer.TokenRequest(mode, reasonOf(err), took)
 			},

@@ -51,6 +51,8 @@ func newDriverCommand() *cobra.Command {
 		},
 	}
 	f.register(c.Flags())
+	completeFlag(c, "log-format", logging.Text, logging.JSON)
+	completeClouds(c)
 	return c
 }
 

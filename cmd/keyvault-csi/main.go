@@ -30,11 +30,20 @@ var errReported = errors.New("reported")
 
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "keyvault-csi",
-		Short:         "Azure Key Vault secrets, keys and certificates as files in pods",
+		Use:   "keyvault-csi",
+		Short: "Azure Key Vault secrets, keys and certificates as files in pods",
+		Long: `keyvault-csi mounts secrets, keys and certificates of Azure Key Vault into pods as files. It is the CSI
+driver that runs on each node, and the tools of those who write SecretProviderClasses: validate says
+what is wrong with a class offline, check what is in the way from the class to its files, and preview
+what a pod would see.`,
+		Example: `  keyvault-csi validate -f class.yaml
+  keyvault-csi check -f class.yaml
+  keyvault-csi preview -f class.yaml
+  keyvault-csi help driver`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newDriverCommand(), newValidateCommand(), newVersionCommand())
+	root.AddCommand(newDriverCommand(), newValidateCommand(), newPreviewCommand(), newCheckCommand(), newVersionCommand())
+	completeVerbs(root)
 	return root
 }

@@ -38,18 +38,45 @@ func readBuild() build {
 }
 
 func newVersionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print the version and how it was built, as JSON", Args: cobra.NoArgs,
+	var output string
+	c := &cobra.Command{
+		Use: "version", Short: "Print the version and how it was built", Args: cobra.NoArgs,
+		Example: `  keyvault-csi version
+  keyvault-csi version --output text`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := json.Marshal(readBuild())
-			if err != nil {
-				return fmt.Errorf("version: %w", err)
+			if err := checkOutput(output, jsonOutput, textOutput); err != nil {
+				return err
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), string(text))
-			if err != nil {
+			text := readBuild().text()
+			if output == jsonOutput {
+				line, err := json.Marshal(readBuild())
+				if err != nil {
+					return fmt.Errorf("version: %w", err)
+				}
+				text = string(line)
+			}
+			if _, err := fmt.Fprintln(cmd.OutOrStdout(), text); err != nil {
 				return fmt.Errorf("version: %w", err)
 			}
 			return nil
 		},
 	}
+	c.Flags().StringVarP(&output, "output", "o", jsonOutput, "`json or text`")
+	completeFlag(c, "output", jsonOutput, textOutput)
+	return c
+}
+
+// text is the build for people.
+func (b build) text() string {
+	commit := b.Commit
+	if commit == "" {
+		commit = "unknown"
+	}
+	if b.Dirty {
+		commit += ", with changes that are not committed"
+	}
+	if b.Time != "" {
+		commit += ", " + b.Time
+	}
+	return fmt.Sprintf("keyvault-csi %s (commit %s; %s)", b.Version, commit, b.Go)
 }

@@ -212,24 +212,43 @@ func readFile(path string) (classes []*v1.SecretProviderClass, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read: %w", err)
 	}
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
-	for {
-		class := &v1.SecretProviderClass{}
-		switch err := decoder.Decode(class); {
-		case errors.Is(err, io.EOF):
-			return classes, nil
-		case err != nil:
-			return classes, fmt.Errorf("document %d: %w", len(classes)+1, err)
-		}
-		if class.Kind != "SecretProviderClass" {
-			continue
-		}
-		if class.Name == "" {
-			return classes, fmt.Errorf("document %d: metadata.name is missing", len(classes)+1)
-		}
+	classes, err = Decode(data)
+	for _, class := range classes {
 		if class.Namespace == "" {
 			class.Namespace = "default"
 		}
-		classes = append(classes, class)
+	}
+	return classes, err
+}
+
+// Decode returns the classes in YAML or JSON documents, those in Lists too; other kinds are passed over. Classes before a
+// mistake are returned with the error.
+func Decode(data []byte) (classes []*v1.SecretProviderClass, err error) {
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	for document := 1; ; document++ {
+		var raw struct {
+			v1.SecretProviderClass
+
+			Items []v1.SecretProviderClass `json:"items"`
+		}
+		switch err := decoder.Decode(&raw); {
+		case errors.Is(err, io.EOF):
+			return classes, nil
+		case err != nil:
+			return classes, fmt.Errorf("document %d: %w", document, err)
+		}
+		found := []*v1.SecretProviderClass{&raw.SecretProviderClass}
+		for i := range raw.Items {
+			found = append(found, &raw.Items[i])
+		}
+		for _, class := range found {
+			switch {
+			case class.Kind != "SecretProviderClass":
+			case class.Name == "":
+				return classes, fmt.Errorf("document %d: metadata.name is missing", document)
+			default:
+				classes = append(classes, class)
+			}
+		}
 	}
 }

@@ -77,6 +77,8 @@ func (i *Identity) newCredential() (azcore.TokenCredential, error) {
 	// The authority comes from the operator's cloud, not from the class: there is nothing to discover.
 	const known = true
 	switch i.mode {
+	case person:
+		return newPerson(options, i.tenant)
 	case identityBinding:
 		options.Transport = i.registry.proxy
 		fallthrough

@@ -23,6 +23,9 @@ func (i *Identity) explain(err error, seen *recorder) error {
 	if host == "" {
 		host = hostOf(i.authority)
 	}
+	if i.mode == person {
+		return i.explainPerson(err, seen, host)
+	}
 	if seen.err != nil {
 		e := neterr.Classify(seen.err, host)
 		if i.mode == managedIdentity && (e.Reason == volume.Network || e.Reason == volume.Proxy) {

@@ -77,6 +77,8 @@ func (i *Identity) String() string {
 		return fmt.Sprintf("managed identity with %s %s", i.managed.kind, i.managed.value)
 	case servicePrincipal:
 		return fmt.Sprintf("service principal %s of tenant %s", i.client, i.tenant)
+	case person:
+		return "you"
 	}
 	return fmt.Sprintf("%s %s of tenant %s as %s", i.mode, i.client, i.tenant, i.subject)
 }

@@ -35,6 +35,8 @@ type Options struct {
 	Proxy ProxyOptions
 	// Tracing is off where it is the zero value.
 	Tracing tracing.Provider
+	// Person makes every identity that of whoever runs the process, whatever class and request say.
+	Person bool
 	// Observe is told of each token that was asked for; may be nil.
 	Observe func(mode string, err error, took time.Duration)
 	Clock   clock.PassiveClock
@@ -87,6 +89,10 @@ func (r *Registry) Resolve(c *class.Class, account Account, req volume.Request) 
 		tenant = account.TenantID
 	}
 	fresh := &Identity{registry: r, authority: c.Cloud.Authority, tenant: tenant, client: client}
+	if r.options.Person {
+		fresh.asPerson(c)
+		return r.intern(fresh), nil
+	}
 	var err error
 	switch c.Mode {
 	case class.ManagedIdentity:

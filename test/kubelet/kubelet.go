@@ -103,6 +103,16 @@ var build = sync.OnceValues(func() (string, error) {
 	return binary, nil
 })
 
+// Binary is the path of the built driver.
+func Binary(t testing.TB) string {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
 // Main runs the tests of a package that starts drivers, and removes what they built.
 func Main(m *testing.M) int {
 	code := m.Run()
@@ -152,12 +162,8 @@ func StartWithout(t testing.TB, server *emulator.Server, issuer *emulatortest.Is
 
 func newNode(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer) *Node {
 	t.Helper()
-	binary, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
 	n := &Node{
-		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: binary,
+		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: Binary(t),
 		env: emulatortest.Environment(t, server), log: &output{},
 	}
 	for _, dir := range []string{"classes", "pods"} {

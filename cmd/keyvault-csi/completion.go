@@ -1,0 +1,95 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/kube"
+)
+
+// complete offers what a shell can know of these flags: formats, files, and what the cluster has.
+func (f *subjectFlags) complete(c *cobra.Command) {
+	completeFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
+	completeClouds(c)
+	completeFiles(c, "filename", "yaml", "yml", "json")
+	completeFiles(c, "node-publish-secret-file", "yaml", "yml", "json")
+	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.callerOptions().Contexts() })
+	completeFrom(c, "service-account", func(cmd *cobra.Command) ([]string, error) {
+		cluster, err := kube.NewCaller(f.callerOptions())
+		if err != nil {
+			return nil, err //nolint:wrapcheck // nobody sees it
+		}
+		return cluster.ServiceAccounts(cmd.Context(), cluster.Namespace())
+	})
+	c.ValidArgsFunction = func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		cluster, err := kube.NewCaller(f.callerOptions())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		namespace, _, named := strings.Cut(typed, "/")
+		if !named {
+			namespace = cluster.Namespace()
+		}
+		names, err := cluster.Classes(cmd.Context(), namespace)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		for i := range names {
+			names[i] = namespace + "/" + names[i]
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeFlag offers fixed values of a flag.
+func completeFlag(c *cobra.Command, flag string, values ...string) {
+	mustComplete(c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+func completeClouds(c *cobra.Command) {
+	completeFlag(c, "cloud", "AzurePublicCloud", "AzureUSGovernmentCloud", "AzureChinaCloud")
+}
+
+// completeFiles offers files with the extensions, and directories.
+func completeFiles(c *cobra.Command, flag string, extensions ...string) {
+	mustComplete(c.MarkFlagFilename(flag, extensions...))
+}
+
+// completeFrom offers what a function finds; nothing where it fails.
+func completeFrom(c *cobra.Command, flag string, find func(*cobra.Command) ([]string, error)) {
+	mustComplete(c.RegisterFlagCompletionFunc(flag,
+		func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			found, err := find(cmd)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return found, cobra.ShellCompDirectiveNoFileComp
+		}))
+}
+
+// mustComplete is for what fails only where the flag does not exist.
+func mustComplete(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// completeVerbs makes the verb that prints completion scripts, as cobra does, with examples.
+func completeVerbs(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "completion" {
+			continue
+		}
+		c.Example = "  source <(keyvault-csi completion bash)"
+		for _, shell := range c.Commands() {
+			shell.Example = map[string]string{
+				"bash":       "  keyvault-csi completion bash > /etc/bash_completion.d/keyvault-csi",
+				"zsh":        "  keyvault-csi completion zsh > \"${fpath[1]}/_keyvault-csi\"",
+				"fish":       "  keyvault-csi completion fish > ~/.config/fish/completions/keyvault-csi.fish",
+				"powershell": "  keyvault-csi completion powershell | Out-String | Invoke-Expression",
+			}[shell.Name()]
+		}
+	}
+}

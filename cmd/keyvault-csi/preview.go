@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+func newPreviewCommand() *cobra.Command {
+	var f subjectFlags
+	var reveal bool
+	c := &cobra.Command{
+		Use:   "preview [-f FILE...] [NAMESPACE/NAME...]",
+		Short: "Show the files that a pod would see, fetched from the vault",
+		Long: `preview fetches what SecretProviderClasses ask for, in the way the driver does it, and prints the tree
+that a pod would see: path, mode, size, version, expiry and source. Values are printed only with
+--reveal. Nothing is written to disk. Classes come from files, or by name from the cluster.
+
+It asks as you: with the AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET variables, the identity
+of this machine, or who is logged in with the Azure tools (az login). With --service-account it asks as
+the pods of that service account: the API server is asked for a token with your own rights (create
+serviceaccounts/token), and workload identity goes its usual way. With --node-publish-secret-file it
+asks as the service principal of that Secret, with --as-class as the class says.
+
+It exits with 1 if a class cannot be fetched. ` + "`keyvault-csi check`" + ` says what is in the way.`,
+		Example: `  az login && keyvault-csi preview -f class.yaml
+  keyvault-csi preview -f class.yaml --service-account shop --namespace default
+  keyvault-csi preview default/shop --output json
+  keyvault-csi preview -f class.yaml --node-publish-secret-file credentials.yaml --reveal`,
+		RunE: func(cmd *cobra.Command, args []string) error { return preview(cmd, args, &f, reveal) },
+	}
+	f.register(c.Flags())
+	c.Flags().BoolVar(&reveal, "reveal", false, "print the values too: they are secrets")
+	f.complete(c)
+	return c
+}
+
+// previewed is what a pod would see of one class.
+type previewed struct {
+	Class string `json:"class"`
+	// Origin is the class's file, or "cluster".
+	Origin   string          `json:"origin"`
+	Identity string          `json:"identity,omitempty"`
+	Files    []previewedFile `json:"files"`
+	Warnings []string        `json:"warnings,omitempty"`
+	Error    *failure        `json:"error,omitempty"`
+}
+
+// previewedFile is one file. Its value is there only with --reveal.
+type previewedFile struct {
+	Path      string     `json:"path"`
+	Mode      string     `json:"mode"`
+	Size      int        `json:"size"`
+	Object    string     `json:"object"`
+	Version   string     `json:"version"`
+	Vault     string     `json:"vault"`
+	NotBefore *time.Time `json:"notBefore,omitempty"`
+	Expires   *time.Time `json:"expires,omitempty"`
+	// Value is text; ValueBase64 stands for what is not UTF-8.
+	Value       *string `json:"value,omitempty"`
+	ValueBase64 *string `json:"valueBase64,omitempty"`
+}
+
+// failure is an error for programs.
+type failure struct {
+	Reason    volume.Reason `json:"reason"`
+	Message   string        `json:"message"`
+	RequestID string        `json:"requestID,omitempty"`
+}
+
+func failed(err error) *failure {
+	f := &failure{Reason: volume.ReasonOf(err), Message: err.Error()}
+	if e, ok := errors.AsType[*volume.Error](err); ok {
+		f.RequestID = e.RequestID
+	}
+	return f
+}
+
+func preview(cmd *cobra.Command, names []string, f *subjectFlags, reveal bool) error {
+	waiting := newProgress(cmd.ErrOrStderr())
+	s, err := openSubjects(cmd.Context(), f, names, cmd.InOrStdin(), waiting)
+	if err != nil {
+		return err
+	}
+	defer s.provider.Close()
+	all, wrong := make([]previewed, 0, len(s.list)), false
+	for _, one := range s.list {
+		waiting.begin("fetching " + one.name())
+		p := s.preview(cmd.Context(), one, reveal)
+		wrong = wrong || p.Error != nil
+		all = append(all, p)
+	}
+	waiting.end()
+	if f.output != tableOutput {
+		err = printValue(cmd.OutOrStdout(), f.output, all)
+	} else {
+		err = printPreviews(newPaper(cmd.OutOrStdout()), all, time.Now())
+	}
+	if err == nil && wrong {
+		err = errReported
+	}
+	return err
+}
+
+func (s *subjects) preview(ctx context.Context, one subject, reveal bool) previewed {
+	p := previewed{Class: one.name(), Origin: one.origin, Files: []previewedFile{}}
+	if len(one.mistakes) > 0 {
+		p.Error = &failure{Reason: volume.InvalidClass, Message: one.mistake()}
+		return p
+	}
+	bundle, err := s.fetch(ctx, one, &p)
+	if err != nil {
+		p.Error = failed(err)
+		return p
+	}
+	for _, file := range bundle.Files {
+		p.Files = append(p.Files, describe(file, bundle.Objects, reveal))
+	}
+	slices.SortFunc(p.Files, func(a, b previewedFile) int {
+		return slices.Compare(strings.Split(a.Path, "/"), strings.Split(b.Path, "/"))
+	})
+	p.Warnings = append(p.Warnings, bundle.Warnings...)
+	return p
+}
+
+// mistake is all that is wrong with the class, in one line.
+func (s subject) mistake() string {
+	lines := make([]string, 0, len(s.mistakes))
+	for _, m := range s.mistakes {
+		lines = append(lines, fmt.Sprintf("%s:%d: %s", m.File, m.Line, m.Message))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// fetch does what a pod's start does.
+func (s *subjects) fetch(ctx context.Context, one subject, p *previewed) (*volume.Bundle, error) {
+	req, err := s.request(ctx, one.class)
+	if err != nil {
+		return nil, err
+	}
+	binding, err := s.provider.Bind(ctx, req)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says all
+	}
+	p.Identity, p.Warnings = binding.Identity(), binding.Warnings()
+	return binding.Fetch(ctx, volume.FetchOptions{Priority: volume.Mount}) //nolint:wrapcheck // says all
+}
+
+// describe says what a file is, and which object fills it.
+func describe(file volume.File, objects []volume.Object, reveal bool) previewedFile {
+	d := previewedFile{Path: file.Path, Mode: fmt.Sprintf("%04o", file.Mode), Size: len(file.Data)}
+	i := slices.IndexFunc(objects, func(o volume.Object) bool { return o.Path == file.Path })
+	if i < 0 { // one of the files beside a certificate
+		beside := strings.TrimSuffix(strings.TrimSuffix(file.Path, ".crt"), ".key")
+		i = slices.IndexFunc(objects, func(o volume.Object) bool { return o.Path == beside })
+	}
+	if i >= 0 {
+		o := objects[i]
+		d.Object, d.Version, d.Vault, d.NotBefore, d.Expires = o.ID, o.Version, o.Vault, stated(o.NotBefore), stated(o.Expires)
+	}
+	if reveal {
+		text := string(file.Data)
+		if utf8.ValidString(text) {
+			d.Value = &text
+		} else {
+			text = base64.StdEncoding.EncodeToString(file.Data)
+			d.ValueBase64 = &text
+		}
+	}
+	return d
+}
+
+func stated(at time.Time) *time.Time {
+	if at.IsZero() {
+		return nil
+	}
+	at = at.UTC()
+	return &at
+}
+
+func printPreviews(p *paper, all []previewed, now time.Time) error {
+	for i, one := range all {
+		if i > 0 {
+			p.line()
+		}
+		p.line(p.paint(one.Class, bold), p.paint("  ("+one.Origin+")", faint))
+		if one.Identity != "" {
+			p.line("as ", one.Identity)
+		}
+		if one.Error != nil {
+			p.line(p.paint("failed", red), "  ", string(one.Error.Reason), ": ", one.Error.Message)
+			continue
+		}
+		p.line()
+		p.table(tree(one.Files, now))
+		for _, w := range one.Warnings {
+			p.line(p.paint("warning", yellow), "  ", w)
+		}
+		for _, f := range one.Files {
+			if f.Value != nil || f.ValueBase64 != nil {
+				p.line()
+				p.value(f)
+			}
+		}
+	}
+	return p.err
+}
+
+// value prints what is in a file.
+func (p *paper) value(f previewedFile) {
+	text, what := f.Value, f.Path
+	if text == nil {
+		text, what = f.ValueBase64, f.Path+" (base64)"
+	}
+	p.line(p.paint("--- "+what, bold))
+	p.line(strings.TrimSuffix(printable(*text), "\n"))
+}
+
+// printable keeps a value from writing more than text to a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '�'
+	}, text)
+}
+
+// tree makes rows of files, below their directories.
+func tree(files []previewedFile, now time.Time) [][]cell {
+	rows := [][]cell{headings("FILE", "MODE", "SIZE", "OBJECT", "VERSION", "EXPIRES", "VAULT")}
+	rows[0][2].right = true
+	shown := map[string]bool{".": true}
+	for _, f := range files {
+		rows = append(rows, directories(path.Dir(f.Path), shown)...)
+		expires := cell{text: "-", style: faint}
+		if f.Expires != nil {
+			expires = cell{text: f.Expires.Format(time.RFC3339), style: urgency(f.Expires.Sub(now))}
+		}
+		rows = append(rows, []cell{
+			{text: indented(f.Path)}, {text: f.Mode}, {text: fmt.Sprint(f.Size), right: true}, {text: f.Object}, {text: f.Version},
+			expires, {text: f.Vault},
+		})
+	}
+	return rows
+}
+
+// directories are the rows of those above a file that have none yet.
+func directories(dir string, shown map[string]bool) [][]cell {
+	if shown[dir] {
+		return nil
+	}
+	shown[dir] = true
+	return append(directories(path.Dir(dir), shown), []cell{{text: indented(dir) + "/", style: blue}, {text: "0755"}})
+}
+
+func indented(file string) string {
+	return strings.Repeat("  ", strings.Count(file, "/")) + path.Base(file)
+}
+
+// soon is when an expiry is worth a colour.
+const soon = 30 * 24 * time.Hour
+
+func urgency(left time.Duration) style {
+	switch {
+	case left <= 0:
+		return red
+	case left < soon:
+		return yellow
+	}
+	return plain
+}

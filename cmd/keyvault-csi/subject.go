@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/kube"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/classfile"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// subjectFlags say which classes a person looks at, and as whom.
+type subjectFlags struct {
+	files      []string
+	kubeconfig string
+	context    string
+	namespace  string
+
+	serviceAccount string
+	secretFile     string
+	asClass        bool
+
+	output  string
+	timeout time.Duration
+
+	cloud             string
+	cloudDir          string
+	caFile            string
+	allowedHosts      []string
+	split             bool
+	constructPEMChain bool
+	tokenProxy        identity.ProxyOptions
+	accounts          bool
+}
+
+func (f *subjectFlags) register(fs *pflag.FlagSet) {
+	fs.StringSliceVarP(&f.files, "filename", "f", nil, "`file`, directory or - with SecretProviderClasses; may be given more than once")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: as kubectl finds it, or the pod's own service account")
+	fs.StringVar(&f.context, "context", "", "the kubeconfig's `context`; empty: the current one")
+	fs.StringVarP(&f.namespace, "namespace", "n", "", "`namespace` of classes that name none; empty: the context's")
+
+	fs.StringVar(&f.serviceAccount, "service-account", "", "ask as the pods of this service account `name`, with a token that the API server gives you")
+	fs.StringVar(&f.secretFile, "node-publish-secret-file", "", "ask as the service principal of this Secret's manifest `file` (nodePublishSecretRef)")
+	fs.BoolVar(&f.asClass, "as-class", false, "ask as the class says: with the managed identity of this machine")
+
+	fs.StringVarP(&f.output, "output", "o", tableOutput, "`table, json or yaml`")
+	fs.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for answers, for each class")
+
+	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that name none, as the driver's flag")
+	fs.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as the driver's flag")
+	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of more certificate authorities to trust, as the driver's flag")
+	fs.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil, "more vault `hosts`, as the driver's flag")
+	fs.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as the driver's flag")
+	fs.BoolVar(&f.constructPEMChain, "construct-pem-chain", true, "as the driver's flag")
+	fs.BoolVar(&f.accounts, "service-account-annotations", false, "as the driver's flag")
+	fs.StringVar(&f.tokenProxy.URL, "token-proxy-url", "", "`URL` of the AKS token proxy, as the driver's flag")
+	fs.StringVar(&f.tokenProxy.ServerName, "token-proxy-sni", "", "TLS server `name` of the AKS token proxy, as the driver's flag")
+	fs.StringVar(&f.tokenProxy.CAFile, "token-proxy-ca-file", "", "PEM `file` of the AKS token proxy's authorities, as the driver's flag")
+}
+
+func (f *subjectFlags) check() error {
+	var wrong []error
+	if err := checkOutput(f.output, tableOutput, jsonOutput, yamlOutput); err != nil {
+		wrong = append(wrong, err)
+	}
+	ways := 0
+	for _, set := range []bool{f.serviceAccount != "", f.secretFile != "", f.asClass} {
+		if set {
+			ways++
+		}
+	}
+	if ways > 1 {
+		wrong = append(wrong, errors.New("--service-account, --node-publish-secret-file and --as-class exclude each other: ask as one"))
+	}
+	if f.timeout <= 0 {
+		wrong = append(wrong, fmt.Errorf("--timeout %s is not a time to wait", f.timeout))
+	}
+	if f.accounts && f.serviceAccount == "" {
+		wrong = append(wrong, errors.New("--service-account-annotations needs --service-account"))
+	}
+	return errors.Join(wrong...)
+}
+
+// asPerson tells whether the person's own credentials are used.
+func (f *subjectFlags) asPerson() bool {
+	return f.serviceAccount == "" && f.secretFile == "" && !f.asClass
+}
+
+func (f *subjectFlags) callerOptions() kube.CallerOptions {
+	return kube.CallerOptions{
+		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: "keyvault-csi/" + readBuild().Version,
+	}
+}
+
+// subjects are the classes that a person looks at, and all that is needed to ask for them.
+type subjects struct {
+	flags    *subjectFlags
+	parse    class.Options
+	cluster  *kube.Caller // nil until it is needed
+	secrets  volume.Secrets
+	provider *provider.Provider
+	list     []subject
+}
+
+// subject is one class.
+type subject struct {
+	class *v1.SecretProviderClass
+	// origin is the file, or "cluster".
+	origin string
+	// mistakes are what `keyvault-csi validate` says of the class.
+	mistakes []classfile.Finding
+}
+
+// name is namespace/name.
+func (s subject) name() string { return s.class.Namespace + "/" + s.class.Name }
+
+// openSubjects reads the classes of files, and of the cluster by name. Close the provider in the end.
+func openSubjects(ctx context.Context, f *subjectFlags, names []string, stdin io.Reader, observer provider.Observer) (*subjects, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	if len(f.files)+len(names) == 0 {
+		return nil, errors.New("nothing to look at: name a file with -f, or a class of the cluster as NAMESPACE/NAME")
+	}
+	clouds, err := cloud.NewResolver(f.cloud, f.cloudDir)
+	if err != nil {
+		return nil, fmt.Errorf("--cloud: %w", err)
+	}
+	s := &subjects{flags: f, parse: class.Options{Clouds: clouds, AllowedHosts: f.allowedHosts, SplitCertAndKey: f.split}}
+	for _, name := range f.files {
+		err := readClassFiles(name, stdin, func(path string, data []byte) error { return s.addFile(path, data) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	if len(names) > 0 || f.serviceAccount != "" {
+		if s.cluster, err = kube.NewCaller(f.callerOptions()); err != nil {
+			return nil, err //nolint:wrapcheck // says all
+		}
+	}
+	for _, name := range names {
+		if err := s.addNamed(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	if len(s.list) == 0 {
+		return nil, errors.New("no SecretProviderClass was found")
+	}
+	for _, one := range s.list {
+		if one.class.Namespace == "" {
+			one.class.Namespace = s.namespace()
+		}
+	}
+	if f.secretFile != "" {
+		if s.secrets, err = readSecretFile(f.secretFile); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.openProvider(observer)
+}
+
+func (s *subjects) openProvider(observer provider.Observer) (err error) {
+	f := s.flags
+	o := provider.Options{
+		Cloud: f.cloud, CloudConfigDir: f.cloudDir, AllowedVaultHosts: f.allowedHosts, CAFile: f.caFile, TokenProxy: f.tokenProxy,
+		CacheTTL: f.timeout, FetchTimeout: f.timeout, SplitCertAndKey: f.split, KeepCertificateOrder: !f.constructPEMChain,
+		ApplicationID: "keyvault-csi", Person: f.asPerson(), Observer: observer,
+	}
+	if f.accounts {
+		o.Accounts = s.cluster
+	}
+	s.provider, err = provider.New(o)
+	return err //nolint:wrapcheck // says all
+}
+
+// namespace is that of classes which name none.
+func (s *subjects) namespace() string {
+	switch {
+	case s.flags.namespace != "":
+		return s.flags.namespace
+	case s.cluster != nil:
+		return s.cluster.Namespace()
+	}
+	return "default"
+}
+
+// addFile takes the classes of a file, with what is wrong with them.
+func (s *subjects) addFile(path string, data []byte) error {
+	findings, _ := classfile.Check(path, data, s.parse)
+	for _, f := range findings {
+		if f.Severity == classfile.Error && f.Class == "" {
+			return errors.New(f.String())
+		}
+	}
+	classes, err := classdir.Decode(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w: `keyvault-csi validate` says where", path, err)
+	}
+	for _, c := range classes {
+		one := subject{class: c, origin: path}
+		for _, f := range findings {
+			if f.Severity == classfile.Error && (f.Class == c.Name || f.Class == c.Namespace+"/"+c.Name) {
+				one.mistakes = append(one.mistakes, f)
+			}
+		}
+		s.list = append(s.list, one)
+	}
+	return nil
+}
+
+// addNamed takes a class of the cluster.
+func (s *subjects) addNamed(ctx context.Context, name string) error {
+	namespace, short, qualified := strings.Cut(name, "/")
+	if !qualified {
+		namespace, short = s.namespace(), name
+	}
+	if namespace == "" || short == "" || strings.Contains(short, "/") {
+		return fmt.Errorf("%q does not name a class: write NAMESPACE/NAME, or -f before a file", name)
+	}
+	found, err := s.cluster.Class(ctx, namespace, short)
+	if err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	s.list = append(s.list, subject{class: found, origin: "cluster"})
+	return nil
+}
+
+// request is what kubelet would ask for a pod of the service account.
+func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volume.Request, error) {
+	req := volume.Request{Class: c, Secrets: s.secrets, Pod: volume.Pod{Namespace: c.Namespace, ServiceAccount: s.flags.serviceAccount}}
+	if s.flags.serviceAccount == "" {
+		return req, nil
+	}
+	audience := identity.ExchangeAudience
+	if parsed, _, _ := class.Parse(class.Merge(c.Spec.Parameters, nil), s.parse); parsed != nil {
+		switch parsed.Mode {
+		case class.ManagedIdentity:
+			return req, nil
+		case class.TokenProxy:
+			audience = identity.BindingAudience
+		case class.Automatic:
+		}
+	}
+	token, err := s.cluster.Token(ctx, c.Namespace, s.flags.serviceAccount, audience)
+	if err != nil {
+		return req, err //nolint:wrapcheck // says all
+	}
+	req.Tokens = map[string]volume.Token{audience: token}
+	return req, nil
+}
+
+// readClassFiles gives each class file that a name means: itself, those below a directory, or standard input.
+func readClassFiles(name string, stdin io.Reader, take func(path string, data []byte) error) error {
+	if name == "-" {
+		data, err := io.ReadAll(stdin)
+		if err != nil {
+			return fmt.Errorf("standard input: %w", err)
+		}
+		return take("<stdin>", data)
+	}
+	return filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error { //nolint:wrapcheck // names the file
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		if path != name && !slices.Contains(classExtensions(), filepath.Ext(path)) {
+			return nil
+		}
+		data, err := os.ReadFile(path) //nolint:gosec // the person's choice
+		if err != nil {
+			return err //nolint:wrapcheck // names the file
+		}
+		return take(path, data)
+	})
+}
+
+func classExtensions() []string { return []string{".yaml", ".yml", ".json"} }
+
+// readSecretFile reads a Secret's manifest, or a plain mapping of its keys. Errors never quote the file.
+func readSecretFile(path string) (volume.Secrets, error) {
+	data, err := os.ReadFile(path) //nolint:gosec // the person's choice
+	if err != nil {
+		return nil, fmt.Errorf("--node-publish-secret-file: %w", err)
+	}
+	var manifest corev1.Secret
+	secrets := volume.Secrets{}
+	if yaml.Unmarshal(data, &manifest) == nil && manifest.Kind == "Secret" {
+		for key, value := range manifest.Data {
+			secrets[key] = string(value)
+		}
+		maps.Copy(secrets, manifest.StringData)
+		return secrets, nil
+	}
+	if yaml.Unmarshal(data, &secrets) != nil || len(secrets) == 0 {
+		return nil, fmt.Errorf("--node-publish-secret-file: %s is neither the manifest of a Secret nor a mapping of text: write clientid "+
+			"and clientsecret", path)
+	}
+	return secrets, nil
+}

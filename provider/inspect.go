@@ -1,0 +1,127 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
+	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+)
+
+// Inspection is what stands between a class and its files, all of it, whatever fails.
+type Inspection struct {
+	// Identity names who asks, Caller for whom a token was given.
+	Identity string
+	Caller   identity.Caller
+	// IdentityErr is why there is no token; nil where there is one.
+	IdentityErr *volume.Error
+	Vaults      []VaultInspection
+	Objects     []ObjectInspection
+	// Warnings are those of the class.
+	Warnings []string
+}
+
+// ObjectInspection is what came of one object of the class, in the class's order.
+type ObjectInspection struct {
+	// ID is "<type>/<name>", Vault the vault's host, Path the file.
+	ID, Vault, Path string
+	// Versions are what the vault gave: one, or a history.
+	Versions []volume.Object
+	// Warnings are those of the content.
+	Warnings []string
+	// Err is why the object cannot be delivered, nil where it can.
+	Err *volume.Error
+	// Skipped is true where the object was not asked for, because there is no identity, or no way to the vault.
+	Skipped bool
+}
+
+// Inspect looks at each step of a fetch by itself: the identity's token, the way to each vault, each object. It goes on
+// after failures, and asks each thing once. It returns an error, of type *volume.Error, only where the class makes no
+// sense or names no identity.
+func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection, error) {
+	b, err := p.bind(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.options.FetchTimeout)
+	defer cancel()
+	ctx = pace.WithUrgency(ctx, false) // what fails is not tried again
+	in := &Inspection{Identity: b.Identity(), Warnings: b.warnings}
+	vaults := b.vaults()
+	in.Vaults = make([]VaultInspection, len(vaults))
+	var work sync.WaitGroup
+	work.Go(func() {
+		token, err := b.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true})
+		if err != nil {
+			in.IdentityErr = asError(err)
+			return
+		}
+		in.Caller = identity.CallerOf(token)
+	})
+	for i, v := range vaults {
+		work.Go(func() { in.Vaults[i] = p.reach(ctx, v) })
+	}
+	work.Wait()
+	unreachable := map[string]bool{}
+	for i := range in.Vaults {
+		v := &in.Vaults[i]
+		unreachable[v.Host] = v.Err != nil
+		if own := in.Caller.Tenant; v.Err == nil && own != "" && guid(v.Tenant) && !strings.EqualFold(own, v.Tenant) {
+			v.Err = &volume.Error{Reason: volume.Identity, Message: fmt.Sprintf("vault %s belongs to tenant %s, and the token is of tenant "+
+				"%s: set tenantID to the vault's tenant, and use an identity of it", v.Host, v.Tenant, own)}
+		}
+	}
+	in.Objects = make([]ObjectInspection, len(b.class.Objects))
+	f := &fetch{binding: b, now: p.options.Clock.Now(), bundle: &volume.Bundle{}}
+	for i := range b.class.Objects {
+		work.Go(func() {
+			in.Objects[i] = f.inspect(ctx, i, in.IdentityErr != nil || unreachable[host(b.class.Objects[i].VaultURL)])
+		})
+	}
+	work.Wait()
+	return in, nil
+}
+
+// vaults are the base URLs of the class's vaults, sorted.
+func (b *binding) vaults() []string {
+	var all []string
+	for _, o := range b.class.Objects {
+		if !slices.Contains(all, o.VaultURL) {
+			all = append(all, o.VaultURL)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (f *fetch) inspect(ctx context.Context, index int, skip bool) ObjectInspection {
+	o := &f.class.Objects[index]
+	found := ObjectInspection{ID: string(o.Kind) + "/" + o.Name, Vault: host(o.VaultURL), Path: o.Path, Skipped: skip}
+	if skip {
+		return found
+	}
+	got := f.object(ctx, o)
+	if got.err != nil {
+		found.Err = asError(got.err)
+		return found
+	}
+	for i, a := range got.versions {
+		made, object, err := f.render(o, i, a)
+		if err != nil {
+			found.Err = err
+			return found
+		}
+		found.Versions = append(found.Versions, object)
+		found.Warnings = append(found.Warnings, made.warnings...)
+	}
+	return found
+}
+
+// guid tells whether a tenant is named by its id, so that it can be compared with a token's.
+func guid(tenant string) bool { return len(tenant) == 36 && strings.Count(tenant, "-") == 4 }
