@@ -23,6 +23,7 @@ type Mirror interface {
 	// Apply writes the Secrets that the class asks for from the bundle, unless they stand like that already. It
 	// returns when they are written, when ctx ends, or when the API server fails; what is left is retried in the
 	// background and reported, and never fails the mount. It does not keep bundle.Files after its own retries end.
+	// Of a stale bundle no value is written: it could turn back what another node wrote.
 	Apply(ctx context.Context, ref volume.Ref, class *v1.SecretProviderClass, bundle *volume.Bundle)
 	// Forget ends all retries for the volume.
 	Forget(ref volume.Ref)

@@ -103,11 +103,7 @@ func (d *Driver) laps(start time.Time) func() time.Duration {
 }
 
 // mirrorNow gives the Secrets a bounded time to stand before the pod goes on; what is left goes on in the background.
-// Stale values never go there: they could turn back what another node wrote.
 func (d *Driver) mirrorNow(ctx context.Context, ref volume.Ref, class *v1.SecretProviderClass, bundle *volume.Bundle) {
-	if bundle.Stale || len(class.Spec.SecretObjects) == 0 {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, d.mirrorTimeout)
 	defer cancel()
 	d.mirror.Apply(ctx, ref, class, bundle)

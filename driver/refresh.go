@@ -18,8 +18,8 @@ import (
 // once where that is past.
 const RotateAtAnnotation = "keyvault-csi/rotate-at"
 
-// driftRepair is how old the last fetch may be before a group with Secrets asks again itself, even if others asked for
-// all its sources, so that its Secrets are put right from fresh values.
+// driftRepair is how old the values may be that a group with Secrets brought to its volumes before it asks again itself,
+// even if others asked for all its sources, so that its Secrets are put right from fresh values.
 const driftRepair = 10 * time.Minute
 
 // refresh asks for a group's bundle and brings it to all its volumes. A failure harms nothing that is mounted.
@@ -76,7 +76,7 @@ func (r *rotation) answered(g *group, due time.Time) (oldest time.Time, ok bool)
 	}
 	for _, vol := range g.volumes {
 		if vol.written == ([32]byte{}) || vol.failing ||
-			len(vol.request.Class.Spec.SecretObjects) > 0 && due.Sub(g.fetched) > driftRepair {
+			len(vol.request.Class.Spec.SecretObjects) > 0 && due.Sub(g.delivered) > driftRepair {
 			return oldest, false
 		}
 	}
@@ -135,7 +135,7 @@ func (r *rotation) succeeded(g *group, bundle *volume.Bundle) []*mounted {
 func (r *rotation) done(g *group, bundle *volume.Bundle) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	g.busy = false
+	g.busy, g.delivered = false, bundle.FetchedAt
 	r.plan(g, bundle)
 	r.poke()
 }

@@ -45,11 +45,13 @@ type group struct {
 	regular bool
 	// busy is true while a refresh is under way; what becomes due meanwhile waits.
 	busy bool
-	// fetched is when the values that the group holds left the vault.
-	fetched  time.Time
-	tried    time.Time
-	failures int
-	reason   volume.Reason
+	// fetched is when the values that the group holds left the vault; delivered, when those left it that were brought to
+	// all its volumes last.
+	fetched   time.Time
+	delivered time.Time
+	tried     time.Time
+	failures  int
+	reason    volume.Reason
 }
 
 // source is what is known of one source, whoever asked for it.

@@ -88,6 +88,11 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, classes.Close()) }()
+	reporter := append(reporters, report.NewDedup(told, clk, tellAgain))
+	mirror, err := openMirror(ctx, f, classes, reporter)
+	if err != nil {
+		return err
+	}
 	keyVault, err := provider.New(provider.Options{
 		Cloud: f.cloud, CloudConfigDir: f.cloudConfigDir, AllowedVaultHosts: f.allowedVaultHosts, CAFile: f.caFile,
 		TokenProxy:      identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
@@ -102,8 +107,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	measured.SetGates(keyVault.Gates)
 	d, err := driver.New(driver.Options{
 		Name: f.driverName, Version: readBuild().Version, NodeID: f.nodeID, KubeletDir: f.kubeletDir,
-		Classes: classes, Provider: keyVault, Mounts: mounts,
-		Reporter:         append(reporters, report.NewDedup(told, clk, tellAgain)),
+		Classes: classes, Provider: keyVault, Mounts: mounts, Mirror: mirror, Reporter: reporter,
 		RotationInterval: f.interval(), CacheTTL: f.cacheTTL, Clock: clk, Log: log,
 	})
 	if err != nil {
@@ -169,6 +173,15 @@ func openClasses(
 		accounts = cluster
 	}
 	return cluster, accounts, nil
+}
+
+// openMirror returns what keeps Secrets in step, nil where that is off.
+func openMirror(ctx context.Context, f *driverFlags, classes classSource, reporter report.Reporter) (driver.Mirror, error) {
+	cluster, ok := classes.(*kube.Cluster)
+	if !ok || !f.syncSecrets {
+		return nil, nil //nolint:nilnil // the driver knows nil
+	}
+	return cluster.Mirror(ctx, reporter) //nolint:wrapcheck // says all
 }
 
 // noCoreFiles keeps secrets out of core files: none is written, and other processes of the user cannot read the memory.

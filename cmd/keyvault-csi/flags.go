@@ -63,7 +63,7 @@ func (f *driverFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.rotation, "rotation", true, "keep what is mounted fresh")
 	fs.DurationVar(&f.rotationInterval, "rotation-interval", 2*time.Minute, "how often to refresh what is mounted; 0 turns it off")
 	fs.DurationVar(&f.cacheTTL, "cache-ttl", 10*time.Second, "how old a value may be that pods of one identity share when they start together")
-	fs.BoolVar(&f.syncSecrets, "sync-secrets", false, "keep the Kubernetes Secrets of a class's secretObjects in step (not in this version)")
+	fs.BoolVar(&f.syncSecrets, "sync-secrets", false, "keep the Kubernetes Secrets of a class's secretObjects in step")
 	fs.BoolVar(&f.accounts, "service-account-annotations", false, "take client and tenant id from the ServiceAccount's annotations where a class leaves them out")
 
 	fs.StringVar(&f.httpAddr, "http-addr", ":8095", "`address` of /healthz, /readyz and /metrics; empty: off")
@@ -121,8 +121,8 @@ func (f *driverFlags) check() error {
 	if f.classes != "" && f.kubeconfig != "" {
 		wrong = append(wrong, errors.New("--classes and --kubeconfig exclude each other: classes come from one place"))
 	}
-	if f.syncSecrets {
-		wrong = append(wrong, errors.New("--sync-secrets: this version does not write Kubernetes Secrets yet: leave it out"))
+	if f.classes != "" && f.syncSecrets {
+		wrong = append(wrong, errors.New("--sync-secrets writes to the API server, and --classes runs without one: leave one of them out"))
 	}
 	if f.accounts && f.classes != "" {
 		wrong = append(wrong, errors.New("--service-account-annotations needs the API server: leave it out, or leave out --classes"))

@@ -1,5 +1,5 @@
 // Package kube is all that talks to the API server: it reads SecretProviderClasses, keeps a status object for each pod
-// and class, and tells events on pods.
+// and class, tells events on pods, and mirrors volumes into Kubernetes Secrets.
 package kube
 
 import (
@@ -48,11 +48,15 @@ type Options struct {
 }
 
 // Cluster is the connection to one API server. It implements driver.Classes and provider.Accounts; Events and Status are
-// its reporters.
+// its reporters, and Mirror keeps Secrets in step.
 type Cluster struct {
-	log   *slog.Logger
-	stop  context.CancelFunc
-	group sync.WaitGroup
+	log    *slog.Logger
+	clock  clock.WithTicker
+	config *rest.Config
+	stop   context.CancelFunc
+	// onClose ends what group waits for.
+	onClose []func()
+	group   sync.WaitGroup
 
 	resources rest.Interface
 	informer  cache.SharedIndexInformer
@@ -82,7 +86,7 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)
 	}
-	c := &Cluster{log: o.Log}
+	c := &Cluster{log: o.Log, clock: o.Clock, config: config}
 	if c.resources, err = c.newResources(config); err != nil {
 		return nil, err
 	}
@@ -110,6 +114,9 @@ func (c *Cluster) Close() error {
 	c.stop()
 	c.broadcaster.Shutdown()
 	c.status.queue.ShutDown()
+	for _, end := range c.onClose {
+		end()
+	}
 	c.group.Wait()
 	return nil
 }
