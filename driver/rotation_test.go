@@ -146,15 +146,45 @@ func TestEditOfSecretObjectsIsMirrored(t *testing.T) {
 	n.vault.set("user", "alice")
 	n.classes.put("db", map[string]string{"objects": "user"})
 	n.mustPublish("a", "db")
+	mirrored := func() int {
+		n.mirror.mu.Lock()
+		defer n.mirror.mu.Unlock()
+		return len(n.mirror.applied)
+	}
+	before := mirrored()
 	n.classes.put("db", map[string]string{"objects": "user"}, func(c *v1.SecretProviderClass) {
 		c.Spec.SecretObjects = []v1.SecretObject{{SecretName: "s"}}
 	})
-	n.settle()
-	n.eventually("the mirror", func() bool {
+	n.eventually("the mirror", func() bool { return mirrored() == before+1 })
+	n.classes.put("db", map[string]string{"objects": "user"})
+	n.eventually("the mirror to hear that nothing is asked of it any more", func() bool { return mirrored() == before+2 })
+}
+
+// Another group's requests may make a group's own needless, but not for ever: its Secrets are put right from fresh values.
+func TestDriftOfSecretsIsRepairedThoughOthersAsk(t *testing.T) {
+	n := startNode(t)
+	n.vault.set("user", "alice")
+	asks := func(c *v1.SecretProviderClass) { c.Spec.SecretObjects = []v1.SecretObject{{SecretName: "s"}} }
+	n.classes.put("one", map[string]string{"objects": "user", "x": "1"}, asks)
+	n.classes.put("two", map[string]string{"objects": "user", "x": "2"}, asks)
+	n.mustPublish("a", "one")
+	n.mustPublish("b", "two")
+	count := func() map[string]int {
 		n.mirror.mu.Lock()
 		defer n.mirror.mu.Unlock()
-		return len(n.mirror.applied) == 1
-	})
+		counts := map[string]int{}
+		for _, pod := range n.mirror.applied {
+			counts[pod]++
+		}
+		return counts
+	}
+	before := count()
+	n.advance(driftRepair+10*time.Minute, 10*time.Second)
+	for pod, now := range count() {
+		if now == before[pod] {
+			t.Errorf("the Secrets of pod %s were not looked at in 20 minutes", pod)
+		}
+	}
 }
 
 func TestFailedRefreshHarmsNothingAndBacksOff(t *testing.T) {
