@@ -88,7 +88,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, classes.Close()) }()
-	reporter := append(reporters, report.NewDedup(told, clk, tellAgain))
+	reporter := report.All{reporters, report.NewDedup(told, clk, tellAgain)}
 	mirror, err := openMirror(ctx, f, classes, reporter)
 	if err != nil {
 		return err

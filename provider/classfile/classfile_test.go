@@ -64,7 +64,8 @@ func TestGoodFiles(t *testing.T) {
     data:
     - {objectName: db, key: password}
 `, 1},
-		"a list": {"apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(good), "\n", "\n  ") + "\n", 1},
+		"with a Secret of the only file": {good + "  secretObjects:\n  - secretName: db\n    type: kubernetes.io/ssh-auth\n    data:\n    - {objectName: db, key: ssh-privatekey}\n", 1},
+		"a list":                         {"apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(good), "\n", "\n  ") + "\n", 1},
 		"JSON": {`{"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass", "metadata": {"name": "app"}, "spec": {"provider": "azure",
 "parameters": {"keyvaultName": "kv1", "tenantID": "t", "clientID": "c", "objects": "array:\n- |\n  objectName: db\n  objectType: secret\n"}}}`, 1},
 	} {
@@ -132,7 +133,13 @@ func TestFindingsOfSecretObjects(t *testing.T) {
 		"no such file": {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: x, key: k}\n", `f.yaml:19: error: shop/app: spec.secretObjects[0].data[0].objectName "x" is not mounted by the class`},
 		"key":          {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: db, key: a b}\n", "f.yaml:19: error: shop/app: spec.secretObjects[0].data[0].key"},
 		"key twice":    {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: db, key: k}\n    - {objectName: db, key: k}\n", "f.yaml:20: error: shop/app: spec.secretObjects[0].data[1].key"},
-		"half a pair":  {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/tls\n    data:\n    - {objectName: db, key: tls.crt}\n", "f.yaml:16: error: shop/app: spec.secretObjects[0] is a TLS Secret without"},
+		"half a pair":  {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/tls\n    data:\n    - {objectName: db, key: tls.crt}\n", "f.yaml:19: error: shop/app: spec.secretObjects[0].data has no key tls.key, which a Secret of the type kubernetes.io/tls needs"},
+		"docker":       {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/dockerconfigjson\n    data: [{objectName: db, key: config.json}]\n", "f.yaml:18: error: shop/app: spec.secretObjects[0].data has no key .dockerconfigjson"},
+		"twice":        {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n  - secretName: a\n    data: [{objectName: db, key: l}]\n", "f.yaml:18: error: shop/app: spec.secretObjects[1].secretName \"a\" stands in the class twice"},
+		"label":        {"  secretObjects:\n  - secretName: a\n    labels: {app: a b}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].labels app has \"a b\""},
+		"annotation":   {"  secretObjects:\n  - secretName: a\n    annotations: {app: 5}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].annotations.app is not text"},
+		"data no list": {"  secretObjects:\n  - secretName: a\n    data: {objectName: db, key: k}\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].data is not a list"},
+		"account":      {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/service-account-token\n", "f.yaml:16: error: shop/app: spec.secretObjects[0].annotations lack kubernetes.io/service-account.name"},
 		"no type":      {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no type"},
 		"no data":      {"  secretObjects:\n  - secretName: a\n    type: Opaque\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no data"},
 		"unknown":      {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    dataa: []\n    data: [{objectName: db, key: k}]\n", "f.yaml:18: warning: shop/app: spec.secretObjects[0].dataa is an unknown field"},

@@ -91,24 +91,20 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 
 // convert makes a key's value of a file.
 func convert(kind corev1.SecretType, key string, file []byte) ([]byte, error) {
-	switch kind {
-	case corev1.SecretTypeTLS:
-		switch key {
-		case corev1.TLSCertKey:
-			return encode.TLSCertificates(file) //nolint:wrapcheck // the caller does
-		case corev1.TLSPrivateKeyKey:
-			return encode.TLSKey(file) //nolint:wrapcheck // the caller does
-		case corev1.ServiceAccountRootCAKey: // ca.crt
-			return encode.TLSAuthorities(file) //nolint:wrapcheck // the caller does
-		}
-	case corev1.SecretTypeDockerConfigJson, corev1.SecretTypeDockercfg:
-		if key == needs[kind][0] && json.Unmarshal(file, &map[string]any{}) != nil {
+	switch {
+	case kind == corev1.SecretTypeTLS && key == corev1.TLSCertKey:
+		return encode.TLSCertificates(file) //nolint:wrapcheck // the caller does
+	case kind == corev1.SecretTypeTLS && key == corev1.TLSPrivateKeyKey:
+		return encode.TLSKey(file) //nolint:wrapcheck // the caller does
+	case kind == corev1.SecretTypeTLS && key == corev1.ServiceAccountRootCAKey: // ca.crt
+		return encode.TLSAuthorities(file) //nolint:wrapcheck // the caller does
+	case kind == corev1.SecretTypeDockerConfigJson && key == corev1.DockerConfigJsonKey,
+		kind == corev1.SecretTypeDockercfg && key == corev1.DockerConfigKey:
+		if json.Unmarshal(file, &map[string]any{}) != nil {
 			return nil, fmt.Errorf("the value is not a JSON object, as %s needs it: store the whole file in the vault", kind)
 		}
-	case corev1.SecretTypeSSHAuth:
-		if key == corev1.SSHAuthPrivateKey && len(file) == 0 {
-			return nil, errors.New("the value is empty: store the private key in the vault")
-		}
+	case kind == corev1.SecretTypeSSHAuth && key == corev1.SSHAuthPrivateKey && len(file) == 0:
+		return nil, errors.New("the value is empty: store the private key in the vault")
 	}
 	return file, nil
 }
