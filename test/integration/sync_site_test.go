@@ -20,57 +20,41 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
 
-// syncInstallation adds to installation what Secret sync needs, and nothing else.
-const syncInstallation = installation + `
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: keyvault-csi-sync-%[1]s}
-rules:
-- {apiGroups: [""], resources: [secrets], verbs: [create, patch%[2]s]}
-- {apiGroups: [""], resources: [pods], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: keyvault-csi-sync-%[1]s}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyvault-csi-sync-%[1]s}
-subjects: [{kind: ServiceAccount, name: keyvault-csi, namespace: %[1]s}]
-`
-
 // canaryValue begins every value that the tests put into the vault. It may stand in files and Secrets and nowhere else.
 const canaryValue = "canary-9b1d-"
 
-// site is a namespace with workloads, and the namespace of the driver's installation.
-type site struct {
-	*controlplane.ControlPlane
-	system, namespace string
-	nodes             []*kubelet.Node
-	tokens            map[types.UID]string
+// syncSite is a site with Secret sync, whose values are canaries.
+type syncSite struct {
+	site
+
+	namespace string
+	nodes     []*kubelet.Node
+	tokens    map[types.UID]string
 }
 
-// newSite installs the driver with its least rights, and more verbs on Secrets (", delete").
-func newSite(t *testing.T, c *controlplane.ControlPlane, moreVerbs ...string) *site {
+// newSite installs the driver's rights with Secret sync, and more values of the chart.
+func newSite(t *testing.T, c *controlplane.ControlPlane, values ...string) *syncSite {
 	t.Helper()
-	c.ApplyCRDs()
-	s := &site{ControlPlane: c, system: c.Namespace(), namespace: c.Namespace(), tokens: map[types.UID]string{}}
-	c.ApplyYAML(fmt.Sprintf(syncInstallation, s.system, strings.Join(moreVerbs, "")))
+	s := &syncSite{site: install(t, c, append([]string{"syncSecret.enabled=true"}, values...)...), tokens: map[types.UID]string{}}
+	s.namespace = s.shop
 	t.Cleanup(s.noCanary)
 	return s
 }
 
 // node starts a driver on a node of its own, with a vault of its own.
-func (s *site) node(flags ...string) *kubelet.Node {
+func (s *syncSite) node(flags ...string) *kubelet.Node {
 	s.Helper()
 	return s.nodeVia(nil, flags...)
 }
 
 // nodeVia is node where the driver's kubeconfig is edited.
-func (s *site) nodeVia(edit func(kubeconfig string) string, flags ...string) *kubelet.Node {
+func (s *syncSite) nodeVia(edit func(kubeconfig string) string, flags ...string) *kubelet.Node {
 	s.Helper()
 	name := fmt.Sprintf("node-%d", len(s.nodes)+1)
-	s.CreateNode(name)
-	s.CreatePod(s.system, "driver-"+name, name, "keyvault-csi")
-	kubeconfig := s.BoundKubeconfig(s.system, "keyvault-csi", "driver-"+name)
+	if name != "node-1" { // which install makes
+		s.addNode(name)
+	}
+	kubeconfig := s.kubeconfig(name)
 	if edit != nil {
 		kubeconfig = edit(kubeconfig)
 	}
@@ -91,7 +75,7 @@ func data(pairs ...string) (list []map[string]string) {
 }
 
 // class applies a class with objects of the vault and Secrets.
-func (s *site) class(name string, objects []string, secrets ...secretObject) {
+func (s *syncSite) class(name string, objects []string, secrets ...secretObject) {
 	s.Helper()
 	spec := map[string]any{
 		"provider": "azure",
@@ -110,7 +94,7 @@ func (s *site) class(name string, objects []string, secrets ...secretObject) {
 	s.ApplyYAML(string(text))
 }
 
-func (s *site) must(err error) {
+func (s *syncSite) must(err error) {
 	s.Helper()
 	if err != nil {
 		s.Fatal(err)
@@ -118,13 +102,13 @@ func (s *site) must(err error) {
 }
 
 // pod makes a Pod of a node that nothing runs.
-func (s *site) pod(name string, edit ...func(*corev1.Pod)) *corev1.Pod {
+func (s *syncSite) pod(name string, edit ...func(*corev1.Pod)) *corev1.Pod {
 	s.Helper()
 	return s.CreatePod(s.namespace, name, "node-1", "app", edit...)
 }
 
 // try calls NodePublishVolume for a Pod.
-func (s *site) try(n *kubelet.Node, pod *corev1.Pod, class string) error {
+func (s *syncSite) try(n *kubelet.Node, pod *corev1.Pod, class string) error {
 	s.Helper()
 	if s.tokens[pod.UID] == "" {
 		s.tokens[pod.UID] = s.Tokens(pod)
@@ -132,13 +116,13 @@ func (s *site) try(n *kubelet.Node, pod *corev1.Pod, class string) error {
 	return n.Publish(pod.Name, class, kubelet.ForPod(pod, s.tokens[pod.UID]))
 }
 
-func (s *site) publish(n *kubelet.Node, pod *corev1.Pod, class string) {
+func (s *syncSite) publish(n *kubelet.Node, pod *corev1.Pod, class string) {
 	s.Helper()
 	s.must(s.try(n, pod, class))
 }
 
 // secret returns a Secret, nil where there is none.
-func (s *site) secret(name string) *corev1.Secret {
+func (s *syncSite) secret(name string) *corev1.Secret {
 	s.Helper()
 	found, err := s.Client().CoreV1().Secrets(s.namespace).Get(s.Context(), name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -149,7 +133,7 @@ func (s *site) secret(name string) *corev1.Secret {
 }
 
 // holds says whether a Secret holds exactly these keys and values, given in turn.
-func (s *site) holds(name string, pairs ...string) bool {
+func (s *syncSite) holds(name string, pairs ...string) bool {
 	s.Helper()
 	found := s.secret(name)
 	if found == nil {
@@ -166,7 +150,7 @@ func (s *site) holds(name string, pairs ...string) bool {
 }
 
 // want fails unless the Secret holds exactly these keys and values.
-func (s *site) want(name string, pairs ...string) {
+func (s *syncSite) want(name string, pairs ...string) {
 	s.Helper()
 	if !s.holds(name, pairs...) {
 		s.Fatalf("Secret %s is %v, want %q\nevents: %s", name, s.secret(name), pairs, s.events())
@@ -174,7 +158,7 @@ func (s *site) want(name string, pairs ...string) {
 }
 
 // owners are the kinds and names of a Secret's owners.
-func (s *site) owners(name string) string {
+func (s *syncSite) owners(name string) string {
 	s.Helper()
 	var list []string
 	if found := s.secret(name); found != nil {
@@ -186,14 +170,14 @@ func (s *site) owners(name string) string {
 }
 
 // events are the messages of the namespace's events, with their reasons.
-func (s *site) events() string {
+func (s *syncSite) events() string {
 	s.Helper()
 	return s.MustKubectl("", "-n", s.namespace, "get", "events", "-o",
 		`jsonpath={range .items[*]}{.involvedObject.name}{" "}{.reason}{": "}{.message}{"\n"}{end}`)
 }
 
 // told waits for an event with these words.
-func (s *site) told(words ...string) {
+func (s *syncSite) told(words ...string) {
 	s.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
@@ -215,7 +199,7 @@ func (s *site) told(words ...string) {
 }
 
 // requests are the drivers' requests about Secrets and Pods of the site's namespace.
-func (s *site) requests() (list []controlplane.AuditEvent) {
+func (s *syncSite) requests() (list []controlplane.AuditEvent) {
 	s.Helper()
 	// a request of one's own, so that what went before it is in the log
 	for _, r := range s.Requests("keyvault-csi/") {
@@ -227,7 +211,7 @@ func (s *site) requests() (list []controlplane.AuditEvent) {
 }
 
 // during counts the requests that a step makes, once no more come.
-func (s *site) during(step func()) (secrets, pods int, list []controlplane.AuditEvent) {
+func (s *syncSite) during(step func()) (secrets, pods int, list []controlplane.AuditEvent) {
 	s.Helper()
 	before := len(s.requests())
 	step()
@@ -250,7 +234,7 @@ func (s *site) during(step func()) (secrets, pods int, list []controlplane.Audit
 }
 
 // noCanary looks for values where they must not be, and for requests that the least rights refused.
-func (s *site) noCanary() {
+func (s *syncSite) noCanary() {
 	if s.Failed() {
 		return
 	}

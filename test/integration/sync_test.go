@@ -183,7 +183,7 @@ func TestManyPodsOfOneClass(t *testing.T) {
 }
 
 // owner makes something that may own Pods and that no controller looks at.
-func (s *site) owner(name string) *corev1.ConfigMap {
+func (s *syncSite) owner(name string) *corev1.ConfigMap {
 	s.Helper()
 	made, err := s.Client().CoreV1().ConfigMaps(s.namespace).Create(s.Context(),
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
