@@ -62,7 +62,7 @@ func (f *subjectFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.secretFile, "node-publish-secret-file", "", "ask as the service principal of this Secret's manifest `file` (nodePublishSecretRef)")
 	fs.BoolVar(&f.asClass, "as-class", false, "ask as the class says: with the managed identity of this machine")
 
-	fs.StringVarP(&f.output, "output", "o", tableOutput, "`table, json or yaml`")
+	fs.StringVarP(&f.output, "output", "o", tableOutput, "output `format`: table, json or yaml")
 	fs.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for answers, for each class")
 
 	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that name none, as the driver's flag")

@@ -39,7 +39,7 @@ It exits with 1 if there is an error (with --strict, also a warning), else with 
 	}
 	flags := c.Flags()
 	flags.StringSliceVarP(&f.files, "filename", "f", nil, "`file`, directory or - to check; may be given more than once")
-	flags.StringVarP(&f.output, "output", "o", textOutput, "`text or json`")
+	flags.StringVarP(&f.output, "output", "o", textOutput, "output `format`: text or json")
 	flags.BoolVar(&f.strict, "strict", false, "warnings count as errors")
 	flags.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that name none, as the driver's flag")
 	flags.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as the driver's flag")

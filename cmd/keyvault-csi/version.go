@@ -61,7 +61,7 @@ func newVersionCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", jsonOutput, "`json or text`")
+	c.Flags().StringVarP(&output, "output", "o", jsonOutput, "output `format`: json or text")
 	completeFlag(c, "output", jsonOutput, textOutput)
 	return c
 }
