@@ -45,6 +45,7 @@ fuzz: ## Fuzz every target for FUZZTIME (20s)
 .PHONY: lint
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
+	cd hack/image && go tool -modfile=../../tools/go.mod golangci-lint run --config ../../.golangci.yml ./...
 
 .PHONY: vulncheck
 vulncheck: ## Look for known vulnerabilities

@@ -41,7 +41,7 @@ func readCommit(ctx context.Context, source string) (commit, error) {
 // compile builds a program for a platform, static and stripped. What could change the bytes is set here and not taken from the
 // caller's environment.
 func compile(ctx context.Context, source, pkg, to string, p v1.Platform) error {
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=true", "-mod=readonly", "-ldflags=-s -w", "-o", to, pkg)
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=true", "-mod=readonly", "-ldflags=-s -w", "-o", to, pkg) //nolint:gosec // programs of this project
 	c.Dir, c.Stderr = source, os.Stderr
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off",
 		"GOOS="+p.OS, "GOARCH="+p.Architecture, "GOAMD64=v1", "GOARM64=v8.0")
@@ -52,7 +52,7 @@ func compile(ctx context.Context, source, pkg, to string, p v1.Platform) error {
 }
 
 func output(ctx context.Context, dir, name string, args ...string) (string, error) {
-	c := exec.CommandContext(ctx, name, args...)
+	c := exec.CommandContext(ctx, name, args...) //nolint:gosec // git, as called here
 	c.Dir, c.Stderr = dir, os.Stderr
 	out, err := c.Output()
 	if err != nil {

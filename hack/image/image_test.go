@@ -25,7 +25,7 @@ import (
 func imagesOf(t *testing.T) string {
 	t.Helper()
 	source := filepath.Join(t.TempDir(), "source")
-	c := exec.CommandContext(t.Context(), "git", "clone", "--quiet", "--no-hardlinks", "../..", source)
+	c := exec.CommandContext(t.Context(), "git", "clone", "--quiet", "--no-hardlinks", "../..", source) //nolint:gosec // a directory of the test
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -43,7 +43,7 @@ func sums(t *testing.T, dir string) map[string][sha256.Size]byte {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		content, err := os.ReadFile(path)
+		content, err := os.ReadFile(path) //nolint:gosec // a directory of the test
 		found[strings.TrimPrefix(path, dir)] = sha256.Sum256(content)
 		return err
 	})

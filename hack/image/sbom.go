@@ -50,7 +50,7 @@ func (b *builder) materials(p program, binary string, platform v1.Platform) ([]b
 	if err != nil {
 		return nil, err
 	}
-	content, err := os.ReadFile(binary)
+	content, err := os.ReadFile(binary) //nolint:gosec // what was just built
 	if err != nil {
 		return nil, err
 	}
