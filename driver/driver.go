@@ -66,8 +66,8 @@ type Driver struct {
 
 	targets  targets
 	rotation *rotation
-	// refused holds kubelet's words when it refused the registration.
-	refused atomic.Pointer[string]
+	// unregistered says why kubelet does not call the driver; nil where it does, or where the driver does not register.
+	unregistered atomic.Pointer[string]
 }
 
 // New returns a driver that serves nothing yet.
@@ -107,8 +107,8 @@ func New(o Options) (*Driver, error) {
 // Ready returns nil when the driver can publish volumes, else why it cannot. GetPluginInfo's Probe and /readyz say the
 // same.
 func (d *Driver) Ready() error {
-	if why := d.refused.Load(); why != nil {
-		return fmt.Errorf("kubelet refused the registration of %s: %s", d.name, *why)
+	if why := d.unregistered.Load(); why != nil {
+		return errors.New(*why)
 	}
 	if err := d.classes.Ready(); err != nil {
 		return fmt.Errorf("classes: %w", err)

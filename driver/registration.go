@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -31,16 +32,22 @@ func (r *registration) GetInfo(context.Context, *registerapi.InfoRequest) (*regi
 	}, nil
 }
 
+// notYet is why the driver is not registered before kubelet has said anything.
+func notYet(name, socket string) *string {
+	why := fmt.Sprintf("kubelet has not registered %s yet: it must find %s in its plugin registry directory", name, socket)
+	return &why
+}
+
 // NotifyRegistrationStatus takes kubelet's verdict. A refusal makes the driver not ready until kubelet accepts it.
 func (r *registration) NotifyRegistrationStatus(ctx context.Context, status *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
 	if status.GetPluginRegistered() {
-		r.driver.refused.Store(nil)
+		r.driver.unregistered.Store(nil)
 		r.driver.log.InfoContext(ctx, "kubelet registered the driver", "driver", r.driver.name)
 		return &registerapi.RegistrationStatusResponse{}, nil
 	}
-	why := status.GetError()
-	r.driver.refused.Store(&why)
+	why := fmt.Sprintf("kubelet refused the registration of %s: %s", r.driver.name, status.GetError())
+	r.driver.unregistered.Store(&why)
 	r.driver.log.ErrorContext(ctx, "kubelet refused the registration: pods cannot mount volumes on this node",
-		"driver", r.driver.name, "error", why)
+		"driver", r.driver.name, "error", status.GetError())
 	return &registerapi.RegistrationStatusResponse{}, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // drainTimeout bounds how long calls under way may take after the driver was told to stop. It is shorter than the 30 s
@@ -53,7 +54,9 @@ func (d *Driver) Serve(ctx context.Context, o ServeOptions) error {
 	defer drain(server)
 	if o.RegistrationDir != "" {
 		// the CSI socket serves already: kubelet calls it as soon as it sees the registration socket
-		registrarListener, err = listenUnix("unix://" + filepath.Join(o.RegistrationDir, d.name+"-reg.sock"))
+		socket := filepath.Join(o.RegistrationDir, d.name+"-reg.sock")
+		d.unregistered.Store(notYet(d.name, socket))
+		registrarListener, err = listenUnix("unix://" + socket)
 		if err != nil {
 			return fmt.Errorf("registration socket: %w", err)
 		}
@@ -91,15 +94,41 @@ func drain(server *grpc.Server) {
 	server.GracefulStop()
 }
 
-// listenUnix listens on a unix:// endpoint for this user only. A socket that an earlier process left is removed; none is
-// removed at the end, since by then it may be a successor's.
-func listenUnix(endpoint string) (net.Listener, error) {
+// Ask calls the Identity service of the driver that serves an endpoint, as kubelet would: an error says that it does not answer.
+func Ask(ctx context.Context, endpoint string) error {
+	path, err := socketPath(endpoint)
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		return fmt.Errorf("csi socket: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := csi.NewIdentityClient(conn).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}); err != nil {
+		return fmt.Errorf("csi socket: %w", err)
+	}
+	return nil
+}
+
+// socketPath is the file of a unix:// endpoint.
+func socketPath(endpoint string) (string, error) {
 	path, ok := strings.CutPrefix(endpoint, "unix://")
 	if !ok || path == "" {
-		return nil, fmt.Errorf("%q is not a unix socket: write unix:///csi/csi.sock", endpoint)
+		return "", fmt.Errorf("%q is not a unix socket: write unix:///csi/csi.sock", endpoint)
 	}
 	if !filepath.IsAbs(path) {
 		path = "/" + path // as unix://csi/csi.sock was always read
+	}
+	return path, nil
+}
+
+// listenUnix listens on a unix:// endpoint for this user only. A socket that an earlier process left is removed; none is
+// removed at the end, since by then it may be a successor's.
+func listenUnix(endpoint string) (net.Listener, error) {
+	path, err := socketPath(endpoint)
+	if err != nil {
+		return nil, err
 	}
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != os.ModeSocket {
 		return nil, fmt.Errorf("%s exists and is no socket: remove it or choose another path", path)

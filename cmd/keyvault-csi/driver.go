@@ -68,6 +68,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	}
 	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	noCoreFiles(ctx, log)
+	dropPrivileges(ctx, log)
 
 	registry := prometheus.NewRegistry()
 	clk := clock.RealClock{}
@@ -120,7 +121,8 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 // serve runs the driver and its HTTP listeners; when one ends, all end.
 func serve(ctx context.Context, f *driverFlags, d *driver.Driver, registry *prometheus.Registry, log *slog.Logger) error {
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
-	health, err := listenHTTP(ctx, "--http-addr", f.httpAddr, healthMux(d.Ready, scrape))
+	alive := func(ctx context.Context) error { return driver.Ask(ctx, f.endpoint) }
+	health, err := listenHTTP(ctx, "--http-addr", f.httpAddr, healthMux(alive, d.Ready, scrape))
 	if err != nil {
 		return err
 	}

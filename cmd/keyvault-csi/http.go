@@ -12,20 +12,26 @@ import (
 	"time"
 )
 
-// healthMux answers /healthz while the process lives, /readyz while volumes can be published, with the reason in the body
-// where they cannot, and /metrics.
-func healthMux(ready func() error, metrics http.Handler) *http.ServeMux {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+// aliveTimeout is how long the CSI socket may take to answer, shorter than what a probe waits.
+const aliveTimeout = 4 * time.Second
+
+// healthMux answers /healthz while the CSI socket is answered, /readyz while volumes can be published, with the reason in the
+// body where they are not, and /metrics.
+func healthMux(alive func(context.Context) error, ready func() error, metrics http.Handler) *http.ServeMux {
+	answer := func(w http.ResponseWriter, err error) {
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = fmt.Fprintln(w, "ok")
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), aliveTimeout)
+		defer cancel()
+		answer(w, alive(ctx))
 	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, ready()) })
 	mux.Handle("GET /metrics", metrics)
 	return mux
 }

@@ -71,6 +71,17 @@ func TestClassesInTheDocumentationAreGood(t *testing.T) {
 	}
 }
 
+func TestTheFirstExampleIsThatOfTheReadme(t *testing.T) {
+	example, err := os.ReadFile(filepath.Join(root, "deploy/examples/first.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := yamlBlock.FindAllStringSubmatch(pages(t)[filepath.Join(root, "README.md")], -1)
+	if len(blocks) < 2 || !strings.HasSuffix(string(example), "\n"+blocks[0][1]+"---\n"+blocks[1][1]) {
+		t.Error("deploy/examples/first.yaml is not the class and the Pod of README.md")
+	}
+}
+
 func TestEveryParameterIsDocumented(t *testing.T) {
 	text := pages(t)[filepath.Join(root, "docs/parameters.md")]
 	for _, name := range slices.Concat(class.Parameters(), class.Fields()) {

@@ -46,6 +46,9 @@ func TestRegistrationWithKubelet(t *testing.T) {
 		must(t, err)
 		return resp.GetReady().GetValue()
 	}
+	if ready() {
+		t.Error("ready before kubelet registered it")
+	}
 	_, err = watcher.NotifyRegistrationStatus(t.Context(), &registerapi.RegistrationStatus{Error: "another driver has the name"})
 	must(t, err)
 	if ready() || !strings.Contains(n.Log(), "another driver has the name") {
@@ -81,6 +84,18 @@ func get(t *testing.T, url string) (int, string) {
 	body, err := io.ReadAll(resp.Body)
 	must(t, err)
 	return resp.StatusCode, string(body)
+}
+
+func TestHealthIsThatOfTheSocket(t *testing.T) {
+	address := freePort(t)
+	n := kubelet.Start(t, kubelet.Seed, "--http-addr", address)
+	if code, body := get(t, "http://"+address+"/healthz"); code != http.StatusOK {
+		t.Errorf("%d %s", code, body)
+	}
+	must(t, os.Remove(filepath.Join(n.Dir, "csi.sock"))) // kubelet cannot call it any more: only a restart helps
+	if code, body := get(t, "http://"+address+"/healthz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "csi socket") {
+		t.Errorf("%d %s", code, body)
+	}
 }
 
 func TestHealthMetricsAndDebugListeners(t *testing.T) {
