@@ -23,8 +23,8 @@ func TestOnlyTheCapabilitiesOfMountingStay(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	driver := exec.CommandContext(t.Context(), binary, "driver", "--endpoint", "unix://"+socket, "--node-id", "n", "--kubelet-dir", dir,
-		"--classes", dir, "--http-addr", "") //nolint:gosec // the test's own
+	driver := exec.CommandContext(t.Context(), binary, "driver", "--endpoint", "unix://"+socket, "--node-id", "n", "--kubelet-dir", dir, //nolint:gosec // the test's own
+		"--classes", dir, "--http-addr", "")
 	var log strings.Builder
 	driver.Stderr = &log
 	if err := driver.Start(); err != nil {
