@@ -49,6 +49,14 @@ func rpcError(ref volume.Ref, err error) error {
 	return &callError{status: status.New(code, describe(ref)+err.Error()), cause: err}
 }
 
+// requestID is the service's id of the request that failed, empty where none did.
+func requestID(err error) string {
+	if e, ok := errors.AsType[*volume.Error](err); ok {
+		return e.RequestID
+	}
+	return ""
+}
+
 // callError is a status that remembers where it comes from, for the log.
 type callError struct {
 	status *status.Status

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/report"
@@ -42,6 +45,8 @@ type Options struct {
 	RotationInterval time.Duration
 	// CacheTTL is how old a value may be that a starting pod shares with others of its identity.
 	CacheTTL time.Duration
+	// Tracer makes the spans of publishes and rotations; none where nil.
+	Tracer trace.Tracer
 	// Clock is the real one where nil.
 	Clock clock.WithTicker
 	Log   *slog.Logger
@@ -61,6 +66,7 @@ type Driver struct {
 	mirrorTimeout time.Duration
 	reporter      report.Reporter
 	cacheTTL      time.Duration
+	tracer        trace.Tracer
 	clock         clock.WithTicker
 	log           *slog.Logger
 
@@ -81,6 +87,9 @@ func New(o Options) (*Driver, error) {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
+	}
 	if o.Reporter == nil {
 		o.Reporter = report.All{}
 	}
@@ -98,7 +107,7 @@ func New(o Options) (*Driver, error) {
 		name: o.Name, version: o.Version, nodeID: o.NodeID, kubeletDir: filepath.Clean(o.KubeletDir),
 		classes: o.Classes, provider: o.Provider, mounts: o.Mounts,
 		mirror: o.Mirror, mirrorTimeout: o.MirrorTimeout,
-		reporter: o.Reporter, cacheTTL: o.CacheTTL, clock: o.Clock, log: o.Log,
+		reporter: o.Reporter, cacheTTL: o.CacheTTL, tracer: o.Tracer, clock: o.Clock, log: o.Log,
 	}
 	d.rotation = newRotation(d, o.RotationInterval)
 	return d, nil
@@ -119,7 +128,10 @@ func (d *Driver) Ready() error {
 	return nil
 }
 
-func (d *Driver) report(e report.Event) {
+func (d *Driver) report(ctx context.Context, e report.Event) {
 	e.Time = d.clock.Now()
+	if e.TraceID == "" {
+		e.TraceID = traceID(ctx)
+	}
 	d.reporter.Report(e)
 }

@@ -39,14 +39,15 @@ func (r *rotation) rebind(ctx context.Context, key classKey) {
 			return
 		}
 		if err != nil {
-			r.d.report(report.Event{
+			r.misbound(args.ref.TargetPath, err)
+			r.d.report(ctx, report.Event{
 				Kind: report.RefreshFailed, Volume: args.ref, Reason: volume.ReasonOf(err),
 				Message: "the class changed and the files stay as they are: " + err.Error(),
 			})
 			continue
 		}
 		if r.stands(fresh.target) {
-			r.republished(fresh)
+			r.republished(ctx, fresh)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 		if p := recover(); p != nil {
 			// the value of a panic may quote a request: only its type and the stack are safe
 			d.log.ErrorContext(ctx, "panic in a call", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			d.report(report.Event{Kind: report.Panicked, Reason: volume.Internal, Message: method})
+			d.report(ctx, report.Event{Kind: report.Panicked, Reason: volume.Internal, Message: method})
 			resp, err = nil, status.Errorf(codes.Internal,
 				"%s: defect in the driver: see its log for the panic, and report it", method)
 		}
@@ -37,9 +37,12 @@ func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 			attrs := []any{"code", status.Code(err).String(), "error", status.Convert(err).Message(), "duration", took}
 			if e, ok := errors.AsType[*volume.Error](err); ok {
 				attrs = append(attrs, "reason", e.Reason)
-				if e.RequestID != "" {
-					attrs = append(attrs, "x-ms-request-id", e.RequestID)
-				}
+			}
+			if id := requestID(err); id != "" {
+				attrs = append(attrs, "x-ms-request-id", id)
+			}
+			if e, ok := errors.AsType[*tracedError](err); ok && e.trace != "" {
+				attrs = append(attrs, logging.TraceKey, e.trace)
 			}
 			d.log.ErrorContext(ctx, "call failed", attrs...)
 			return

@@ -48,13 +48,15 @@ func (d *Driver) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 	defer unlock()
 	start := d.clock.Now()
 	if err := d.publish(ctx, args); err != nil {
+		event := report.Event{Kind: report.PublishFailed, Volume: args.ref, Duration: d.clock.Since(start)}
+		if traced, ok := errors.AsType[*tracedError](err); ok {
+			event.TraceID = traced.trace
+		}
 		if cause := context.Cause(ctx); errors.Is(cause, errInterrupted) {
 			err = status.Error(codes.Aborted, describe(args.ref)+cause.Error())
 		}
-		d.report(report.Event{
-			Kind: report.PublishFailed, Volume: args.ref, Reason: volume.ReasonOf(err),
-			Message: err.Error(), Duration: d.clock.Since(start),
-		})
+		event.Reason, event.RequestID, event.Message = volume.ReasonOf(err), requestID(err), err.Error()
+		d.report(ctx, event)
 		return nil, rpcError(args.ref, err)
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
@@ -81,10 +83,10 @@ func (d *Driver) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	}
 	d.mirror.Forget(ref)
 	if err := d.mounts.Unmount(ref.TargetPath); err != nil {
-		d.report(report.Event{Kind: report.UnpublishFailed, Volume: ref, Reason: volume.ReasonOf(err), Message: err.Error()})
+		d.report(ctx, report.Event{Kind: report.UnpublishFailed, Volume: ref, Reason: volume.ReasonOf(err), Message: err.Error()})
 		return nil, rpcError(ref, err)
 	}
-	d.report(report.Event{Kind: report.Unpublished, Volume: ref})
+	d.report(ctx, report.Event{Kind: report.Unpublished, Volume: ref})
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
@@ -18,23 +20,43 @@ func (d *Driver) publish(ctx context.Context, args publishArguments) error {
 	if err != nil {
 		return err
 	}
-	start := d.clock.Now()
-	vol, err := d.bind(ctx, args)
 	if state == tmpfs.Complete {
-		if err != nil {
-			// the pod runs on its last files: an error here would let older kubelets delete them
-			d.report(report.Event{
-				Kind: report.RefreshFailed, Volume: args.ref, Reason: volume.ReasonOf(err), Message: err.Error(),
-			})
-			return nil
-		}
-		d.rotation.republished(vol)
+		d.republish(ctx, args)
 		return nil
 	}
-	if err != nil {
-		return err
+	ctx, span := d.span(ctx, spanPublish, args.ref)
+	start := d.clock.Now()
+	vol, err := d.bindTraced(ctx, args)
+	if err == nil {
+		err = d.fill(ctx, vol, start)
 	}
-	return d.fill(ctx, vol, start)
+	endSpan(span, err)
+	if err != nil {
+		return &tracedError{error: err, trace: traceID(ctx)}
+	}
+	return nil
+}
+
+// republish takes what kubelet says anew of a volume that stands. The pod runs on its last files: an error would let older
+// kubelets delete them.
+func (d *Driver) republish(ctx context.Context, args publishArguments) {
+	vol, err := d.bind(ctx, args)
+	if err != nil {
+		d.rotation.misbound(args.ref.TargetPath, err)
+		d.report(ctx, report.Event{
+			Kind: report.RefreshFailed, Volume: args.ref, Reason: volume.ReasonOf(err), Message: err.Error(),
+		})
+		return
+	}
+	d.rotation.republished(ctx, vol)
+}
+
+// bindTraced is bind with a span.
+func (d *Driver) bindTraced(ctx context.Context, args publishArguments) (*mounted, error) {
+	ctx, span := d.span(ctx, spanClass, args.ref)
+	vol, err := d.bind(ctx, args)
+	endSpan(span, err)
+	return vol, err
 }
 
 // bind finds the class and resolves it for the pod. No request leaves the node where the class is known.
@@ -58,7 +80,7 @@ func (d *Driver) fill(ctx context.Context, vol *mounted, start time.Time) error 
 	var phases report.Phases
 	lap := d.laps(start)
 	phases.Class = lap()
-	bundle, err := vol.binding.Fetch(ctx, volume.FetchOptions{
+	bundle, err := d.fetch(ctx, vol.ref, vol.binding, volume.FetchOptions{
 		NotBefore: d.clock.Now().Add(-d.cacheTTL), Priority: volume.Mount, AllowStale: true,
 	})
 	if err != nil {
@@ -68,27 +90,48 @@ func (d *Driver) fill(ctx context.Context, vol *mounted, start time.Time) error 
 		return context.Cause(ctx)
 	}
 	phases.Token, phases.Fetch = bundle.TokenWait, max(0, lap()-bundle.TokenWait)
-	target := vol.ref.TargetPath
-	if err := d.mounts.Mount(target, executable(bundle.Files)); err != nil {
-		return err
-	}
-	if _, err := d.mounts.Write(target, bundle.Files, vol.group); err != nil {
-		if undo := d.mounts.Unmount(target); undo != nil {
-			d.log.ErrorContext(ctx, "an unfinished mount is left", "target", target, "error", undo)
-		}
+	if err := d.mountFiles(ctx, vol, bundle); err != nil {
 		return err
 	}
 	phases.Write = lap()
 	vol.written = fingerprint(vol.binding, bundle)
-	vol.stale = bundle.Stale
+	vol.stale, vol.objects = bundle.Stale, bundle.Objects
 	d.mirrorNow(ctx, vol.ref, vol.request.Class, bundle)
 	phases.Sync = lap()
 	d.rotation.published(vol, bundle)
-	d.report(report.Event{
+	d.report(ctx, report.Event{
 		Kind: report.Published, Volume: vol.ref, Message: "mounted", Changed: true, Bundle: bundle,
+		Identity:  vol.binding.Identity(),
 		FetchedAt: bundle.FetchedAt, Duration: d.clock.Since(start), Phases: phases,
 	})
-	d.warn(vol, bundle)
+	d.warn(ctx, vol, bundle)
+	return nil
+}
+
+// fetch is Fetch with a span.
+func (d *Driver) fetch(ctx context.Context, ref volume.Ref, binding volume.Binding, o volume.FetchOptions) (*volume.Bundle, error) {
+	ctx, span := d.span(ctx, spanFetch, ref)
+	bundle, err := binding.Fetch(ctx, o)
+	if err == nil {
+		describeBundle(span, bundle)
+	}
+	endSpan(span, err)
+	return bundle, err
+}
+
+// mountFiles mounts the volume and writes its first generation; a mount without one does not stay.
+func (d *Driver) mountFiles(ctx context.Context, vol *mounted, bundle *volume.Bundle) (err error) {
+	ctx, span := d.span(ctx, spanWrite, vol.ref)
+	defer func() { endSpan(span, err) }()
+	if err := d.mounts.Mount(vol.target, executable(bundle.Files)); err != nil {
+		return err
+	}
+	if _, err := d.mounts.Write(vol.target, bundle.Files, vol.group); err != nil {
+		if undo := d.mounts.Unmount(vol.target); undo != nil {
+			d.log.ErrorContext(ctx, "an unfinished mount is left", "target", vol.target, "error", undo)
+		}
+		return err
+	}
 	return nil
 }
 
@@ -104,25 +147,31 @@ func (d *Driver) laps(start time.Time) func() time.Duration {
 
 // mirrorNow gives the Secrets a bounded time to stand before the pod goes on; what is left goes on in the background.
 func (d *Driver) mirrorNow(ctx context.Context, ref volume.Ref, class *v1.SecretProviderClass, bundle *volume.Bundle) {
+	if len(class.Spec.SecretObjects) > 0 {
+		var span trace.Span
+		ctx, span = d.span(ctx, spanSync, ref)
+		defer endSpan(span, nil)
+	}
 	ctx, cancel := context.WithTimeout(ctx, d.mirrorTimeout)
 	defer cancel()
 	d.mirror.Apply(ctx, ref, class, bundle)
 }
 
 // warn tells of what did not stop the mount.
-func (d *Driver) warn(vol *mounted, bundle *volume.Bundle) {
+func (d *Driver) warn(ctx context.Context, vol *mounted, bundle *volume.Bundle) {
 	if bundle.Stale {
 		message := "started from last known good values of " + bundle.FetchedAt.UTC().Format("2006-01-02T15:04:05Z")
 		if bundle.Cause != nil {
 			message += ": " + bundle.Cause.Error()
 		}
-		d.report(report.Event{
+		d.report(ctx, report.Event{
 			Kind: report.ServedStale, Volume: vol.ref, Reason: volume.ReasonOf(bundle.Cause), Message: message, Bundle: bundle,
+			RequestID: requestID(bundle.Cause),
 		})
 	}
 	for _, list := range [][]string{vol.binding.Warnings(), bundle.Warnings} {
 		for _, message := range list {
-			d.report(report.Event{Kind: report.Warning, Volume: vol.ref, Message: message})
+			d.report(ctx, report.Event{Kind: report.Warning, Volume: vol.ref, Message: message})
 		}
 	}
 }

@@ -27,23 +27,36 @@ func (r *rotation) refresh(ctx context.Context, j job) {
 	binding, confirmed := r.begin(j)
 	if binding == nil {
 		for _, event := range confirmed {
-			r.d.report(event)
+			r.d.report(ctx, event)
 		}
 		return
 	}
 	start := r.d.clock.Now()
-	bundle, err := binding.Fetch(ctx, volume.FetchOptions{NotBefore: j.due, Priority: volume.Rotation})
+	ref := r.anyOf(j.group)
+	ctx, span := r.d.span(ctx, spanRotate, ref)
+	bundle, err := r.d.fetch(ctx, ref, binding, volume.FetchOptions{NotBefore: j.due, Priority: volume.Rotation})
+	defer func() { endSpan(span, err) }()
 	if ctx.Err() != nil {
 		return // the driver stops
 	}
 	if err != nil {
-		r.failed(j.group, err)
+		r.failed(ctx, j.group, err)
 		return
 	}
 	for _, vol := range r.succeeded(j.group, bundle) {
 		r.deliver(ctx, j.group, vol, bundle, start)
 	}
 	r.done(j.group, bundle)
+}
+
+// anyOf returns one of the group's volumes, for who reads a trace: all have the same class and identity.
+func (r *rotation) anyOf(g *group) (ref volume.Ref) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, vol := range g.volumes {
+		return vol.ref
+	}
+	return ref
 }
 
 // begin returns the binding to ask with. Where others just got the same answer from all sources there is none, and what
@@ -94,11 +107,10 @@ func (r *rotation) answered(g *group, due time.Time) (oldest time.Time, ok bool)
 }
 
 // failed keeps everything as it is and plans the next try.
-func (r *rotation) failed(g *group, err error) {
+func (r *rotation) failed(ctx context.Context, g *group, err error) {
 	var asked time.Duration
-	requestID := ""
 	if e, ok := errors.AsType[*volume.Error](err); ok {
-		asked, requestID = e.RetryAfter, e.RequestID
+		asked = e.RetryAfter
 	}
 	r.mu.Lock()
 	g.busy = false
@@ -109,14 +121,14 @@ func (r *rotation) failed(g *group, err error) {
 	}
 	refs := make([]volume.Ref, 0, len(g.volumes))
 	for _, vol := range g.volumes {
-		vol.failing = true
+		vol.failing, vol.trouble = true, err
 		refs = append(refs, vol.ref)
 	}
 	r.poke()
 	r.mu.Unlock()
 	for _, ref := range refs {
-		r.d.report(report.Event{
-			Kind: report.RefreshFailed, Volume: ref, Reason: volume.ReasonOf(err), RequestID: requestID,
+		r.d.report(ctx, report.Event{
+			Kind: report.RefreshFailed, Volume: ref, Reason: volume.ReasonOf(err), RequestID: requestID(err),
 			Message: "the files stay as they are: " + err.Error(),
 		})
 	}
@@ -144,7 +156,7 @@ func (r *rotation) done(g *group, bundle *volume.Bundle) {
 func (r *rotation) deliver(ctx context.Context, g *group, vol *mounted, bundle *volume.Bundle, start time.Time) {
 	ask, changed, err := r.store(ctx, g, vol, bundle)
 	if err != nil {
-		r.d.report(report.Event{
+		r.d.report(ctx, report.Event{
 			Kind: report.RefreshFailed, Volume: ask.ref, Reason: volume.ReasonOf(err),
 			Message: "the files stay as they are: " + err.Error(),
 		})
@@ -155,25 +167,26 @@ func (r *rotation) deliver(ctx context.Context, g *group, vol *mounted, bundle *
 	}
 	r.d.mirrorNow(ctx, ask.ref, ask.class, bundle)
 	event := report.Event{
-		Kind: report.Refreshed, Volume: ask.ref, Changed: changed, Bundle: bundle, FetchedAt: bundle.FetchedAt,
+		Kind: report.Refreshed, Volume: ask.ref, Changed: changed, Bundle: bundle, FetchedAt: bundle.FetchedAt, Identity: ask.identity,
 		Duration: r.d.clock.Since(start),
 		Message:  "refreshed",
 	}
-	r.d.report(event)
+	r.d.report(ctx, event)
 	if ask.failing {
 		event.Kind, event.Message = report.Recovered, "refreshed again after a failure"
-		r.d.report(event)
+		r.d.report(ctx, event)
 	}
 	for _, expiring := range r.expiring(vol, bundle) {
 		expiring.Volume = ask.ref
-		r.d.report(expiring)
+		r.d.report(ctx, expiring)
 	}
 }
 
 // standing is what the rotation knows of a volume at the moment of a delivery.
 type standing struct {
-	ref   volume.Ref
-	class *v1.SecretProviderClass
+	ref      volume.Ref
+	class    *v1.SecretProviderClass
+	identity string
 	// current is false where the volume left the group, or the node, meanwhile.
 	current bool
 	failing bool
@@ -192,13 +205,15 @@ func (r *rotation) store(ctx context.Context, g *group, vol *mounted, bundle *vo
 		return ask, false, nil
 	}
 	if ask.written != ask.print {
+		_, span := r.d.span(ctx, spanWrite, ask.ref)
 		changed, err = r.write(vol.target, vol.group, bundle)
+		endSpan(span, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	vol.failing = err != nil
+	vol.failing, vol.trouble = err != nil, err
 	if err == nil {
-		vol.written, vol.stale = ask.print, false
+		vol.written, vol.stale, vol.objects = ask.print, false, bundle.Objects
 	}
 	return ask, changed, err
 }
@@ -207,7 +222,7 @@ func (r *rotation) look(g *group, vol *mounted, bundle *volume.Bundle) standing 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return standing{
-		ref: vol.ref, class: vol.request.Class,
+		ref: vol.ref, class: vol.request.Class, identity: vol.binding.Identity(),
 		current: r.volumes[vol.target] == vol && g.volumes[vol.target] == vol,
 		failing: vol.failing || vol.stale,
 		written: vol.written, print: fingerprint(g.binding, bundle),

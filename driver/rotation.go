@@ -144,7 +144,7 @@ func (r *rotation) published(vol *mounted, bundle *volume.Bundle) {
 	}
 	if bundle.Stale {
 		g.failures = max(g.failures, 1)
-		vol.failing = true
+		vol.failing, vol.trouble = true, bundle.Cause
 		r.soon(g, r.d.clock.Now().Add(r.schedule.retry(g.binding.Phase(), g.failures, r.intervalOf(g.binding), 0)))
 		return
 	}
@@ -155,9 +155,9 @@ func (r *rotation) published(vol *mounted, bundle *volume.Bundle) {
 
 // republished takes what kubelet says anew of a volume that stands: a fresh token, maybe an edited class. A volume that is
 // not known is adopted: an earlier process filled it.
-func (r *rotation) republished(fresh *mounted) {
+func (r *rotation) republished(ctx context.Context, fresh *mounted) {
 	for _, event := range r.renew(fresh) {
-		r.d.report(event)
+		r.d.report(ctx, event)
 	}
 }
 
@@ -173,6 +173,7 @@ func (r *rotation) renew(fresh *mounted) []report.Event {
 		adopted := report.Event{Kind: report.Adopted, Volume: fresh.ref, Message: "an earlier process mounted it"}
 		return append([]report.Event{adopted}, r.rotateNow(g, fresh, nil)...)
 	}
+	known.misbound = nil
 	same, old := known.sameAsk(fresh), known.request.Class
 	if known.binding.Key() != fresh.binding.Key() {
 		r.drop(known.target)
@@ -186,6 +187,15 @@ func (r *rotation) renew(fresh *mounted) []report.Event {
 		r.soon(g, now)
 	}
 	return r.rotateNow(g, known, old)
+}
+
+// misbound remembers why the class of a volume could not be resolved, until it can.
+func (r *rotation) misbound(target string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known, ok := r.volumes[target]; ok {
+		known.misbound = err
+	}
 }
 
 // remove forgets the volume and returns what was known of it.

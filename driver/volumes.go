@@ -25,6 +25,11 @@ type mounted struct {
 	stale bool
 	// failing is true since a refresh that failed, until one that succeeds.
 	failing bool
+	// objects are what the files are made of; nil where an earlier process wrote them.
+	objects []volume.Object
+	// trouble is why the last refresh failed, and misbound why the class could not be resolved when it was last looked at;
+	// nil where all is well.
+	trouble, misbound error
 	// told maps an object to the days-to-expiry mark that was last reported.
 	told map[string]time.Duration
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // The formats of New.
@@ -37,6 +39,9 @@ func Level(verbosity int) slog.Level {
 	return slog.LevelDebug - slog.Level(verbosity-1)
 }
 
+// TraceKey is the attribute with the W3C id of the trace that a line belongs to.
+const TraceKey = "trace_id"
+
 type attrsKey struct{}
 
 // With returns a context whose log lines carry the attributes.
@@ -45,12 +50,15 @@ func With(ctx context.Context, attrs ...slog.Attr) context.Context {
 	return context.WithValue(ctx, attrsKey{}, append(slices.Clip(have), attrs...))
 }
 
-// contextHandler adds the context's attributes to each record.
+// contextHandler adds the context's attributes and its trace to each record.
 type contextHandler struct{ slog.Handler }
 
 func (h contextHandler) Handle(ctx context.Context, r slog.Record) error {
 	if attrs, ok := ctx.Value(attrsKey{}).([]slog.Attr); ok {
 		r.AddAttrs(attrs...)
+	}
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		r.AddAttrs(slog.String(TraceKey, span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
 	}
 	return h.Handler.Handle(ctx, r)
 }

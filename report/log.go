@@ -38,6 +38,9 @@ func (l logger) Report(e Event) {
 	if e.RequestID != "" {
 		attrs = append(attrs, slog.String("x-ms-request-id", e.RequestID))
 	}
+	if e.TraceID != "" {
+		attrs = append(attrs, slog.String("trace_id", e.TraceID))
+	}
 	if e.Duration > 0 {
 		attrs = append(attrs, slog.Duration("duration", e.Duration))
 	}

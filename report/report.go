@@ -55,6 +55,10 @@ type Event struct {
 	Reason volume.Reason
 	// RequestID is the service's id of the request that failed; empty where there is none.
 	RequestID string
+	// TraceID is the W3C id of the trace that it happened in; empty where traces are off.
+	TraceID string
+	// Identity names who asked the vault; empty where nothing was fetched.
+	Identity string
 	// Message is one line for a person.
 	Message string
 	// Changed is true where files were rewritten.

@@ -5,18 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"os"
 	"time"
 
-	"github.com/go-logr/logr"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
@@ -26,7 +20,6 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/report"
-	"github.com/keyvault-csi/keyvault-csi-driver/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 
@@ -58,23 +51,15 @@ func newDriverCommand() *cobra.Command {
 
 // runDriver wires the parts and runs them until ctx ends.
 func runDriver(ctx context.Context, f *driverFlags) (err error) {
-	format := f.logFormat
-	if f.logJSON {
-		format = logging.JSON
-	}
-	log, err := logging.New(os.Stderr, format, logging.Level(f.verbosity))
+	clk, started := clock.RealClock{}, time.Now()
+	seen, err := observe(ctx, f, clk)
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
-	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
+	defer func() { err = errors.Join(err, seen.Close()) }()
+	log := seen.log
 	noCoreFiles(ctx, log)
 	dropPrivileges(ctx, log)
-
-	registry := prometheus.NewRegistry()
-	clk := clock.RealClock{}
-	measured := metrics.New(clk)
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		collectors.NewBuildInfoCollector(), measured)
 	mounts, err := tmpfs.New(tmpfs.Options{Mounter: tmpfs.SystemMounter(), Log: log, Size: f.volumeSize})
 	if err != nil {
 		return err //nolint:wrapcheck // says all
@@ -82,14 +67,12 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if err := mounts.Probe(""); err != nil {
 		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
 	}
-	reporters := report.All{measured}
-	told := report.All{report.Log(log)}
-	classes, accounts, err := openClasses(ctx, f, log, &reporters, &told)
+	classes, accounts, err := openClasses(ctx, f, log, &seen.reporters, &seen.told)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, classes.Close()) }()
-	reporter := report.All{reporters, report.NewDedup(told, clk, tellAgain)}
+	reporter := report.All{seen.reporters, report.NewDedup(seen.told, clk, tellAgain)}
 	mirror, err := openMirror(ctx, f, classes, reporter)
 	if err != nil {
 		return err
@@ -99,42 +82,49 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		TokenProxy:      identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
 		CacheTTL:        f.cacheTTL,
 		SplitCertAndKey: f.splitCertAndKey, KeepCertificateOrder: !f.constructPEMChain, ApplicationID: "keyvault-csi",
-		Accounts: accounts, Observer: measured, Clock: clk,
+		Accounts: accounts, Tracing: seen.traces.Azure(), Observer: seen.metrics, Clock: clk,
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // says all
 	}
 	defer keyVault.Close()
-	measured.SetGates(keyVault.Gates)
+	seen.metrics.SetGates(keyVault.Gates)
 	d, err := driver.New(driver.Options{
 		Name: f.driverName, Version: readBuild().Version, NodeID: f.nodeID, KubeletDir: f.kubeletDir,
 		Classes: classes, Provider: keyVault, Mounts: mounts, Mirror: mirror, Reporter: reporter,
-		RotationInterval: f.interval(), CacheTTL: f.cacheTTL, Clock: clk, Log: log,
+		RotationInterval: f.interval(), CacheTTL: f.cacheTTL, Tracer: seen.traces.Tracer("keyvault-csi/driver"), Clock: clk, Log: log,
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // says all
 	}
-	measured.SetReady(d.Ready)
-	return serve(ctx, f, d, registry, log)
+	seen.metrics.SetReady(d.Ready)
+	return serve(ctx, f, d, seen, &admin{
+		driver: d, gates: keyVault.Gates, recent: seen.recent, verbosity: seen.verbosity, started: started, log: log,
+	})
 }
 
 // serve runs the driver and its HTTP listeners; when one ends, all end.
-func serve(ctx context.Context, f *driverFlags, d *driver.Driver, registry *prometheus.Registry, log *slog.Logger) error {
-	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed, a *admin) error {
+	scrape := promhttp.HandlerFor(seen.registry, promhttp.HandlerOpts{})
 	alive := func(ctx context.Context) error { return driver.Ask(ctx, f.endpoint) }
 	health, err := listenHTTP(ctx, "--http-addr", f.httpAddr, healthMux(alive, d.Ready, scrape))
 	if err != nil {
 		return err
 	}
-	var debug http.Handler = debugMux()
-	pprof, err := listenHTTP(ctx, "--debug-addr", loopback(f.debugAddr), debug)
+	pprof, err := listenHTTP(ctx, "--debug-addr", loopback(f.debugAddr), debugMux())
 	if err != nil {
 		return err
 	}
+	local, err := listenHTTP(ctx, "--admin-addr", loopback(f.adminAddr), a.mux())
+	if err != nil {
+		return err
+	}
+	log := seen.log
 	group, ctx := errgroup.WithContext(ctx)
 	ctx, stop := context.WithCancel(ctx)
 	group.Go(func() error { return health.serve(ctx, log, "health and metrics") })
 	group.Go(func() error { return pprof.serve(ctx, log, "pprof") })
+	group.Go(func() error { return local.serve(ctx, log, "admin") })
 	group.Go(func() error {
 		defer stop()
 		return d.Serve(ctx, driver.ServeOptions{

@@ -31,11 +31,14 @@ type driverFlags struct {
 	syncSecrets      bool
 	accounts         bool
 
-	httpAddr  string
-	debugAddr string
-	logFormat string
-	logJSON   bool
-	verbosity int
+	httpAddr     string
+	debugAddr    string
+	adminAddr    string
+	auditLog     string
+	otlpEndpoint string
+	logFormat    string
+	logJSON      bool
+	verbosity    int
 
 	cloud             string
 	cloudConfigDir    string
@@ -68,6 +71,9 @@ func (f *driverFlags) register(fs *pflag.FlagSet) {
 
 	fs.StringVar(&f.httpAddr, "http-addr", ":8095", "`address` of /healthz, /readyz and /metrics; empty: off")
 	fs.StringVar(&f.debugAddr, "debug-addr", "", "`address` of /debug/pprof, loopback where no host is given; empty: off")
+	fs.StringVar(&f.adminAddr, "admin-addr", defaultAdminAddr, "loopback `address` that the verbs status and log-level ask; empty: off")
+	fs.StringVar(&f.auditLog, "audit-log", "", "`file` for a JSON line for each object that a pod gets, - for the standard output; empty: off")
+	fs.StringVar(&f.otlpEndpoint, "otlp-endpoint", "", "`URL` of an OpenTelemetry collector for traces (default $OTEL_EXPORTER_OTLP_ENDPOINT; off without)")
 	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
 	fs.IntVarP(&f.verbosity, "v", "v", 0, "log `verbosity`: 0 to 10")
 
@@ -126,6 +132,9 @@ func (f *driverFlags) check() error {
 	}
 	if f.accounts && f.classes != "" {
 		wrong = append(wrong, errors.New("--service-account-annotations needs the API server: leave it out, or leave out --classes"))
+	}
+	if err := checkLoopback("--admin-addr", f.adminAddr); err != nil {
+		wrong = append(wrong, err)
 	}
 	if f.volumeSize < 1<<16 {
 		wrong = append(wrong, fmt.Errorf("--volume-size %d is too small: at least 65536 bytes", f.volumeSize))

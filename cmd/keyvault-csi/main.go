@@ -43,7 +43,8 @@ what a pod would see.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newDriverCommand(), newValidateCommand(), newPreviewCommand(), newCheckCommand(), newVersionCommand())
+	root.AddCommand(newDriverCommand(), newValidateCommand(), newPreviewCommand(), newCheckCommand(), newStatusCommand(),
+		newLogLevelCommand(), newVersionCommand())
 	completeVerbs(root)
 	return root
 }

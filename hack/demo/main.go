@@ -171,7 +171,7 @@ func (d *demo) startDriver(ctx context.Context, binary string) (stop func() erro
 		return nil, fmt.Errorf("driver's log: %w", err)
 	}
 	cmd := exec.Command(binary, "driver", "--endpoint", socket, "--node-id", "demo", "--kubelet-dir", d.dir, //nolint:gosec,noctx // the built driver
-		"--classes", classes, "--rotation-interval", "2s", "--http-addr", "")
+		"--classes", classes, "--rotation-interval", "2s", "--http-addr", "", "--admin-addr", "")
 	proxy := d.emulator.ProxyURL().String()
 	cmd.Env = append(os.Environ(), "HTTPS_PROXY="+proxy, "HTTP_PROXY="+proxy, "NO_PROXY=", "SSL_CERT_FILE="+ca)
 	cmd.Stderr = log

@@ -51,6 +51,7 @@ type Registry struct {
 	proxy   *tokenProxy
 	tokens  flight.Group[tokenKey, azcore.AccessToken]
 	salt    []byte
+	tracer  tracing.Tracer
 
 	mu         sync.Mutex
 	identities map[string]*Identity
@@ -69,6 +70,7 @@ func New(o Options) *Registry {
 	_, _ = rand.Read(salt) // never fails (crypto/rand)
 	r := &Registry{options: o, proxy: newTokenProxy(o.Proxy), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
 	r.tokens.OnJoin = pace.Promote
+	r.tracer = o.Tracing.NewTracer("keyvault-csi/identity", "")
 	return r
 }
 

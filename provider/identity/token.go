@@ -85,7 +85,9 @@ func (i *Identity) cached(scope string) (token azcore.AccessToken, fresh bool) {
 // request asks for a token and keeps it.
 func (i *Identity) request(ctx context.Context, scope string, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	start := i.registry.options.Clock.Now()
+	ctx, end := i.span(ctx)
 	token, err := i.ask(ctx, opts)
+	end(err)
 	if observe := i.registry.options.Observe; observe != nil {
 		observe(i.mode, err, i.registry.options.Clock.Since(start))
 	}

@@ -197,7 +197,7 @@ func (n *Node) Run() {
 	_ = os.Remove(socket)
 	args := slices.Concat([]string{
 		"driver", "--endpoint", "unix://" + socket, "--node-id", "node-1", "--kubelet-dir", n.Dir,
-		"--http-addr", "", "--log-format", "json", "--v", "10",
+		"--http-addr", "", "--admin-addr", "", "--log-format", "json", "--v", "10",
 	}, n.source, n.flags)
 	n.process = exec.Command(n.binary, args...) //nolint:gosec,noctx // a test helper
 	n.process.Env = append(os.Environ(), n.env...)

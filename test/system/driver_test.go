@@ -30,7 +30,9 @@ func TestRegistrationWithKubelet(t *testing.T) {
 	must(t, err)
 	stale.(*net.UnixListener).SetUnlinkOnClose(false)
 	must(t, stale.Close())
-	n := kubelet.Start(t, kubelet.Seed, "--registration-dir", dir, "--kubelet-registration-path", "/var/lib/kubelet/plugins/x/csi.sock")
+	address := freePort(t)
+	n := kubelet.Start(t, kubelet.Seed, "--http-addr", address,
+		"--registration-dir", dir, "--kubelet-registration-path", "/var/lib/kubelet/plugins/x/csi.sock")
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
 	defer func() { must(t, conn.Close()) }()
@@ -48,6 +50,9 @@ func TestRegistrationWithKubelet(t *testing.T) {
 	}
 	if ready() {
 		t.Error("ready before kubelet registered it")
+	}
+	if code, body := get(t, "http://"+address+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "not registered") {
+		t.Errorf("readyz before the registration: %d %s", code, body)
 	}
 	_, err = watcher.NotifyRegistrationStatus(t.Context(), &registerapi.RegistrationStatus{Error: "another driver has the name"})
 	must(t, err)

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/report/audit"
+	"github.com/keyvault-csi/keyvault-csi-driver/report/metrics"
+	"github.com/keyvault-csi/keyvault-csi-driver/telemetry"
+)
+
+// observed is all that tells people what the driver does.
+type observed struct {
+	log       *slog.Logger
+	verbosity *logging.Verbosity
+	registry  *prometheus.Registry
+	metrics   *metrics.Metrics
+	traces    *telemetry.Traces
+	recent    *report.Recent
+	// reporters are told all; told are told a trouble once in a while.
+	reporters, told report.All
+	closers         []func() error
+}
+
+// observe prepares logs, metrics, traces and the audit log. Close must be called.
+func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *observed, err error) {
+	o = &observed{verbosity: &logging.Verbosity{}, recent: &report.Recent{}, metrics: metrics.New(clk), registry: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, o.Close())
+		}
+	}()
+	if err := o.verbosity.Set(f.verbosity); err != nil {
+		return o, fmt.Errorf("--v: %w", err)
+	}
+	format := f.logFormat
+	if f.logJSON {
+		format = logging.JSON
+	}
+	if o.log, err = logging.New(os.Stderr, format, o.verbosity); err != nil {
+		return o, fmt.Errorf("--log-format: %w", err)
+	}
+	logging.Join(o.log) //nolint:contextcheck // what libraries log belongs to no call
+	o.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewBuildInfoCollector(), o.metrics)
+	o.traces, err = telemetry.Start(ctx, telemetry.Options{
+		Endpoint: f.otlpEndpoint, Service: "keyvault-csi", Version: readBuild().Version, Node: f.nodeID, Log: o.log,
+	})
+	if err != nil {
+		return o, err //nolint:wrapcheck // says all
+	}
+	o.closers = append(o.closers, o.traces.Close)
+	o.reporters = report.All{o.metrics, o.recent}
+	o.told = report.All{report.Log(o.log)}
+	return o, o.openAudit(f)
+}
+
+// openAudit opens the audit log where one is asked for. SIGHUP makes it open its file again.
+func (o *observed) openAudit(f *driverFlags) error {
+	if f.auditLog == "" {
+		return nil
+	}
+	log, err := audit.Open(audit.Options{Path: f.auditLog, Node: f.nodeID, Lost: o.metrics.AuditLost, Log: o.log})
+	if err != nil {
+		return fmt.Errorf("--audit-log: %w", err)
+	}
+	o.reporters = append(o.reporters, log)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	var work sync.WaitGroup
+	work.Go(func() {
+		for range hangups {
+			log.Reopen()
+		}
+	})
+	o.closers = append(o.closers, func() error {
+		signal.Stop(hangups)
+		close(hangups)
+		work.Wait()
+		return log.Close()
+	})
+	return nil
+}
+
+// Close writes and sends what waits. A collector that is away is no error of the driver's end.
+func (o *observed) Close() error {
+	var failed []error
+	for _, closer := range o.closers {
+		failed = append(failed, closer())
+	}
+	o.closers = nil
+	return errors.Join(failed...)
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+)
+
+func newStatusCommand() *cobra.Command {
+	var addr, output string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the driver on this node keeps: volumes, their age and errors, vaults and their pace",
+		Long: `status asks the driver that runs on this node, over its loopback admin address: which volumes it keeps for
+which pods, classes and identities, from which object versions, how old the values are, when the vault is
+asked next, what went wrong last, and how much each vault may be asked. It shows no secret value.`,
+		Example: `  kubectl -n kube-system exec keyvault-csi-x7k2p -- keyvault-csi status
+  keyvault-csi status --output json | jq '.volumes[] | select(.error)'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output, tableOutput, jsonOutput, yamlOutput); err != nil {
+				return err
+			}
+			text, err := askAdmin(cmd.Context(), addr, http.MethodGet, statusPath, "")
+			if err != nil {
+				return err
+			}
+			var s nodeStatus
+			if err := json.Unmarshal(text, &s); err != nil {
+				return fmt.Errorf("the answer on %s is not a status: is another program there? %w", addr, err)
+			}
+			if output == tableOutput {
+				return printStatus(cmd.OutOrStdout(), &s)
+			}
+			return printValue(cmd.OutOrStdout(), output, s)
+		},
+	}
+	c.Flags().StringVar(&addr, "admin-addr", defaultAdminAddr, "the driver's admin `address`, as its flag")
+	c.Flags().StringVarP(&output, "output", "o", tableOutput, "`table, json or yaml`")
+	completeFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
+	return c
+}
+
+// printStatus writes the status for people.
+func printStatus(w io.Writer, s *nodeStatus) error {
+	p := newPaper(w)
+	state, look := "ready", green
+	if !s.Ready {
+		state, look = "not ready: "+s.NotReady, red
+	}
+	p.line(fmt.Sprintf("%s %s on %s, up %s, ", s.Driver, s.Version, s.Node, span(s.Time.Sub(s.Started))), p.paint(state, look))
+	p.line()
+	rows := [][]cell{headings("POD", "CLASS", "OBJECTS", "AGE", "NEXT", "STATE", "IDENTITY")}
+	notes := [][]string{nil}
+	for _, v := range s.Volumes {
+		state, look := volumeState(&v)
+		rows = append(rows, []cell{
+			{text: v.Namespace + "/" + v.Pod}, {text: v.Class}, {text: strconv.Itoa(len(v.Objects)), right: true},
+			{text: since(s.Time, v.FetchedAt)}, {text: next(s.Time, &v)}, {text: state, style: look}, {text: v.Identity},
+		})
+		var below []string
+		if v.Error != "" {
+			below = append(below, p.paint(v.Error, red))
+		}
+		for _, o := range v.Objects {
+			line := fmt.Sprintf("%s  %s %s from %s", o.Path, o.Object, cmp.Or(o.Version, "(no version)"), o.Vault)
+			if !o.Expires.IsZero() {
+				line += ", ends " + o.Expires.UTC().Format(time.RFC3339)
+			}
+			below = append(below, p.paint(line, faint))
+		}
+		notes = append(notes, below)
+	}
+	p.tableWithNotes(rows, notes)
+	printHosts(p, s)
+	printTroubles(p, s)
+	if p.err != nil {
+		return fmt.Errorf("output: %w", p.err)
+	}
+	return nil
+}
+
+func printHosts(p *paper, s *nodeStatus) {
+	if len(s.Hosts) == 0 {
+		return
+	}
+	p.line()
+	rows := [][]cell{headings("HOST", "REQUESTS/S", "UNDER WAY", "WAITING", "THROTTLED", "STATE")}
+	for _, h := range s.Hosts {
+		state, look := "open", green
+		if !h.NotBefore.IsZero() {
+			state, look = "closed for "+span(h.NotBefore.Sub(s.Time)), yellow
+		}
+		if h.Open {
+			state, look = "does not answer; "+state, red
+		}
+		rows = append(rows, []cell{
+			{text: h.Host}, {text: strconv.FormatFloat(h.Rate, 'f', 1, 64), right: true}, {text: strconv.Itoa(h.InFlight), right: true},
+			{text: strconv.Itoa(h.Waiting), right: true}, {text: strconv.FormatUint(h.Throttled, 10), right: true},
+			{text: state, style: look},
+		})
+	}
+	p.table(rows)
+}
+
+func printTroubles(p *paper, s *nodeStatus) {
+	if len(s.Troubles) == 0 {
+		return
+	}
+	p.line()
+	rows := [][]cell{headings("LAST", "TIMES", "POD", "WHAT", "REASON")}
+	notes := [][]string{nil}
+	for _, t := range s.Troubles {
+		rows = append(rows, []cell{
+			{text: since(s.Time, t.Last)}, {text: strconv.Itoa(t.Count), right: true}, {text: t.Namespace + "/" + t.Pod},
+			{text: string(t.Kind)}, {text: string(t.Reason)},
+		})
+		notes = append(notes, []string{t.Message})
+	}
+	p.tableWithNotes(rows, notes)
+}
+
+func volumeState(v *driver.VolumeStatus) (string, style) {
+	switch {
+	case v.Reason != "":
+		return string(v.Reason), red
+	case v.Stale:
+		return "stale", yellow
+	case v.FetchedAt.IsZero():
+		return "adopted", plain
+	}
+	return "fresh", green
+}
+
+func next(now time.Time, v *driver.VolumeStatus) string {
+	switch {
+	case v.Refreshing:
+		return "now"
+	case v.NextRefresh.IsZero():
+		return "never"
+	}
+	return "in " + span(max(0, v.NextRefresh.Sub(now)))
+}
+
+func since(now, at time.Time) string {
+	if at.IsZero() {
+		return "unknown"
+	}
+	return span(now.Sub(at))
+}
+
+// span is a duration for people, in whole seconds.
+func span(d time.Duration) string { return d.Round(time.Second).String() }
