@@ -18,6 +18,11 @@ build: ## Build bin/keyvault-csi and bin/keyvault-emulator, static
 image: ## Build the container images into bin/image, without Docker; the same bytes from the same commit
 	go -C hack/image run . -source "$(CURDIR)" $(ARGS)
 
+.PHONY: test-image
+test-image: ## Build the driver's image twice from what is committed, and look whether the bytes are the same and what is in them
+	go build -buildvcs=false -o .cache/hack/ ./hack/gotest
+	cd hack/image && ../../.cache/hack/gotest -timeout=30m ./...
+
 .PHONY: demo
 demo: build ## Show the main job: no Azure, no cluster, no network, as root or not
 	go run ./hack/demo bin/keyvault-csi

@@ -34,6 +34,7 @@
   "automountServiceAccountToken" "the driver always needs its token"
   "enableArcExtension" "set proxy.https and proxy.none for a proxy"
   "metricsAddr" "set linux.metricsAddr"
+  "arcExtension" "set proxy.https and proxy.none for a proxy"
   "minimumProviderVersions" "there is no provider process"
   "windows" "this driver runs on Linux nodes" -}}
 {{- range $key, $text := $why -}}

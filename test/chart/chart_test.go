@@ -1,0 +1,392 @@
+//go:build integration
+
+package chart
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	k8syaml "sigs.k8s.io/yaml"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
+)
+
+const root = "../.."
+
+func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
+
+// program is where Go keeps the Helm that tools/go.mod names.
+var program = sync.OnceValues(func() (string, error) {
+	c := exec.Command("go", "tool", "-modfile=tools/go.mod", "-n", "helm")
+	c.Dir, c.Stderr = root, os.Stderr
+	out, err := c.Output()
+	return strings.TrimSpace(string(out)), err
+})
+
+// helm returns the output and the error output of a run, and whether it failed.
+func helm(t *testing.T, args ...string) (out, problems string, err error) {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	c := exec.CommandContext(t.Context(), path, args...) //nolint:gosec // a tool of the project
+	c.Dir, c.Stdout, c.Stderr = root, &stdout, &stderr
+	err = c.Run()
+	return stdout.String(), stderr.String(), err
+}
+
+const newest = "1.37.0"
+
+// render returns the objects that an installation makes, each decoded strictly.
+func render(t *testing.T, version string, args ...string) []runtime.Object {
+	t.Helper()
+	return renderAs(t, "keyvault-csi", version, args...)
+}
+
+func renderAs(t *testing.T, release, version string, args ...string) []runtime.Object {
+	t.Helper()
+	out, problems, err := helm(t, append([]string{"template", release, "deploy/chart", "--namespace", "kube-system", "--kube-version", version}, args...)...)
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, problems)
+	}
+	strict := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	documents := yaml.NewDocumentDecoder(io.NopCloser(strings.NewReader(out)))
+	var objects []runtime.Object
+	for {
+		document := make([]byte, 1<<20)
+		n, err := documents.Read(document)
+		if errors.Is(err, io.EOF) {
+			return objects
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		document = document[:n]
+		if strings.TrimSpace(strings.TrimPrefix(string(document), "---")) == "" {
+			continue
+		}
+		var object unstructured.Unstructured
+		if err := k8syaml.UnmarshalStrict(document, &object.Object); err != nil {
+			t.Fatalf("%v\n%s", err, document)
+		}
+		if len(object.Object) == 0 {
+			continue
+		}
+		switch object.GroupVersionKind().Group {
+		case "apiextensions.k8s.io", "monitoring.coreos.com": // kinds that client-go does not know
+			objects = append(objects, &object)
+			continue
+		}
+		decoded, _, err := strict.Decode(document, nil, nil)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, document)
+		}
+		objects = append(objects, decoded)
+	}
+}
+
+// only returns the one object of a type.
+func only[T runtime.Object](t *testing.T, objects []runtime.Object) T {
+	t.Helper()
+	var found []T
+	for _, o := range objects {
+		if typed, ok := o.(T); ok {
+			found = append(found, typed)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d objects of type %T", len(found), found)
+	}
+	return found[0]
+}
+
+// everything switches all options on.
+var everything = []string{"--set", strings.Join([]string{
+	"syncSecret.enabled=true", "syncSecret.namespaces={a,b}", "serviceAccountAnnotations.enabled=true", "rbac.ownerReferences=true",
+	"emulator.enabled=true", "emulator.clusterIP=10.96.0.77", "networkPolicy.enabled=true", "podMonitor.enabled=true", "serviceMonitor.enabled=true",
+	"podMonitor.interval=30s", "serviceMonitor.labels.release=prometheus", "openshift.scc=privileged", "linux.hostNetwork=true",
+	"linux.metricsAddr=127.0.0.1:9095", "logFormatJSON=true", "imagePullSecrets[0].name=pull", "commonLabels.team=platform",
+	"linux.podLabels.a=b", "linux.podAnnotations.c=d", "linux.daemonsetAnnotations.e=f", "linux.crds.annotations.g=h",
+	"serviceAccount.annotations.i=j", "linux.env[0].name=X", "linux.env[0].value=y", "linux.volumes[0].name=v", "linux.volumes[0].emptyDir.medium=Memory",
+	"linux.volumeMounts[0].name=v", "linux.volumeMounts[0].mountPath=/v", "linux.driver.extraArgs={--v=2}", "allowedVaultHosts={.example.com}",
+	"tokenProxy.url=https://proxy.example:443", "tokenProxy.sni=proxy.example", "linux.driver.resources.limits.memory=1Gi",
+}, ",")}
+
+func TestLint(t *testing.T) {
+	if out, problems, err := helm(t, "lint", "--strict", "--kube-version", newest, "deploy/chart"); err != nil {
+		t.Errorf("%v\n%s%s", err, out, problems)
+	}
+}
+
+func TestEveryVersionOfKubernetes(t *testing.T) {
+	for version, secrets := range map[string]bool{"1.30.0": false, "1.32.4": false, "1.34.1-gke.5": false, "1.35.0": true, newest: true} {
+		for name, args := range map[string][]string{"as it is": nil, "everything": everything} {
+			t.Run(version+" "+name, func(t *testing.T) {
+				driver := only[*storagev1.CSIDriver](t, render(t, version, args...))
+				if got := driver.Spec.ServiceAccountTokenInSecrets; (got != nil && *got) != secrets {
+					t.Errorf("tokens in secrets: %v", got)
+				}
+			})
+		}
+	}
+	if _, problems, err := helm(t, "template", "x", "deploy/chart", "--kube-version", "1.29.0"); err == nil || !strings.Contains(problems, "kubeVersion") {
+		t.Errorf("an old version: %v, %s", err, problems)
+	}
+}
+
+func TestCSIDriver(t *testing.T) {
+	d := only[*storagev1.CSIDriver](t, render(t, newest))
+	s := d.Spec
+	if d.Name != "secrets-store.csi.k8s.io" || *s.AttachRequired || !*s.PodInfoOnMount || !*s.RequiresRepublish ||
+		*s.FSGroupPolicy != storagev1.FileFSGroupPolicy || !slices.Equal(s.VolumeLifecycleModes, []storagev1.VolumeLifecycleMode{"Ephemeral"}) {
+		t.Errorf("%+v", d)
+	}
+	if len(s.TokenRequests) != 2 || s.TokenRequests[0].Audience != "api://AzureADTokenExchange" || s.TokenRequests[1].Audience != "api://AKSIdentityBinding" {
+		t.Errorf("%v", s.TokenRequests)
+	}
+	if d.Labels["security.kubernetes.io/csi-ephemeral-volume-profile"] != "restricted" {
+		t.Errorf("labels %v", d.Labels)
+	}
+	// the API server refuses the one without the other
+	bare := only[*storagev1.CSIDriver](t, render(t, newest, "--set", "tokenRequests=null", "--set-json", "tokenRequests=[]"))
+	if bare.Spec.ServiceAccountTokenInSecrets != nil {
+		t.Error("tokens in secrets, and no token is asked for")
+	}
+	for _, o := range render(t, newest, "--set", "csiDriver.create=false") {
+		if _, ok := o.(*storagev1.CSIDriver); ok {
+			t.Error("a CSIDriver that is not to be created")
+		}
+	}
+}
+
+func TestUninstallingKeepsClassesAndTheirKinds(t *testing.T) {
+	kept := 0
+	for _, o := range render(t, newest) {
+		accessor := o.(interface {
+			GetName() string
+			GetAnnotations() map[string]string
+		})
+		kind := o.GetObjectKind().GroupVersionKind().Kind
+		if kind == "CustomResourceDefinition" || kind == "CSIDriver" {
+			kept++
+			if accessor.GetAnnotations()["helm.sh/resource-policy"] != "keep" {
+				t.Errorf("%s %s goes with the release", kind, accessor.GetName())
+			}
+		}
+	}
+	if kept != 3 {
+		t.Errorf("%d objects to keep", kept)
+	}
+}
+
+func TestDaemonSet(t *testing.T) {
+	d := only[*appsv1.DaemonSet](t, render(t, newest))
+	pod := d.Spec.Template.Spec
+	if len(pod.Containers) != 1 || len(pod.InitContainers) != 0 || pod.HostNetwork || pod.HostPID {
+		t.Errorf("%+v", pod)
+	}
+	c := pod.Containers[0]
+	if !*c.SecurityContext.ReadOnlyRootFilesystem || c.Resources.Limits != nil || c.Resources.Requests.Memory().IsZero() {
+		t.Errorf("%+v", c)
+	}
+	if pod.PriorityClassName != "system-node-critical" || pod.Tolerations[0].Operator != corev1.TolerationOpExists ||
+		d.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.String() != "10%" || d.Spec.UpdateStrategy.RollingUpdate.MaxSurge.String() != "0" {
+		t.Errorf("%+v", d.Spec)
+	}
+	for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
+		if probe.HTTPGet.Port.String() != "metrics" || probe.HTTPGet.Host != "" {
+			t.Errorf("%+v", probe)
+		}
+	}
+	for _, m := range c.VolumeMounts {
+		if (m.MountPropagation != nil) != (m.MountPath == "/var/lib/kubelet/pods") {
+			t.Errorf("%+v", m)
+		}
+	}
+	other := only[*appsv1.DaemonSet](t, render(t, newest, everything...)).Spec.Template.Spec
+	if probe := other.Containers[0].LivenessProbe.HTTPGet; probe.Host != "127.0.0.1" || other.Containers[0].Ports[0].ContainerPort != 9095 {
+		t.Errorf("on the host's network: %+v", probe)
+	}
+	if other.DNSPolicy != corev1.DNSClusterFirstWithHostNet {
+		t.Errorf("DNS policy %s", other.DNSPolicy)
+	}
+}
+
+// What the DaemonSet passes, the binary takes.
+func TestTheDriverKnowsItsArguments(t *testing.T) {
+	for name, args := range map[string][]string{"as it is": nil, "everything": everything} {
+		c := only[*appsv1.DaemonSet](t, render(t, newest, args...)).Spec.Template.Spec.Containers[0]
+		run := exec.CommandContext(t.Context(), kubelet.Binary(t), append(c.Args, "--help")...) //nolint:gosec // the project's own
+		if out, err := run.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %v\n%s", name, c.Args, err, out)
+		}
+	}
+}
+
+func TestProxies(t *testing.T) {
+	const api = "$(KUBERNETES_SERVICE_HOST),kubernetes.default,.svc,.cluster.local"
+	for name, tc := range map[string]struct {
+		args []string
+		want map[string]string
+	}{
+		"none":     {nil, map[string]string{}},
+		"HTTPS":    {[]string{"proxy.https=http://p:3128", "proxy.none={.corp,10.0.0.0/8}"}, map[string]string{"HTTPS_PROXY": "http://p:3128", "NO_PROXY": api + ",169.254.169.254,.corp,10.0.0.0/8"}},
+		"own":      {[]string{"linux.env[0].name=HTTP_PROXY", "linux.env[0].value=http://q"}, map[string]string{"HTTP_PROXY": "http://q", "NO_PROXY": api + ",169.254.169.254"}},
+		"own none": {[]string{"proxy.http=http://p:3128", "linux.env[0].name=NO_PROXY", "linux.env[0].value=x"}, map[string]string{"HTTP_PROXY": "http://p:3128", "NO_PROXY": "x"}},
+		"emulator": {[]string{"emulator.enabled=true"}, map[string]string{
+			"HTTPS_PROXY": "http://keyvault-csi-emulator.kube-system.svc:8200", "HTTP_PROXY": "http://keyvault-csi-emulator.kube-system.svc:8200", "NO_PROXY": api,
+		}},
+	} {
+		var args []string
+		for _, a := range tc.args {
+			args = append(args, "--set", strings.ReplaceAll(a, ",", `\,`))
+		}
+		if name == "HTTPS" {
+			args[len(args)-1] = tc.args[1]
+		}
+		got := map[string]string{}
+		for _, v := range only[*appsv1.DaemonSet](t, render(t, newest, args...)).Spec.Template.Spec.Containers[0].Env {
+			if strings.HasSuffix(v.Name, "_PROXY") {
+				if _, twice := got[v.Name]; twice {
+					t.Errorf("%s: %s twice", name, v.Name)
+				}
+				got[v.Name] = v.Value
+			}
+		}
+		if len(got) != len(tc.want) {
+			t.Errorf("%s: %v", name, got)
+		}
+		for variable, value := range tc.want {
+			if got[variable] != value {
+				t.Errorf("%s: %s is %q, not %q", name, variable, got[variable], value)
+			}
+		}
+	}
+}
+
+// Two releases in one cluster share no object, no socket, no directory.
+func TestTwoDriversSideBySide(t *testing.T) {
+	seen := map[string]bool{}
+	for release, args := range map[string][]string{
+		"keyvault-csi": {"--set", "syncSecret.enabled=true,emulator.enabled=true"},
+		"blue":         {"--set", "syncSecret.enabled=true,emulator.enabled=true,driverName=blue.csi.example,linux.crds.enabled=false"},
+	} {
+		objects := renderAs(t, release, newest, args...)
+		for _, o := range objects {
+			named := o.(interface {
+				GetName() string
+				GetNamespace() string
+			})
+			id := o.GetObjectKind().GroupVersionKind().Kind + " " + named.GetNamespace() + "/" + named.GetName()
+			if seen[id] {
+				t.Errorf("both have %s", id)
+			}
+			seen[id] = true
+		}
+		for _, v := range only[*appsv1.DaemonSet](t, objects).Spec.Template.Spec.Volumes {
+			if v.Name == "plugin" {
+				if seen[v.HostPath.Path] {
+					t.Errorf("both use %s", v.HostPath.Path)
+				}
+				seen[v.HostPath.Path] = true
+			}
+		}
+	}
+}
+
+func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
+	for set, want := range map[string][]string{
+		"syncSecrets.enabled=true":                              {"additional properties 'syncSecrets' not allowed"},
+		"linux.tolleration=x":                                   {"at '/linux'", "'tolleration' not allowed"},
+		"rotationPollInterval=120":                              {"at '/rotationPollInterval'", "want string"},
+		"rotationPollInterval=2min":                             {"at '/rotationPollInterval'", "does not match"},
+		"linux.kubeletRootDir=var/lib":                          {"at '/linux/kubeletRootDir'"},
+		"windows.enabled=true":                                  {"at '/windows/enabled'", "must be false"},
+		"logVerbosity=high":                                     {"at '/logVerbosity'"},
+		"driverName=Not_A_Name":                                 {"at '/driverName'"},
+		"proxy.https=proxy:3128":                                {"at '/proxy/https'"},
+		"linux.metricsAddr=127.0.0.1:8095":                      {"write :8095, or set linux.hostNetwork"},
+		"linux.image.repository=r/secrets-store/provider-azure": {"is the image of another driver or provider"},
+		"linux.image.repository=r/csi-secrets-store/driver":     {"is the image of another driver or provider"},
+		"secrets-store-csi-driver.syncSecret.enabled=true,secrets-store-csi-driver.linux.kubeletRootDir=/x": {
+			"secrets-store-csi-driver.syncSecret: there is no chart below this one: write syncSecret",
+			"secrets-store-csi-driver.linux.kubeletRootDir: there is no chart below this one: write linux.kubeletRootDir",
+		},
+	} {
+		_, problems, err := helm(t, "template", "x", "deploy/chart", "--kube-version", newest, "--set", set)
+		if err == nil {
+			t.Errorf("%s is accepted", set)
+		}
+		for _, text := range want {
+			if !strings.Contains(problems, text) {
+				t.Errorf("%s: %q is not in: %s", set, text, problems)
+			}
+		}
+	}
+}
+
+// A value that the schema takes either has a default, and with it a line in the README, or is one that has no effect, and then
+// the notes name it.
+func TestEveryValueOfTheSchemaIsKnown(t *testing.T) {
+	var schema, values map[string]any
+	for path, into := range map[string]*map[string]any{"values.schema.json": &schema, "values.yaml": &values} {
+		data, err := os.ReadFile(filepath.Join(root, "deploy/chart", path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k8syaml.Unmarshal(data, into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var unused []string
+	var walk func(path string, schema, values map[string]any)
+	walk = func(path string, schema, values map[string]any) {
+		properties, _ := schema["properties"].(map[string]any)
+		for name, below := range properties {
+			below := below.(map[string]any)
+			value, has := values[name]
+			description, _ := below["description"].(string)
+			switch {
+			case !has && description == "":
+				t.Errorf("%s%s has no default", path, name)
+			case !has && strings.HasPrefix(description, "no effect"):
+				unused = append(unused, path+name)
+			}
+			if nested, ok := value.(map[string]any); ok {
+				walk(path+name+".", below, nested)
+			}
+		}
+	}
+	walk("", schema, values)
+	if len(unused) < 20 {
+		t.Errorf("only %d values without effect: %v", len(unused), unused)
+	}
+	notes, err := os.ReadFile(filepath.Join(root, "deploy/chart/templates/_checks.tpl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range unused {
+		name := path[strings.LastIndex(path, ".")+1:]
+		if path != "linux.enabled" && path != "rbac.pspEnabled" && !strings.Contains(string(notes), `"`+name+`"`) {
+			t.Errorf("%s has no effect, and the notes do not say so", path)
+		}
+	}
+}

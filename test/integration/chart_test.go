@@ -1,0 +1,166 @@
+//go:build integration
+
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
+)
+
+// helm runs Helm against a control plane.
+func helm(t *testing.T, c *controlplane.ControlPlane, args ...string) (string, error) {
+	t.Helper()
+	root, err := controlplane.Root()
+	must(t, err)
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"tool", "-modfile=tools/go.mod", "helm", "--kubeconfig", c.AdminKubeconfig()}, args...)...) //nolint:gosec // the project's own tool
+	var out bytes.Buffer
+	cmd.Dir, cmd.Stdout, cmd.Stderr = root, &out, &out
+	err = cmd.Run()
+	return out.String(), err
+}
+
+// all switches on what the API server of Kubernetes itself can judge.
+const all = "syncSecret.enabled=true,serviceAccountAnnotations.enabled=true,rbac.ownerReferences=true,emulator.enabled=true," +
+	"networkPolicy.enabled=true,openshift.scc=privileged,linux.hostNetwork=true,linux.metricsAddr=127.0.0.1:9095," +
+	"proxy.https=http://proxy:3128,linux.podAnnotations.a=b,linux.driver.resources.limits.memory=1Gi,commonLabels.team=platform"
+
+// before are the objects of the driver that this one replaces, as its chart leaves them in a cluster.
+const before = `
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata:
+  name: secrets-store.csi.k8s.io
+  labels: {app.kubernetes.io/managed-by: Helm}
+  annotations: {meta.helm.sh/release-name: csi, meta.helm.sh/release-namespace: kube-system}
+spec:
+  podInfoOnMount: true
+  attachRequired: false
+  volumeLifecycleModes: [Ephemeral]
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: secretproviderclasses.secrets-store.csi.x-k8s.io
+  labels: {app.kubernetes.io/managed-by: Helm}
+  annotations: {meta.helm.sh/release-name: csi, meta.helm.sh/release-namespace: kube-system}
+spec:
+  group: secrets-store.csi.x-k8s.io
+  names: {kind: SecretProviderClass, listKind: SecretProviderClassList, plural: secretproviderclasses, singular: secretproviderclass}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: &schema {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+  - name: v1alpha1
+    served: true
+    storage: false
+    deprecated: true
+    schema: *schema
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io
+spec:
+  group: secrets-store.csi.x-k8s.io
+  names: {kind: SecretProviderClassPodStatus, listKind: SecretProviderClassPodStatusList, plural: secretproviderclasspodstatuses, singular: secretproviderclasspodstatus}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+`
+
+const oldClass = `
+apiVersion: secrets-store.csi.x-k8s.io/v1alpha1
+kind: SecretProviderClass
+metadata: {name: old, namespace: default}
+spec: {provider: azure, parameters: {keyvaultName: kv1, tenantID: t, objects: "array: []"}}
+`
+
+// TestChartOverAnotherDriversObjects goes the way of docs/migration.md: over what another installation left, and away again.
+func TestChartOverAnotherDriversObjects(t *testing.T) {
+	c := controlplane.Start(t, controlplane.Options{})
+	release := func(verb string, more ...string) (string, error) {
+		t.Helper()
+		return helm(t, c, append([]string{verb, "keyvault-csi", "deploy/chart", "--namespace", "kube-system", "--set", all}, more...)...)
+	}
+	c.ApplyYAML(before)
+	c.Eventually("the class", func() bool { _, err := c.Kubectl(oldClass, "apply", "-f", "-"); return err == nil })
+
+	if out, err := release("install"); err == nil || !strings.Contains(out, "invalid ownership metadata") {
+		t.Errorf("objects of another release are taken without a word: %v\n%s", err, out)
+	}
+	out, err := release("install", "--take-ownership", "--set", "livenessProbe.port=9808,linux.registrar.logVerbosity=5")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, text := range []string{"secretProviderClass: NAME", "livenessProbe: the driver answers probes itself", "linux.registrar: the driver registers itself", "emulator"} {
+		if !strings.Contains(out, text) {
+			t.Errorf("the notes do not say %q:\n%s", text, out)
+		}
+	}
+	if strings.Contains(out, "Warning") || strings.Contains(out, "warning") {
+		t.Errorf("the API server warns:\n%s", out)
+	}
+	authority := c.MustKubectl("", "get", "secret", "keyvault-csi-emulator", "-n", "kube-system", "-o", "jsonpath={.data}")
+	if out, err := release("upgrade", "--set", "logVerbosity=2"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if after := c.MustKubectl("", "get", "secret", "keyvault-csi-emulator", "-n", "kube-system", "-o", "jsonpath={.data}"); after != authority || len(after) < 1000 {
+		t.Error("an upgrade makes another authority")
+	}
+	var driver struct {
+		Spec struct {
+			RequiresRepublish, ServiceAccountTokenInSecrets bool
+			FSGroupPolicy                                   string
+		}
+	}
+	must(t, json.Unmarshal([]byte(c.MustKubectl("", "get", "csidriver", "secrets-store.csi.k8s.io", "-o", "json")), &driver))
+	if !driver.Spec.RequiresRepublish || !driver.Spec.ServiceAccountTokenInSecrets || driver.Spec.FSGroupPolicy != "File" {
+		t.Errorf("%+v", driver)
+	}
+	if columns := c.MustKubectl("", "get", "secretproviderclasses"); !strings.Contains(columns, "kv1") {
+		t.Errorf("the class, as this chart's definition shows it:\n%s", columns)
+	}
+	if out, err := helm(t, c, "uninstall", "keyvault-csi", "--namespace", "kube-system"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	c.MustKubectl("", "get", "secretproviderclass/old", "csidriver/secrets-store.csi.k8s.io",
+		"crd/secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io")
+	if left := c.MustKubectl("", "get", "clusterroles,clusterrolebindings,validatingadmissionpolicies,daemonsets,deployments,services,secrets", "-A",
+		"-l", "app.kubernetes.io/instance=keyvault-csi", "-o", "name"); left != "" {
+		t.Errorf("left after uninstalling:\n%s", left)
+	}
+	// the same release again finds its own objects
+	if out, err := release("install"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := helm(t, c, "install", "blue", "deploy/chart", "--namespace", "kube-system", "--set", "driverName=blue.csi.example,linux.crds.enabled=false"); err != nil {
+		t.Errorf("side by side: %v\n%s", err, out)
+	}
+}
+
+// TestChartDryRun sends every object of the chart and of the manifests through the API server's strict validation.
+func TestChartDryRun(t *testing.T) {
+	c := controlplane.Start(t, controlplane.Options{})
+	for name, args := range map[string][]string{"as it is": nil, "everything": {"--set", all}} {
+		objects, err := helm(t, c, append([]string{"template", "keyvault-csi", "deploy/chart", "--namespace", "kube-system", "--kube-version", "1.37.0"}, args...)...)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, objects)
+		}
+		if out, err := c.Kubectl(objects, "apply", "--dry-run=server", "--validate=strict", "-f", "-"); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+	root, err := controlplane.Root()
+	must(t, err)
+	c.Apply(root + "/deploy/manifests")
+}
