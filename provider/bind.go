@@ -31,7 +31,7 @@ func (p *Provider) Bind(ctx context.Context, req volume.Request) (volume.Binding
 }
 
 func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, error) {
-	if name := req.Class.Spec.Provider; !strings.EqualFold(strings.TrimSpace(name), "azure") {
+	if name := req.Class.Spec.Provider; !class.Served(name) {
 		return nil, &volume.Error{Reason: volume.InvalidClass, Message: fmt.Sprintf(
 			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the Secrets Store CSI Driver "+
 				"under its own driver name beside this one", name)}

@@ -21,21 +21,27 @@ type validateFlags struct {
 	cloudDir     string
 	allowedHosts []string
 	split        bool
+	live         liveFlags
 }
 
 func newValidateCommand() *cobra.Command {
 	var f validateFlags
 	c := &cobra.Command{
-		Use:   "validate -f FILE...",
-		Short: "Check SecretProviderClasses offline: every mistake with file, line and fix",
+		Use:   "validate -f FILE... | --live [NAME...]",
+		Short: "Check SecretProviderClasses: every mistake with file, line and fix",
 		Long: `validate reads files, directories (all .yaml, .yml and .json below them) and - (standard input), and
 prints everything that is wrong with the SecretProviderClasses in them, as the driver would judge
 them: file:line: severity: class: what is wrong: what to write. It talks to nobody.
 
+With --live it reads the classes of a cluster instead, with your own rights (get and list
+secretproviderclasses), and prints namespace/name: severity: what is wrong: what to write. Classes of
+other providers are passed over.
+
 It exits with 1 if there is an error (with --strict, also a warning), else with 0.`,
 		Example: `  keyvault-csi validate -f class.yaml
-  keyvault-csi validate -f deploy/ -f - --output json < more.yaml`,
-		RunE: func(cmd *cobra.Command, args []string) error { return validate(cmd, append(f.files, args...), &f) },
+  keyvault-csi validate -f deploy/ -f - --output json < more.yaml
+  keyvault-csi validate --live --all-namespaces`,
+		RunE: func(cmd *cobra.Command, args []string) error { return validate(cmd, args, &f) },
 	}
 	flags := c.Flags()
 	flags.StringSliceVarP(&f.files, "filename", "f", nil, "`file`, directory or - to check; may be given more than once")
@@ -48,15 +54,16 @@ It exits with 1 if there is an error (with --strict, also a warning), else with 
 	completeFlag(c, "output", textOutput, jsonOutput)
 	completeFiles(c, "filename", "yaml", "yml", "json")
 	completeClouds(c)
+	f.live.register(c)
 	c.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return []string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt
 	}
 	return c
 }
 
-func validate(cmd *cobra.Command, files []string, f *validateFlags) error {
-	if len(files) == 0 {
-		return errors.New("nothing to check: name a file, a directory or - with -f")
+func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
+	if err := f.live.check(f.files, args); err != nil {
+		return err
 	}
 	if err := checkOutput(f.output, textOutput, jsonOutput); err != nil {
 		return err
@@ -66,16 +73,15 @@ func validate(cmd *cobra.Command, files []string, f *validateFlags) error {
 		return fmt.Errorf("--cloud: %w", err)
 	}
 	options := class.Options{Clouds: clouds, AllowedHosts: f.allowedHosts, SplitCertAndKey: f.split}
-	findings, classes := []classfile.Finding{}, 0
-	for _, name := range files {
-		err := readClassFiles(name, cmd.InOrStdin(), func(path string, data []byte) error {
-			found, n := classfile.Check(path, data, options)
-			findings, classes = append(findings, found...), classes+n
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+	var findings []classfile.Finding
+	var classes int
+	if f.live.live {
+		findings, classes, err = f.live.validate(cmd.Context(), args, options)
+	} else {
+		findings, classes, err = validateFiles(append(f.files, args...), cmd.InOrStdin(), options)
+	}
+	if err != nil {
+		return err
 	}
 	if err := printFindings(cmd.OutOrStdout(), f.output, findings); err != nil {
 		return err
@@ -94,6 +100,25 @@ func validate(cmd *cobra.Command, files []string, f *validateFlags) error {
 		return errors.New("no SecretProviderClass was found")
 	}
 	return nil
+}
+
+// validateFiles checks files, directories and standard input.
+func validateFiles(files []string, stdin io.Reader, o class.Options) (findings []classfile.Finding, classes int, err error) {
+	if len(files) == 0 {
+		return nil, 0, errors.New("nothing to check: name a file, a directory or - with -f, or set --live")
+	}
+	findings = []classfile.Finding{}
+	for _, name := range files {
+		err := readClassFiles(name, stdin, func(path string, data []byte) error {
+			found, n := classfile.Check(path, data, o)
+			findings, classes = append(findings, found...), classes+n
+			return nil
+		})
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+	return findings, classes, nil
 }
 
 func printFindings(w io.Writer, format string, findings []classfile.Finding) error {

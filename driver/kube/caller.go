@@ -114,6 +114,34 @@ func (c *Caller) Classes(ctx context.Context, namespace string) ([]string, error
 	return names, nil
 }
 
+// page is how many classes one answer holds.
+const page = 500
+
+// EachClass gives the classes of a namespace, of all where it is empty, until take fails. Other errors are of type
+// *volume.Error.
+func (c *Caller) EachClass(ctx context.Context, namespace string, take func(*v1.SecretProviderClass) error) error {
+	options := metav1.ListOptions{Limit: page}
+	for {
+		list := &v1.SecretProviderClassList{}
+		err := c.classes.Get().Namespace(namespace).Resource(classResource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(list)
+		if apierrors.IsNotFound(err) {
+			return &volume.Error{Reason: volume.ClassNotFound, Cause: err, Message: "the cluster has no SecretProviderClasses: " +
+				"its CustomResourceDefinitions are not installed, or --context is another cluster's"}
+		}
+		if err != nil {
+			return refused("secretproviderclasses", "list secretproviderclasses", err)
+		}
+		for i := range list.Items {
+			if err := take(&list.Items[i]); err != nil {
+				return err
+			}
+		}
+		if options.Continue = list.Continue; options.Continue == "" {
+			return nil
+		}
+	}
+}
+
 // ServiceAccounts lists the names of the service accounts in a namespace.
 func (c *Caller) ServiceAccounts(ctx context.Context, namespace string) ([]string, error) {
 	list, err := c.core.ServiceAccounts(namespace).List(ctx, metav1.ListOptions{})

@@ -4,10 +4,14 @@ package class
 
 import (
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
+
+// Served tells whether spec.provider of a SecretProviderClass names this project's provider.
+func Served(provider string) bool { return strings.EqualFold(strings.TrimSpace(provider), "azure") }
 
 // Kind is the kind of a Key Vault object, spelled as in objectType.
 type Kind string

@@ -30,10 +30,10 @@ const (
 	Note Severity = "note"
 )
 
-// Finding is one thing to say about a file.
+// Finding is one thing to say about a file. File and Line are empty where the class is in a cluster.
 type Finding struct {
-	File     string   `json:"file"`
-	Line     int      `json:"line"`
+	File     string   `json:"file,omitempty"`
+	Line     int      `json:"line,omitempty"`
 	Severity Severity `json:"severity"`
 	// Class is namespace/name, as far as it is known.
 	Class string `json:"class,omitempty"`
@@ -41,8 +41,11 @@ type Finding struct {
 	Message string `json:"message"`
 }
 
-// String is how compilers write it: file:line: severity: class: message.
+// String is how compilers write it: file:line: severity: class: message; of a class in a cluster: class: severity: message.
 func (f Finding) String() string {
+	if f.File == "" {
+		return fmt.Sprintf("%s: %s: %s", f.Class, f.Severity, f.Message)
+	}
 	where := ""
 	if f.Class != "" {
 		where = f.Class + ": "
@@ -184,7 +187,7 @@ func (c *checker) class(n *yaml.Node) {
 		return
 	}
 	c.unknown(spec, who, "spec", "provider", "parameters", "secretObjects")
-	if provider := text(field(spec, "provider")); !strings.EqualFold(provider, "azure") {
+	if provider := text(field(spec, "provider")); !class.Served(provider) {
 		say(field(spec, "provider"), Error, fmt.Sprintf("spec.provider %q is not served by this driver: write azure, or leave the class to "+
 			"another driver", provider))
 	}

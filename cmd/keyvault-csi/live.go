@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/kube"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/classfile"
+)
+
+// liveFlags say which classes of which cluster `validate --live` looks at.
+type liveFlags struct {
+	live          bool
+	kubeconfig    string
+	context       string
+	namespace     string
+	allNamespaces bool
+}
+
+func (f *liveFlags) register(c *cobra.Command) {
+	flags := c.Flags()
+	flags.BoolVar(&f.live, "live", false, "check what is in the cluster; arguments are names of classes")
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "with --live: kubeconfig `file`; empty: as kubectl finds it")
+	flags.StringVar(&f.context, "context", "", "with --live: the kubeconfig's `context`; empty: the current one")
+	flags.StringVarP(&f.namespace, "namespace", "n", "", "with --live: the `namespace`; empty: the context's")
+	flags.BoolVarP(&f.allNamespaces, "all-namespaces", "A", false, "with --live: the classes of all namespaces")
+	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.caller().Contexts() })
+}
+
+func (f *liveFlags) caller() kube.CallerOptions {
+	return kube.CallerOptions{
+		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: "keyvault-csi/" + readBuild().Version,
+	}
+}
+
+func (f *liveFlags) check(files, names []string) error {
+	switch {
+	case !f.live && (f.kubeconfig != "" || f.context != "" || f.namespace != "" || f.allNamespaces):
+		return errors.New("--kubeconfig, --context, --namespace and --all-namespaces go with --live: files are checked offline")
+	case f.live && len(files) > 0:
+		return errors.New("--live and -f exclude each other: check what is in the cluster, or files")
+	case f.allNamespaces && (f.namespace != "" || len(names) > 0):
+		return errors.New("--all-namespaces goes with no --namespace and no name")
+	}
+	return nil
+}
+
+// validate checks classes of the cluster: those of the names, else all of the namespace or of the cluster.
+func (f *liveFlags) validate(ctx context.Context, names []string, o class.Options) (findings []classfile.Finding, classes int, err error) {
+	findings = []classfile.Finding{}
+	cluster, err := kube.NewCaller(f.caller())
+	if err != nil {
+		return nil, 0, err //nolint:wrapcheck // says all
+	}
+	take := func(c *v1.SecretProviderClass) error {
+		found, err := checkLive(c, o)
+		findings, classes = append(findings, found...), classes+1
+		return err
+	}
+	for _, name := range names {
+		found, err := cluster.Class(ctx, cluster.Namespace(), name)
+		if err != nil {
+			return nil, 0, err //nolint:wrapcheck // says all
+		}
+		if err := take(found); err != nil {
+			return nil, 0, err
+		}
+	}
+	if len(names) == 0 {
+		namespace := cluster.Namespace()
+		if f.allNamespaces {
+			namespace = ""
+		}
+		if err := cluster.EachClass(ctx, namespace, take); err != nil {
+			return nil, 0, err //nolint:wrapcheck // says all
+		}
+	}
+	return findings, classes, nil
+}
+
+// checkLive judges a class as if it were a file; its findings name the class in place of file and line.
+func checkLive(c *v1.SecretProviderClass, o class.Options) ([]classfile.Finding, error) {
+	if !class.Served(c.Spec.Provider) {
+		return []classfile.Finding{{
+			Severity: classfile.Note, Class: c.Namespace + "/" + c.Name,
+			Message: fmt.Sprintf("spec.provider %q is another driver's: the class is passed over", c.Spec.Provider),
+		}}, nil
+	}
+	c.APIVersion, c.Kind = "secrets-store.csi.x-k8s.io/v1", "SecretProviderClass"
+	c.Status = v1.SecretProviderClassStatus{}
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("secretproviderclass %s/%s: %w", c.Namespace, c.Name, err)
+	}
+	findings, _ := classfile.Check("", text, o)
+	for i := range findings {
+		findings[i].Line = 0
+	}
+	return findings, nil
+}

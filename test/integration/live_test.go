@@ -1,0 +1,97 @@
+//go:build integration
+
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
+)
+
+// TestValidateLive checks the classes of a cluster with a person's own rights.
+func TestValidateLive(t *testing.T) {
+	c := controlplane.Start(t, controlplane.Options{})
+	namespace, other := c.Namespace(), c.Namespace()
+	viewer := "viewer-" + namespace
+	must(t, c.AddUser(viewer))
+	kubeconfig := c.Kubeconfig(viewer)
+	run := func(exit int, wants []string, args ...string) (stdout string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), kubelet.Binary(t), append([]string{"validate", "--live", "--kubeconfig", kubeconfig}, args...)...) //nolint:gosec // the test's own command
+		var out, problems bytes.Buffer
+		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &problems, []string{"HOME=" + t.TempDir()}
+		err := cmd.Run()
+		if _, ended := errors.AsType[*exec.ExitError](err); err != nil && !ended {
+			t.Fatal(err)
+		}
+		if cmd.ProcessState.ExitCode() != exit {
+			t.Errorf("%v: exit %d, want %d", args, cmd.ProcessState.ExitCode(), exit)
+		}
+		for _, want := range wants {
+			if !strings.Contains(out.String()+problems.String(), want) {
+				t.Errorf("%v: lacks %q:\n%s%s", args, want, &out, &problems)
+			}
+		}
+		return out.String()
+	}
+
+	run(1, []string{"refuses you", "list secretproviderclasses"}, "-n", namespace)
+	c.ApplyYAML("apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: viewer}\nrules:\n" +
+		"- {apiGroups: [secrets-store.csi.x-k8s.io], resources: [secretproviderclasses], verbs: [get, list]}\n" +
+		"---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: viewer}\n" +
+		"roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: viewer}\n" +
+		"subjects: [{kind: User, name: " + viewer + ", apiGroup: rbac.authorization.k8s.io}]\n")
+	c.Eventually("the viewer's rights", func() bool {
+		_, err := c.Plane.Kubectl(kubeconfig, "", "get", "--raw", "/apis/secrets-store.csi.x-k8s.io/v1/secretproviderclasses")
+		return err != nil && !strings.Contains(strings.ToLower(err.Error()), "forbidden")
+	})
+	run(1, []string{"CustomResourceDefinitions are not installed"}, "-A")
+	c.ApplyCRDs()
+	run(1, []string{"no SecretProviderClass was found"}, "-A")
+
+	c.ApplyYAML(fmt.Sprintf(class, "good", namespace))
+	run(0, []string{"1 classes checked, 0 findings"}, "-n", namespace)
+	bad := strings.NewReplacer("objectType: secret", "objectType: sekret", "keyvaultName: "+kubelet.Vault, "keyvaultName: k_v").Replace(fmt.Sprintf(class, "bad", namespace))
+	c.ApplyYAML(bad)
+	c.ApplyYAML(strings.Replace(fmt.Sprintf(class, "warned", namespace), "keyvaultName:", "tenentID: x\n    keyvaultName:", 1))
+	c.ApplyYAML(strings.Replace(fmt.Sprintf(class, "foreign", other), "provider: azure", "provider: vault", 1))
+	// two pages of what the API server gives at a time
+	var many strings.Builder
+	for i := range 600 {
+		many.WriteString("---\n" + fmt.Sprintf(class, fmt.Sprintf("many-%03d", i), other))
+	}
+	c.MustKubectl(many.String(), "create", "-f", "-")
+
+	run(1, []string{
+		namespace + `/bad: error: keyvaultName "k_v" is not a vault name`, namespace + `/bad: error: objects[0] "db" objectType "sekret"`,
+		namespace + "/warned: warning: tenentID", "did you mean tenantID?", "3 classes checked, 3 findings",
+	}, "-n", namespace)
+	run(0, []string{"warned: warning", "1 classes checked, 1 findings"}, "-n", namespace, "warned")
+	run(1, []string{"warned: warning"}, "-n", namespace, "--strict", "warned")
+	run(1, []string{namespace + "/nowhere was not found"}, "-n", namespace, "nowhere")
+	run(0, []string{other + `/foreign: note: spec.provider "vault" is another driver's`, "601 classes checked"}, "-n", other)
+	run(1, []string{"604 classes checked, 4 findings"}, "-A")
+	run(1, []string{"exclude each other"}, "-f", "x.yaml")
+	run(1, []string{"no --namespace"}, "-A", "-n", namespace)
+	run(1, []string{`context "elsewhere" does not exist`}, "--context", "elsewhere")
+	var findings []struct {
+		File, Severity, Class, Message string
+		Line                           int
+	}
+	text := run(1, nil, "-n", namespace, "-o", "json", "bad")
+	if err := json.Unmarshal([]byte(text), &findings); err != nil || len(findings) != 2 || findings[0].Class != namespace+"/bad" ||
+		findings[0].Severity != "error" || strings.Contains(text, `"line"`) {
+		t.Errorf("JSON: %v: %s", err, text)
+	}
+	offline := exec.CommandContext(t.Context(), kubelet.Binary(t), "validate", "-f", "-", "-n", namespace) //nolint:gosec // the test's own command
+	if out, err := offline.CombinedOutput(); err == nil || !strings.Contains(string(out), "go with --live") {
+		t.Errorf("offline with a namespace: %v: %s", err, out)
+	}
+}
