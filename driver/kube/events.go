@@ -48,9 +48,10 @@ func (r eventReporter) Report(e report.Event) {
 	r.recorder.Event(pod, said.kind, said.reason, clip("secretproviderclass "+e.Volume.Class+": "+message))
 }
 
-// sayings are the events of the kinds that people are told of; reasons are upstream's where it has, or had, one. A mount
-// that failed is not among them: kubelet tells of it (FailedMount), with the driver's words.
+// sayings are the events of the kinds that people are told of; reasons are upstream's where it has, or had, one. Of a mount
+// that failed kubelet tells too (FailedMount), at each try and inside words of its own, which may be cut at the end.
 var sayings = map[report.Kind]struct{ kind, reason, message string }{
+	report.PublishFailed: {corev1.EventTypeWarning, "FailedToMount", ""},
 	report.Refreshed:     {corev1.EventTypeNormal, "MountRotationComplete", "the mounted files were updated"},
 	report.RefreshFailed: {corev1.EventTypeWarning, "MountRotationFailed", ""},
 	report.Recovered:     {corev1.EventTypeNormal, "MountRotationRecovered", ""},

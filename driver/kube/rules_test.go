@@ -28,7 +28,7 @@ func TestEventsOnThePod(t *testing.T) {
 		"stale":           {report.Event{Kind: report.ServedStale, Message: "old"}, "Warning MountedLastKnownGood secretproviderclass web: old"},
 		"expiring":        {report.Event{Kind: report.Expiring, Message: "soon"}, "Warning ObjectExpiring secretproviderclass web: soon"},
 		"percent is text": {report.Event{Kind: report.Warning, Message: "50%s"}, "Warning SecretProviderClassWarning secretproviderclass web: 50%s"},
-		"kubelet tells":   {report.Event{Kind: report.PublishFailed, Message: "x"}, ""},
+		"not mounted":     {report.Event{Kind: report.PublishFailed, Message: "x"}, "Warning FailedToMount secretproviderclass web: x"},
 		"mounted":         {report.Event{Kind: report.Published, Message: "mounted"}, ""},
 	}
 	for name, tt := range tests {

@@ -103,9 +103,9 @@ func (s site) start(t *testing.T, flags ...string) *kubelet.Node {
 }
 
 // pod makes a Pod of the service account app on node-1, and returns what kubelet would say of it.
-func (s site) pod(name string, edit ...func(*corev1.Pod)) *corev1.Pod {
+func (s site) pod(name string) *corev1.Pod {
 	s.Helper()
-	return s.CreatePod(s.shop, name, "node-1", "app", edit...)
+	return s.CreatePod(s.shop, name, "node-1", "app")
 }
 
 // class applies a class of kubelet.Seed's vault; edit changes its text by pairs of old and new.

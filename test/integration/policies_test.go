@@ -172,7 +172,7 @@ func TestPoliciesRefuseNothingThatTheDriverTakes(t *testing.T) {
 		"staleIfError":                 durations,
 	}
 	names := slices.Sorted(maps.Keys(values))
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // must be repeatable
+	random := rand.New(rand.NewPCG(1, 2))
 	accepted, refused := 0, 0
 	try := func(parameters map[string]string) {
 		got := apply(admin, s.shop, v1.SecretProviderClassSpec{Provider: "azure", Parameters: parameters})
@@ -258,7 +258,7 @@ func TestClassesThatStand(t *testing.T) {
 	stored := strings.Replace(fmt.Sprintf(class, "old", s.shop), "keyvaultName: ", "keyvaultName: not_a_name_", 1)
 	// it was there before the policies: those of all releases on this control plane look away for a moment
 	c.MustKubectl("", "label", "namespace", s.shop, "judged=no")
-	for _, name := range strings.Fields(c.MustKubectl("", "get", "validatingadmissionpolicybindings", "-o", "name")) {
+	for name := range strings.FieldsSeq(c.MustKubectl("", "get", "validatingadmissionpolicybindings", "-o", "name")) {
 		c.MustKubectl("", "patch", name, "--type=merge", "-p", `{"spec":{"matchResources":{"namespaceSelector":{"matchExpressions":[{"key":"judged","operator":"NotIn","values":["no"]}]}}}}`)
 	}
 	c.Eventually("the policies to look away", func() bool { _, err := c.Kubectl(stored, "apply", "-f", "-"); return err == nil })

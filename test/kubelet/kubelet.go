@@ -190,8 +190,19 @@ func (n *Node) begin() {
 	})
 }
 
-// Run starts the driver's process, again after Stop.
+// Run starts the driver's process, again after Stop, and waits until it is ready.
 func (n *Node) Run() {
+	n.Helper()
+	n.Launch()
+	registers := slices.Contains(n.flags, "--registration-dir") // then it is ready when the test has registered it
+	n.Eventually("the driver to be ready", func() bool {
+		resp, err := n.Probe(context.Background(), &csi.ProbeRequest{})
+		return err == nil && (registers || resp.GetReady().GetValue())
+	})
+}
+
+// Launch starts the driver's process and returns when its socket answers.
+func (n *Node) Launch() {
 	n.Helper()
 	socket := filepath.Join(n.Dir, "csi.sock")
 	_ = os.Remove(socket)
@@ -222,11 +233,6 @@ func (n *Node) Run() {
 		n.Fatal(err)
 	}
 	n.NodeClient, n.IdentityClient = csi.NewNodeClient(n.conn), csi.NewIdentityClient(n.conn)
-	registers := slices.Contains(n.flags, "--registration-dir") // then it is ready when the test has registered it
-	n.Eventually("the driver to be ready", func() bool {
-		resp, err := n.Probe(context.Background(), &csi.ProbeRequest{})
-		return err == nil && (registers || resp.GetReady().GetValue())
-	})
 }
 
 // Stop ends the driver's process and waits for it.
