@@ -35,6 +35,18 @@ test: ## Run the tests, as root or not; ARGS are passed to go test
 test-integration: ## Run the tests against a real API server, which the first run builds; ARGS are passed to go test
 	hack/test-integration $(ARGS)
 
+.PHONY: cluster-up
+cluster-up: ## Run Kubernetes on this machine, with a real node, as root; the first run builds it
+	@go build -buildvcs=false -o .cache/hack/ ./hack/cluster && .cache/hack/cluster up
+
+.PHONY: cluster-down
+cluster-down: ## End what cluster-up has started; nothing of it is left
+	@go build -buildvcs=false -o .cache/hack/ ./hack/cluster && .cache/hack/cluster down
+
+.PHONY: e2e
+e2e: ## Install the chart on a cluster of its own and run Pods, as root; ARGS are passed to go test
+	hack/e2e $(ARGS)
+
 .PHONY: bench
 bench: ## Run the benchmarks; BENCH selects by name
 	hack/bench

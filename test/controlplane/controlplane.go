@@ -52,7 +52,7 @@ func Start(t testing.TB, o Options) *ControlPlane {
 		}
 		end(plane)
 	})
-	return open(t, plane)
+	return Open(t, plane)
 }
 
 // shared is the control plane of a test process, once it was asked for.
@@ -74,7 +74,7 @@ func Shared(t testing.TB) *ControlPlane {
 		}
 		shared.plane = plane
 	}
-	return open(t, shared.plane)
+	return Open(t, shared.plane)
 }
 
 // Main runs the tests of a package and ends what they share. Call it in TestMain.
@@ -126,7 +126,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close() //nolint:forcetypeassert // of a TCP listener
 }
 
-func open(t testing.TB, p *Plane) *ControlPlane {
+// Open puts a control plane in a test's hands.
+func Open(t testing.TB, p *Plane) *ControlPlane {
 	t.Helper()
 	c := &ControlPlane{TB: t, Plane: p}
 	client, err := kubernetes.NewForConfig(c.Admin())

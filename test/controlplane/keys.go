@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -21,11 +22,11 @@ type authority struct {
 	key         *ecdsa.PrivateKey
 }
 
-// newAuthority makes an authority and writes its certificate to a file.
-func newAuthority(path string) (*authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// newAuthority makes an authority and writes it to the files NAME.pem and NAME.key.
+func newAuthority(name string) (*authority, error) {
+	key, err := writeKey(name + ".key")
 	if err != nil {
-		return nil, fmt.Errorf("make a key: %w", err)
+		return nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "kubernetes"},
@@ -40,7 +41,20 @@ func newAuthority(path string) (*authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the authority: %w", err)
 	}
-	return &authority{certificate, key}, writePEM(path, "CERTIFICATE", der)
+	return &authority{certificate, key}, writePEM(name+".pem", "CERTIFICATE", der)
+}
+
+// readAuthority reads what newAuthority has written.
+func readAuthority(name string) (*authority, error) {
+	pair, err := tls.LoadX509KeyPair(name+".pem", name+".key")
+	if err != nil {
+		return nil, fmt.Errorf("read the authority: %w", err)
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("read the authority: a key of another kind: %T", pair.PrivateKey)
+	}
+	return &authority{pair.Leaf, key}, nil
 }
 
 // issue writes NAME.pem and NAME.key to the directory: a certificate for a client and, where hosts are given, a server.

@@ -60,7 +60,7 @@ type Plane struct {
 	others    []*Process
 }
 
-// New builds the programs and makes the keys; Start runs it.
+// New builds the programs and makes the keys; Run runs it.
 func New(config Config) (*Plane, error) {
 	names := []string{"etcd", "kube-apiserver", "kubectl"}
 	if len(config.Controllers) > 0 {
@@ -73,6 +73,11 @@ func New(config Config) (*Plane, error) {
 	if err != nil {
 		return nil, err
 	}
+	return With(config, programs)
+}
+
+// With is New with programs that are built.
+func With(config Config, programs Programs) (*Plane, error) {
 	p := &Plane{Config: config, programs: programs}
 	if p.Bind == "" {
 		p.Bind = p.Address
@@ -81,7 +86,7 @@ func New(config Config) (*Plane, error) {
 		return nil, fmt.Errorf("make %s: %w", p.Dir, err)
 	}
 	if _, err := os.Stat(p.Kubeconfig("admin")); err == nil {
-		return p, nil // of an earlier run
+		return p, p.readKeys() // of an earlier run
 	}
 	return p, p.makeKeys()
 }
@@ -96,9 +101,15 @@ func (p *Plane) Key(name string) string { return p.path("keys", name) }
 // Kubeconfig is the path of the kubeconfig of a user: admin, or one that was added.
 func (p *Plane) Kubeconfig(user string) string { return p.Key(user + ".kubeconfig") }
 
+func (p *Plane) readKeys() error {
+	var err error
+	p.authority, err = readAuthority(p.Key("ca"))
+	return err
+}
+
 func (p *Plane) makeKeys() error {
 	var err error
-	if p.authority, err = newAuthority(p.Key("ca.pem")); err != nil {
+	if p.authority, err = newAuthority(p.Key("ca")); err != nil {
 		return err
 	}
 	if _, err := writeKey(p.Key("tokens.key")); err != nil {

@@ -1,0 +1,97 @@
+//go:build linux
+
+// Command cluster runs Kubernetes on this machine: etcd, the control plane, containerd, runc and kubelet, in namespaces of their own.
+//
+//	cluster up [DIR]             start it and print the path of a kubeconfig
+//	cluster down [DIR]           end it and remove all it has left
+//	cluster import ARCHIVE [DIR] give its node a container image
+//	cluster exec [DIR] -- COMMAND...  run a command in its namespaces
+//
+// DIR is .cache/cluster where it is not given. It needs root and the programs ip, iptables and nsenter.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
+)
+
+func main() {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "cluster:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New("usage: cluster up [DIR] | down [DIR] | import ARCHIVE [DIR] | exec [DIR] -- COMMAND...")
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return errUsage
+	}
+	verb, args := args[0], args[1:]
+	switch {
+	case verb == "up" && len(args) <= 1:
+		return up(ctx, directory(args))
+	case verb == "down" && len(args) <= 1:
+		node, err := cluster.Load(directory(args))
+		if err != nil {
+			return err //nolint:wrapcheck // says all
+		}
+		return node.Down() //nolint:wrapcheck // says all
+	case verb == "import" && (len(args) == 1 || len(args) == 2):
+		node, err := cluster.Load(directory(args[1:]))
+		if err != nil {
+			return err //nolint:wrapcheck // says all
+		}
+		return node.ImportImage(ctx, args[0]) //nolint:wrapcheck // says all
+	case verb == "exec":
+		return inside(ctx, args)
+	case verb == "init" && len(args) == 0:
+		return cluster.Init() //nolint:wrapcheck // says all
+	case verb == "supervise" && len(args) == 1:
+		return cluster.Supervise(args[0]) //nolint:wrapcheck // says all
+	}
+	return errUsage
+}
+
+func directory(args []string) string {
+	if len(args) > 0 {
+		return args[0]
+	}
+	return ".cache/cluster"
+}
+
+func up(ctx context.Context, dir string) error {
+	start := time.Now()
+	node, err := cluster.Up(ctx, cluster.Options{Dir: dir, Detach: true})
+	if err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	fmt.Fprintf(os.Stderr, "the node is ready after %s\n", time.Since(start).Round(100*time.Millisecond))
+	fmt.Fprintf(os.Stderr, "kubectl: %s\n", node.Programs["kubectl"])
+	fmt.Fprintf(os.Stderr, "Pods reach this machine at %s\n", node.HostAddress())
+	fmt.Printf("export KUBECONFIG=%s\n", node.Kubeconfig())
+	return nil
+}
+
+func inside(ctx context.Context, args []string) error {
+	var dir []string
+	if len(args) > 0 && args[0] != "--" {
+		dir, args = args[:1], args[1:]
+	}
+	if len(args) < 2 || args[0] != "--" {
+		return errUsage
+	}
+	node, err := cluster.Load(directory(dir))
+	if err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	cmd := node.Command(ctx, args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd.Run() //nolint:wrapcheck // the command's own
+}
