@@ -5,7 +5,7 @@
 //	cluster up [DIR]             start it and print the path of a kubeconfig
 //	cluster down [DIR]           end it and remove all it has left
 //	cluster import ARCHIVE [DIR] give its node a container image
-//	cluster exec [DIR] -- COMMAND...  run a command in its namespaces
+//	cluster exec [DIR] -- COMMAND     run a command in its namespaces
 //
 // DIR is .cache/cluster where it is not given. It needs root and the programs ip, iptables and nsenter.
 package main
@@ -27,7 +27,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: cluster up [DIR] | down [DIR] | import ARCHIVE [DIR] | exec [DIR] -- COMMAND...")
+var errUsage = errors.New("usage: cluster up [DIR] | down [DIR] | import ARCHIVE [DIR] | exec [DIR] -- COMMAND")
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string) error {
 	case verb == "init" && len(args) == 0:
 		return cluster.Init() //nolint:wrapcheck // says all
 	case verb == "supervise" && len(args) == 1:
-		return cluster.Supervise(args[0]) //nolint:wrapcheck // says all
+		return cluster.Supervise(ctx, args[0]) //nolint:wrapcheck // says all
 	}
 	return errUsage
 }

@@ -52,7 +52,7 @@ func (i Image) Write(w io.Writer) error {
 
 // WriteFile is Write to a file.
 func (i Image) WriteFile(path string) error {
-	file, err := os.Create(path) //nolint:gosec // the caller's choice
+	file, err := os.Create(path)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", i.Name, err)
 	}

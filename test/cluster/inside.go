@@ -69,7 +69,7 @@ func Init() error {
 	if err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
-	supervisor, err := syscall.ForkExec(s.Tool, []string{s.Tool, "supervise", string(text)}, &syscall.ProcAttr{
+	supervisor, err := syscall.ForkExec(s.Tool, []string{s.Tool, "supervise", string(text)}, &syscall.ProcAttr{ //nolint:gosec // this program itself
 		Env: os.Environ(), Files: []uintptr{0, 1, 2},
 	})
 	if err != nil {
@@ -151,12 +151,11 @@ type supervisor struct {
 }
 
 // Supervise starts the cluster's programs, inside its namespaces, and serves requests of the outside on a socket until it is killed.
-func Supervise(text string) error {
+func Supervise(ctx context.Context, text string) error {
 	s := &supervisor{}
 	if err := json.Unmarshal([]byte(text), &s.settings); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
-	ctx := context.Background()
 	if err := s.start(ctx); err != nil {
 		return err
 	}
@@ -252,7 +251,7 @@ func (s *supervisor) makeCgroup() error {
 		// a cpuset without processors and memory holds no process
 		for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
 			if data, err := os.ReadFile(filepath.Join(filepath.Dir(file), name)); err == nil {
-				if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+				if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil { //nolint:gosec // of the cgroup file system
 					return fmt.Errorf("cgroups: %w", err)
 				}
 			}

@@ -25,8 +25,6 @@ import (
 
 func TestMain(m *testing.M) {
 	code := cluster.Main(m)
-	world.Lock()
-	defer world.Unlock()
 	if world.emulator != nil {
 		_ = world.emulator.Close()
 	}
