@@ -193,7 +193,7 @@ func (c *Cluster) ImportBusybox() {
 		c.Fatal(err)
 	}
 	links := map[string]string{}
-	for _, name := range strings.FieldsSeq(string(names)) {
+	for name := range strings.FieldsSeq(string(names)) {
 		if name != "busybox" {
 			links["bin/"+name] = "busybox"
 		}
