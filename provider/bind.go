@@ -31,24 +31,34 @@ func (p *Provider) Bind(ctx context.Context, req volume.Request) (volume.Binding
 }
 
 func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, error) {
+	parsed, err := p.understand(req)
+	if err != nil {
+		return nil, err
+	}
+	id, err := p.identify(ctx, parsed, req)
+	if err != nil {
+		return nil, err
+	}
+	return newBinding(p, parsed, id), nil
+}
+
+// understand parses the class.
+func (p *Provider) understand(req volume.Request) (*class.Class, error) {
 	if name := req.Class.Spec.Provider; !class.Served(name) {
 		return nil, &volume.Error{Reason: volume.InvalidClass, Message: fmt.Sprintf(
 			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the Secrets Store CSI Driver "+
 				"under its own driver name beside this one", name)}
 	}
-	parsed, err := p.classes.get(req)
-	if err != nil {
-		return nil, err
-	}
+	return p.classes.get(req)
+}
+
+// identify finds out who asks.
+func (p *Provider) identify(ctx context.Context, parsed *class.Class, req volume.Request) (*identity.Identity, error) {
 	account, err := p.account(ctx, parsed, req)
 	if err != nil {
 		return nil, err
 	}
-	id, err := p.identities.Resolve(parsed, account, req)
-	if err != nil {
-		return nil, err
-	}
-	return newBinding(p, parsed, id), nil
+	return p.identities.Resolve(parsed, account, req) //nolint:wrapcheck // says all
 }
 
 // account asks for the service account's annotations where the class leaves out what they may hold.
@@ -75,7 +85,7 @@ type binding struct {
 
 func newBinding(p *Provider, c *class.Class, id *identity.Identity) *binding {
 	b := &binding{provider: p, class: c, identity: id, key: c.Digest + " " + id.Key()}
-	b.phase = strings.Join(append(b.vaults(), id.Key()), " ")
+	b.phase = strings.Join(append(vaultsOf(c), id.Key()), " ")
 	for _, w := range c.Warnings {
 		b.warnings = append(b.warnings, w.String())
 	}

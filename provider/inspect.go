@@ -9,6 +9,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
 	"github.com/keyvault-csi/keyvault-csi-driver/volume"
@@ -16,7 +17,7 @@ import (
 
 // Inspection is what stands between a class and its files, all of it, whatever fails.
 type Inspection struct {
-	// Identity names who asks, Caller for whom a token was given.
+	// Identity names who asks, empty where the class and the request name nobody; Caller is for whom a token was given.
 	Identity string
 	Caller   identity.Caller
 	// IdentityErr is why there is no token; nil where there is one.
@@ -43,20 +44,29 @@ type ObjectInspection struct {
 
 // Inspect looks at each step of a fetch by itself: the identity's token, the way to each vault, each object. It goes on
 // after failures, and asks each thing once. It returns an error, of type *volume.Error, only where the class makes no
-// sense or names no identity.
+// sense.
 func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection, error) {
-	b, err := p.bind(ctx, req)
+	parsed, err := p.understand(req)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.options.FetchTimeout)
 	defer cancel()
 	ctx = pace.WithUrgency(ctx, false) // what fails is not tried again
-	in := &Inspection{Identity: b.Identity(), Warnings: b.warnings}
-	vaults := b.vaults()
+	in := &Inspection{}
+	for _, w := range parsed.Warnings {
+		in.Warnings = append(in.Warnings, w.String())
+	}
+	b := &binding{provider: p, class: parsed}
+	vaults := vaultsOf(parsed)
 	in.Vaults = make([]VaultInspection, len(vaults))
 	var work sync.WaitGroup
 	work.Go(func() {
+		if b.identity, err = p.identify(ctx, parsed, req); err != nil {
+			in.IdentityErr = asError(err)
+			return
+		}
+		in.Identity = b.identity.String()
 		token, err := b.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true})
 		if err != nil {
 			in.IdentityErr = asError(err)
@@ -88,10 +98,10 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 	return in, nil
 }
 
-// vaults are the base URLs of the class's vaults, sorted.
-func (b *binding) vaults() []string {
+// vaultsOf are the base URLs of the class's vaults, sorted.
+func vaultsOf(c *class.Class) []string {
 	var all []string
-	for _, o := range b.class.Objects {
+	for _, o := range c.Objects {
 		if !slices.Contains(all, o.VaultURL) {
 			all = append(all, o.VaultURL)
 		}

@@ -79,6 +79,20 @@ func syscallFailure(prefix string, errno syscall.Errno) func(string) error {
 	}
 }
 
+// Without a token of a pod there is nobody who asks, and the rest of the way is looked at all the same.
+func TestInspectWithoutAnybody(t *testing.T) {
+	w := newWorld(t, nil)
+	req := w.request(nil, "one")
+	req.Tokens = nil
+	in, err := w.Inspect(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in.IdentityErr == nil || in.IdentityErr.Reason != volume.Identity || in.Identity != "" || in.Vaults[0].Err != nil || !in.Objects[0].Skipped {
+		t.Errorf("%+v", in)
+	}
+}
+
 // A cause is of one step: where Entra ID cannot be reached, the vault is.
 func TestInspectWithoutEntra(t *testing.T) {
 	w := newWorld(t, nil)

@@ -151,11 +151,7 @@ func (s *subjects) check(ctx context.Context, one subject, now time.Time) (c che
 	}
 	in, err := s.provider.Inspect(ctx, req)
 	if err != nil {
-		step := wrongStep("class", one.name(), err)
-		if step.Reason == volume.Identity {
-			step.Step = "identity"
-		}
-		c.Steps = append(c.Steps, step)
+		c.Steps = append(c.Steps, wrongStep("class", one.name(), err))
 		return c
 	}
 	c.Warnings = in.Warnings
@@ -176,7 +172,11 @@ func (c *checked) take(one subject, in *provider.Inspection, now time.Time) {
 	})
 	who := checkup{Step: "identity", Name: in.Identity, Status: statusOK, Message: "token for " + in.Caller.String()}
 	if in.IdentityErr != nil {
-		who = wrongStep("identity", in.Identity, in.IdentityErr)
+		name := in.Identity
+		if name == "" {
+			name = "as the class says"
+		}
+		who = wrongStep("identity", name, in.IdentityErr)
 	}
 	c.Steps = append(c.Steps, who)
 	for _, v := range in.Vaults {

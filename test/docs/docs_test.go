@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
@@ -28,7 +30,7 @@ const root = "../.."
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	for _, pattern := range []string{"*.md", "docs/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/cli/*.md", "deploy/chart/README.md"} {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)
@@ -153,17 +155,105 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-var link = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+var (
+	link        = regexp.MustCompile(`\]\(([^)#\s]*)(?:#([^)\s]*))?\)`)
+	heading     = regexp.MustCompile(`(?m)^#{1,6} (.+)$`)
+	notInAnchor = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// anchors are those that the page's headings make, as the forges do.
+func anchors(text string) map[string]bool {
+	found := map[string]bool{}
+	for _, h := range heading.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
+		found[strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-")] = true
+	}
+	return found
+}
 
 func TestLinksLeadSomewhere(t *testing.T) {
-	for path, text := range pages(t) {
-		for _, m := range link.FindAllStringSubmatch(text, -1) {
+	all := pages(t)
+	for path, text := range all {
+		for _, m := range link.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
-				t.Errorf("%s: %v", path, err)
+			target := path
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(path), m[1])
+				if _, err := os.Stat(target); err != nil {
+					t.Errorf("%s: %v", path, err)
+					continue
+				}
 			}
+			if page, known := all[target]; m[2] != "" && known && !anchors(page)[m[2]] {
+				t.Errorf("%s: %s has no heading for #%s", path, target, m[2])
+			}
+		}
+	}
+}
+
+func TestTheReadmeListsEveryPage(t *testing.T) {
+	all := pages(t)
+	for path := range all {
+		name := strings.TrimPrefix(path, root+"/")
+		if strings.HasPrefix(name, "docs/") && (!strings.HasPrefix(name, "docs/cli/") || name == "docs/cli/keyvault-csi.md") &&
+			!strings.Contains(all[filepath.Join(root, "README.md")], "]("+name+")") {
+			t.Errorf("README.md does not list %s", name)
+		}
+	}
+}
+
+// Every event that people see on a Pod, and every code of Entra ID that the driver explains, has an entry.
+func TestEventsAndCodesHaveATroubleshootingEntry(t *testing.T) {
+	text := pages(t)[filepath.Join(root, "docs/troubleshooting.md")]
+	for _, from := range []struct {
+		file    string
+		pattern *regexp.Regexp
+		least   int
+	}{
+		{"driver/kube/events.go", regexp.MustCompile(`EventType\w+, "(\w+)"`), 9},
+		{"provider/identity/errors.go", regexp.MustCompile(`"(\d{5,7})"`), 15},
+		{"cmd/keyvault-csi/check.go", regexp.MustCompile(`return "([a-z-]+)"`), 8},
+	} {
+		data, err := os.ReadFile(filepath.Join(root, from.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := from.pattern.FindAllStringSubmatch(string(data), -1)
+		if len(found) < from.least {
+			t.Errorf("%s: only %d", from.file, len(found))
+		}
+		for _, m := range found {
+			if !regexp.MustCompile(`(^|[^0-9A-Za-z])` + `(AADSTS)?` + m[1] + `([^0-9A-Za-z]|$)`).MatchString(text) {
+				t.Errorf("%s is not in docs/troubleshooting.md", m[1])
+			}
+		}
+	}
+}
+
+var arithmetic = regexp.MustCompile(`(?m)^\| (\d+) \| (\d+) \| (\w+) \| (\d+) \| (\d+)% \|$`)
+
+// The arithmetic of the scale page is right.
+func TestTheArithmeticOfScale(t *testing.T) {
+	rows := arithmetic.FindAllStringSubmatch(pages(t)[filepath.Join(root, "docs/scale.md")], -1)
+	if len(rows) < 5 {
+		t.Fatalf("only %d rows", len(rows))
+	}
+	for _, row := range rows {
+		number := func(i int) float64 {
+			n, err := strconv.Atoi(row[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return float64(n)
+		}
+		interval, err := time.ParseDuration(row[3])
+		if err != nil {
+			t.Fatal(err)
+		}
+		requests := number(1) * number(2) / interval.Seconds() * 10
+		if math.Abs(requests-number(4)) > 0.5 || math.Abs(requests/4000*100-number(5)) > 0.5 {
+			t.Errorf("%s: %.1f requests, %.1f%%", row[0], requests, requests/40)
 		}
 	}
 }

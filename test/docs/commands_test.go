@@ -1,0 +1,406 @@
+package docs
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+)
+
+// command is a line of a page that a person would type.
+type command struct {
+	page string
+	line string
+	// words are the line's, as a shell splits them, without assignments before.
+	words []string
+}
+
+var (
+	fenced     = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```")
+	assignment = regexp.MustCompile(`^[A-Z_]+=`)
+)
+
+// commands returns what people would type: lines of sh blocks and of indented blocks that begin with a known program.
+func commands(t *testing.T) (all []command) {
+	t.Helper()
+	for path, text := range pages(t) {
+		if strings.Contains(path, "/cli/") {
+			continue // generated; package commands checks them
+		}
+		var lines []string
+		for _, block := range fenced.FindAllStringSubmatch(text, -1) {
+			if block[1] == "sh" {
+				lines = append(lines, strings.Split(block[2], "\n")...)
+			}
+		}
+		for line := range strings.SplitSeq(fenced.ReplaceAllString(text, ""), "\n") {
+			if strings.HasPrefix(line, "    ") {
+				lines = append(lines, line)
+			}
+		}
+		for _, line := range joined(lines) {
+			for part := range strings.SplitSeq(line, " && ") {
+				if words := programOf(split(part)); words != nil {
+					all = append(all, command{page: path, line: strings.TrimSpace(part), words: words})
+				}
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b command) int { return strings.Compare(a.page, b.page) })
+	return all
+}
+
+// joined puts lines together that a backslash at the end continues.
+func joined(lines []string) (whole []string) {
+	for i := 0; i < len(lines); i++ {
+		line := lines[i]
+		for strings.HasSuffix(line, "\\") && i+1 < len(lines) {
+			i++
+			line = strings.TrimSuffix(line, "\\") + strings.TrimSpace(lines[i])
+		}
+		whole = append(whole, line)
+	}
+	return whole
+}
+
+// programs are those whose commands are checked.
+var programs = []string{"keyvault-csi", "keyvault-emulator", "make", "helm", "kubectl", "curl", "az", "kind", "openssl", "keytool"}
+
+// programOf drops assignments and the path before a known program; nil where the line is something else.
+func programOf(words []string) []string {
+	for len(words) > 0 && (assignment.MatchString(words[0]) || words[0] == "export") {
+		words = words[1:]
+	}
+	// a table of a page may begin with a program's name: commands have arguments, and no columns
+	if len(words) == 0 || len(words) == 1 && words[0] != "make" {
+		return nil
+	}
+	words[0] = strings.TrimPrefix(strings.TrimPrefix(words[0], "bin/"), "/")
+	if !slices.Contains(programs, words[0]) {
+		return nil
+	}
+	return words
+}
+
+// split is how a shell would split the line, up to a comment, a pipe or a redirection.
+func split(line string) (words []string) {
+	var word strings.Builder
+	inWord, quote := false, rune(0)
+	flush := func() {
+		if inWord {
+			words = append(words, word.String())
+		}
+		word.Reset()
+		inWord = false
+	}
+	for _, r := range line {
+		switch {
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(r)
+		case r == '\'' || r == '"':
+			quote, inWord = r, true
+		case r == ' ':
+			flush()
+		case (r == '#' || r == '|' || r == '>' || r == '<' || r == ';') && !inWord:
+			return words
+		default:
+			word.WriteRune(r)
+			inWord = true
+		}
+	}
+	flush()
+	return words
+}
+
+// build makes what the pages call, once.
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "keyvault-csi-docs-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", dir, "../../cmd/keyvault-csi", "../../cmd/keyvault-emulator") //nolint:gosec // ends by itself
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := build(); err == nil {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// binaries is the directory of what the pages call.
+func binaries(t *testing.T) string {
+	t.Helper()
+	dir, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Every command of the project's own programs is one that they take: verb, flags and the flags' values.
+func TestCommandsOfTheDocumentationParse(t *testing.T) {
+	dir := binaries(t)
+	checked := 0
+	for _, c := range commands(t) {
+		args := c.words
+		if at := slices.Index(args, "--"); args[0] == "kubectl" && at > 0 && at+1 < len(args) {
+			args = programOf(slices.Clone(args[at+1:])) // what is run in a pod
+		}
+		if len(args) == 0 || args[0] != "keyvault-csi" && args[0] != "keyvault-emulator" {
+			continue
+		}
+		checked++
+		// with --help a command parses its flags and does nothing
+		run := exec.CommandContext(t.Context(), filepath.Join(dir, args[0]), append(slices.Clone(args[1:]), "--help")...) //nolint:gosec // the test's own
+		if out, err := run.CombinedOutput(); err != nil || !strings.Contains(string(out), "Usage:") {
+			t.Errorf("%s: %s: %v\n%s", c.page, c.line, err, out)
+		}
+	}
+	if checked < 10 {
+		t.Errorf("only %d commands", checked)
+	}
+}
+
+func TestMakeTargetsOfTheDocumentationExist(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commands(t) {
+		if c.words[0] != "make" {
+			continue
+		}
+		for _, target := range c.words[1:] {
+			if !strings.Contains(target, "=") && !regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(target)+`:.*## `).Match(makefile) {
+				t.Errorf("%s: no target %s", c.page, target)
+			}
+		}
+	}
+}
+
+// values are the chart's.
+func values(t *testing.T) map[string]any {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(root, "deploy/chart/values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string]any
+	if err := yaml.Unmarshal(data, &all); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// lookUp finds a dotted name. What is below an empty mapping or in a list is free.
+func lookUp(all map[string]any, name string) bool {
+	var at any = all
+	for key := range strings.SplitSeq(name, ".") {
+		m, ok := at.(map[string]any)
+		if !ok {
+			return false
+		}
+		if len(m) == 0 {
+			return true
+		}
+		key, _, _ = strings.Cut(key, "[")
+		if at, ok = m[key]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func TestHelmCommandsOfTheDocumentation(t *testing.T) {
+	all := values(t)
+	for _, c := range commands(t) {
+		if c.words[0] != "helm" || !slices.Contains(c.words, "./deploy/chart") {
+			continue // of another chart
+		}
+		for i, word := range c.words {
+			switch {
+			case word == "--set" || word == "--set-string":
+				for pair := range strings.SplitSeq(c.words[i+1], ",") {
+					name, _, isPair := strings.Cut(pair, "=")
+					if isPair && !lookUp(all, name) {
+						t.Errorf("%s: the chart has no value %s", c.page, name)
+					}
+				}
+			case strings.HasPrefix(word, "./") || strings.HasPrefix(word, "deploy/"):
+				if _, err := os.Stat(filepath.Join(root, word)); err != nil {
+					t.Errorf("%s: %v", c.page, err)
+				}
+			}
+		}
+	}
+}
+
+var (
+	span      = regexp.MustCompile("`([^`\n]+)`")
+	chartName = regexp.MustCompile(`^[a-z][A-Za-z]*(\.[a-z][A-Za-z]*)+$`)
+	flagName  = regexp.MustCompile(`^--?([a-z][a-z0-9-]*)`)
+	metric    = regexp.MustCompile(`keyvault_csi_[a-z_]+`)
+)
+
+// Chart values, flags and metrics that the text names exist.
+func TestNamesInTheTextExist(t *testing.T) {
+	all := values(t)
+	dir := binaries(t)
+	var help strings.Builder
+	for _, args := range [][]string{{"driver"}, {"validate"}, {"preview"}, {"check"}, {"version"}, {"status"}, {"log-level"}} {
+		out, _ := exec.CommandContext(t.Context(), filepath.Join(dir, "keyvault-csi"), append(args, "--help")...).CombinedOutput() //nolint:gosec // the test's own
+		help.Write(out)
+	}
+	out, _ := exec.CommandContext(t.Context(), filepath.Join(dir, "keyvault-emulator"), "--help").CombinedOutput() //nolint:gosec // the test's own
+	help.Write(out)
+	metrics := pages(t)[filepath.Join(root, "docs/metrics.md")]
+	for path, text := range pages(t) {
+		if strings.HasSuffix(path, "CHANGELOG.md") {
+			continue // history
+		}
+		for _, m := range span.FindAllStringSubmatch(text, -1) {
+			name := strings.Fields(m[1] + " ")[0]
+			if top, _, _ := strings.Cut(name, "."); chartName.MatchString(name) && all[top] != nil && !lookUp(all, name) {
+				t.Errorf("%s: the chart has no value %s", path, name)
+			}
+			f := flagName.FindStringSubmatch(name)
+			if f == nil || strings.HasPrefix(name, "-") && !strings.HasPrefix(name, "--") || slices.Contains(others, f[1]) {
+				continue
+			}
+			if !strings.Contains(help.String(), "--"+f[1]+" ") && !slices.Contains(aliases, f[1]) {
+				t.Errorf("%s: no command has the flag --%s", path, f[1])
+			}
+		}
+		for _, name := range metric.FindAllString(text, -1) {
+			name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_sum"), "_count")
+			if !strings.Contains(metrics, "`"+name) && !strings.HasSuffix(name, "_") {
+				t.Errorf("%s: docs/metrics.md has no %s", path, name)
+			}
+		}
+	}
+}
+
+// others are flags of other programs, aliases those of the driver that its help does not list.
+var (
+	others  = []string{"take-ownership", "check", "previous", "set", "namespace", "service-account-issuer", "write"}
+	aliases = []string{"enable-secret-rotation", "rotation-poll-interval", "log-format-json", "nodeid", "metrics-addr"}
+)
+
+func TestScriptsInTheTextExist(t *testing.T) {
+	script := regexp.MustCompile(`(?:^|[\s` + "`" + `(])((?:hack|deploy)/[a-zA-Z0-9_./-]*[a-zA-Z0-9_])`)
+	for path, text := range pages(t) {
+		for _, m := range script.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+}
+
+// seedOf is the seed that the page of the emulator shows.
+func seedOf(t *testing.T) emulator.Seed {
+	t.Helper()
+	for _, block := range yamlBlock.FindAllStringSubmatch(pages(t)[filepath.Join(root, "docs/emulator.md")], -1) {
+		if strings.Contains(block[1], "vaults:") {
+			seed, err := emulator.ParseSeed([]byte(block[1]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return seed
+		}
+	}
+	t.Fatal("docs/emulator.md shows no seed")
+	return emulator.Seed{}
+}
+
+// seedOfTheChart is the vaults of the emulator that the chart runs.
+func seedOfTheChart(t *testing.T) emulator.Seed {
+	t.Helper()
+	found, _ := values(t)["emulator"].(map[string]any)["seed"].(map[string]any)
+	text, err := yaml.Marshal(map[string]any{"vaults": found["vaults"]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := emulator.ParseSeed(text)
+	if err != nil || len(seed.Vaults) == 0 {
+		t.Fatal(err, len(seed.Vaults))
+	}
+	return seed
+}
+
+// Every curl command of the control API is sent to an emulator with the seed of its page and that of the chart, in the page's order.
+func TestCurlCommandsOfTheDocumentation(t *testing.T) {
+	server, err := emulator.New(emulator.Options{Seed: seedOf(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Apply(seedOfTheChart(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = server.Close() }()
+	sent := 0
+	for _, c := range commands(t) {
+		if c.words[0] != "curl" {
+			continue
+		}
+		method, body, url := http.MethodGet, "", ""
+		for i := 1; i < len(c.words); i++ {
+			switch word := c.words[i]; {
+			case word == "-X":
+				i++
+				method = c.words[i]
+			case word == "-d":
+				i++
+				method, body = http.MethodPost, c.words[i]
+			case strings.HasPrefix(word, "http"):
+				url = word
+			case word == "-s" || word == "-f" || word == "-fsS":
+			default:
+				t.Errorf("%s: what is %q in %s?", c.page, word, c.line)
+			}
+		}
+		local := regexp.MustCompile(`^http://(127\.0\.0\.1|localhost):8200(/.*)?$`).FindStringSubmatch(url)
+		if local == nil {
+			continue
+		}
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+server.Address()+local[2], strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := new(http.Client).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		sent++
+		if resp.StatusCode >= http.StatusMultipleChoices {
+			t.Errorf("%s: %s: %s", c.page, c.line, fmt.Sprint(resp.StatusCode, " ", string(answer)))
+		}
+	}
+	if sent < 15 {
+		t.Errorf("only %d commands", sent)
+	}
+}
