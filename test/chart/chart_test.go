@@ -127,7 +127,7 @@ var everything = []string{"--set", strings.Join([]string{
 	"linux.podLabels.a=b", "linux.podAnnotations.c=d", "linux.daemonsetAnnotations.e=f", "linux.crds.annotations.g=h",
 	"serviceAccount.annotations.i=j", "linux.env[0].name=X", "linux.env[0].value=y", "linux.volumes[0].name=v", "linux.volumes[0].emptyDir.medium=Memory",
 	"linux.volumeMounts[0].name=v", "linux.volumeMounts[0].mountPath=/v", "linux.driver.extraArgs={--v=2}", "allowedVaultHosts={.example.com}",
-	"tokenProxy.url=https://proxy.example:443", "tokenProxy.sni=proxy.example", "linux.driver.resources.limits.memory=1Gi",
+	"auditLog=-", "otlpEndpoint=http://collector.observability:4318", "tokenProxy.url=https://proxy.example:443", "tokenProxy.sni=proxy.example", "linux.driver.resources.limits.memory=1Gi",
 }, ",")}
 
 func TestLint(t *testing.T) {
@@ -247,8 +247,12 @@ func TestProxies(t *testing.T) {
 		args []string
 		want map[string]string
 	}{
-		"none":     {nil, map[string]string{}},
-		"HTTPS":    {[]string{"proxy.https=http://p:3128", "proxy.none={.corp,10.0.0.0/8}"}, map[string]string{"HTTPS_PROXY": "http://p:3128", "NO_PROXY": api + ",169.254.169.254,.corp,10.0.0.0/8"}},
+		"none":  {nil, map[string]string{}},
+		"HTTPS": {[]string{"proxy.https=http://p:3128", "proxy.none={.corp,10.0.0.0/8}"}, map[string]string{"HTTPS_PROXY": "http://p:3128", "NO_PROXY": api + ",169.254.169.254,.corp,10.0.0.0/8"}},
+		"traces": {[]string{"emulator.enabled=true", "otlpEndpoint=http://collector:4318"}, map[string]string{
+			"HTTPS_PROXY": "http://keyvault-csi-emulator.kube-system.svc:8200", "HTTP_PROXY": "http://keyvault-csi-emulator.kube-system.svc:8200",
+			"NO_PROXY": api + ",collector",
+		}},
 		"own":      {[]string{"linux.env[0].name=HTTP_PROXY", "linux.env[0].value=http://q"}, map[string]string{"HTTP_PROXY": "http://q", "NO_PROXY": api + ",169.254.169.254"}},
 		"own none": {[]string{"proxy.http=http://p:3128", "linux.env[0].name=NO_PROXY", "linux.env[0].value=x"}, map[string]string{"HTTP_PROXY": "http://p:3128", "NO_PROXY": "x"}},
 		"emulator": {[]string{"emulator.enabled=true"}, map[string]string{

@@ -74,6 +74,7 @@ API server is not behind a proxy. What linux.env sets itself stands. */ -}}
 {{- range .Values.linux.env }}{{ $_ := set $own .name true }}{{ end -}}
 {{- $proxy := dict "HTTPS_PROXY" .Values.proxy.https "HTTP_PROXY" .Values.proxy.http -}}
 {{- $none := list "$(KUBERNETES_SERVICE_HOST)" "kubernetes.default" ".svc" ".cluster.local" -}}
+{{- with .Values.otlpEndpoint }}{{ $none = append $none (urlParse . | dig "hostname" "") }}{{ end -}}
 {{- if .Values.emulator.enabled -}}
 {{- $url := printf "http://%s:8200" (.Values.emulator.clusterIP | default (printf "%s.%s.svc" (include "keyvault-csi.emulatorName" .) .Release.Namespace)) -}}
 {{- $proxy = dict "HTTPS_PROXY" $url "HTTP_PROXY" $url -}}
