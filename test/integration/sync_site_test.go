@@ -58,7 +58,7 @@ func (s *syncSite) nodeVia(edit func(kubeconfig string) string, flags ...string)
 	if edit != nil {
 		kubeconfig = edit(kubeconfig)
 	}
-	all := append([]string{"--node-id", name, "--sync-secrets", "--cache-ttl", "1s"}, flags...)
+	all := append([]string{"--node-id", name, "--sync-secrets", "--cache-ttl", "0s"}, flags...)
 	n := kubelet.StartInCluster(s.TB, seedFor(s.namespace), kubeconfig, s.TokenKeys(), all...)
 	s.nodes = append(s.nodes, n)
 	return n

@@ -47,6 +47,9 @@ func TestSyncedSecret(t *testing.T) {
 	if got, want := s.owners("db"), "ConfigMap web-1 "+string(web.UID); got != want {
 		t.Errorf("owners %q, want %q", got, want)
 	}
+	if s.owners("tls") != s.owners("db") {
+		t.Errorf("owners %q", s.owners("tls"))
+	}
 	s.told("web-1-a", "SecretRotationComplete", "db was made")
 
 	secrets, pods, list = s.during(func() {
