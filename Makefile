@@ -47,6 +47,10 @@ cluster-down: ## End what cluster-up has started; nothing of it is left
 e2e: ## Install the chart on a cluster of its own and run Pods, as root; ARGS are passed to go test
 	hack/e2e $(ARGS)
 
+.PHONY: test-monitoring
+test-monitoring: ## Run alert rules and dashboard against a real Prometheus and driver (Debian: prometheus)
+	hack/test-monitoring
+
 .PHONY: bench
 bench: ## Run the benchmarks; BENCH selects by name
 	hack/bench

@@ -1,0 +1,91 @@
+package docs
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/report/metrics"
+)
+
+var (
+	alertName = regexp.MustCompile(`(?m)^ +- alert: (\w+)$`)
+	runbook   = regexp.MustCompile(`(?m)^ +runbook: docs/operations.md#(\w+)$`)
+	ownMetric = regexp.MustCompile(`\b(?:keyvault_csi|node_publish|node_unpublish|rotation_reconcile|sync_k8s|k8s_secret)_[a-z0-9_]+`)
+	suffixOf  = regexp.MustCompile(`_(bucket|sum|count)$`)
+)
+
+// metricNames are those that exist.
+func metricNames() []string {
+	ch := make(chan *prometheus.Desc, 100)
+	metrics.New(clock.RealClock{}).Describe(ch)
+	close(ch)
+	var names []string
+	for d := range ch {
+		names = append(names, described.FindStringSubmatch(d.String())[1])
+	}
+	return names
+}
+
+func TestEveryAlertHasARunbook(t *testing.T) {
+	rules, err := os.ReadFile(filepath.Join(root, "deploy/monitoring/alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests, err := os.ReadFile(filepath.Join(root, "deploy/monitoring/alerts_test.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pages(t)[filepath.Join(root, "docs/operations.md")]
+	alerts, runbooks := alertName.FindAllStringSubmatch(string(rules), -1), runbook.FindAllStringSubmatch(string(rules), -1)
+	if len(alerts) < 10 || len(alerts) != len(runbooks) {
+		t.Fatalf("%d alerts, %d runbooks", len(alerts), len(runbooks))
+	}
+	for i, alert := range alerts {
+		if runbooks[i][1] != strings.ToLower(alert[1]) || !strings.Contains(text, "\n### "+alert[1]+"\n") {
+			t.Errorf("%s has no paragraph in docs/operations.md, or does not lead there", alert[1])
+		}
+		if !strings.Contains(string(tests), "alertname: "+alert[1]+"\n") {
+			t.Errorf("%s is not tested in deploy/monitoring/alerts_test.yaml", alert[1])
+		}
+	}
+}
+
+// What dashboard, alerts and pages speak of exists.
+func TestMonitoringNamesMetricsThatExist(t *testing.T) {
+	existing := metricNames()
+	texts := map[string]string{}
+	for _, name := range []string{"alerts.yaml", "alerts_test.yaml", "dashboard.json"} {
+		data, err := os.ReadFile(filepath.Join(root, "deploy/monitoring", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[name] = string(data)
+	}
+	for _, page := range []string{"docs/operations.md", "docs/troubleshooting.md"} {
+		texts[page] = pages(t)[filepath.Join(root, page)]
+	}
+	for where, text := range texts {
+		for _, name := range ownMetric.FindAllString(text, -1) {
+			if !slices.Contains(existing, name) && !slices.Contains(existing, suffixOf.ReplaceAllString(name, "")) {
+				t.Errorf("%s: there is no metric %s", where, name)
+			}
+		}
+	}
+	// and the dashboard shows most of what exists
+	shown := 0
+	for _, name := range existing {
+		if strings.Contains(texts["dashboard.json"], name) {
+			shown++
+		}
+	}
+	if shown < 25 {
+		t.Errorf("the dashboard shows %d of %d metrics", shown, len(existing))
+	}
+}

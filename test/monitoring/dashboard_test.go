@@ -1,0 +1,198 @@
+//go:build prometheus
+
+package monitoring
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
+)
+
+const monitoring = "../../deploy/monitoring"
+
+// length is how long the driver is watched.
+const length = 90 * time.Second
+
+func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
+	must(t, err)
+	must(t, l.Close())
+	return l.Addr().String()
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// prometheus runs a Prometheus that scrapes the driver and has the alert rules, and returns its URL.
+func prometheus(t *testing.T, driver string) string {
+	t.Helper()
+	dir, address := t.TempDir(), freePort(t)
+	rules, err := filepath.Abs(filepath.Join(monitoring, "alerts.yaml"))
+	must(t, err)
+	config := filepath.Join(dir, "prometheus.yaml")
+	must(t, os.WriteFile(config, fmt.Appendf(nil, `global: {scrape_interval: 1s, evaluation_interval: 1s}
+rule_files: [%q]
+scrape_configs:
+- job_name: keyvault-csi
+  static_configs: [{targets: [%q]}]
+`, rules, driver), 0o600))
+	var log bytes.Buffer
+	c := exec.Command("prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address) //nolint:gosec,noctx // a test
+	c.Stdout, c.Stderr = &log, &log
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	must(t, c.Start())
+	t.Cleanup(func() {
+		_ = c.Process.Signal(syscall.SIGTERM)
+		_ = c.Wait()
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+	return "http://" + address
+}
+
+func fetch(t *testing.T, url string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	must(t, err)
+	resp, err := new(http.Client).Do(req)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	must(t, err)
+	return string(text)
+}
+
+// TestDashboardShowsADriverAtWork lets Pods come and go while vault, identity service and classes make trouble, and runs the
+// dashboard's queries on what a Prometheus saw of it.
+func TestDashboardShowsADriverAtWork(t *testing.T) {
+	address := freePort(t)
+	n := kubelet.Start(t, kubelet.Seed+"latency: 15ms\nmanagedIdentities: [{clientID: mi, objectID: o, system: true}]\ntokenLifetime: 20s\n",
+		"--http-addr", address, "--rotation-interval", "3s", "--cache-ttl", "1s", "--v", "0")
+	must(t, n.Emulator.Grant(kubelet.Vault, "mi", "secrets/get"))
+	url := prometheus(t, address)
+	n.Eventually("Prometheus", func() bool { return strings.Contains(fetch(t, url+"/api/v1/query?query=keyvault_csi_ready"), `"1"`) })
+	play(t, n)
+
+	// the alert rules were evaluated on real series
+	var rules struct {
+		Data struct {
+			Groups []struct {
+				Rules []struct{ Name, Health, LastError string }
+			}
+		}
+	}
+	must(t, json.Unmarshal([]byte(fetch(t, url+"/api/v1/rules")), &rules))
+	count := 0
+	for _, group := range rules.Data.Groups {
+		for _, rule := range group.Rules {
+			count++
+			if rule.Health != "ok" {
+				t.Errorf("%s: %s %s", rule.Name, rule.Health, rule.LastError)
+			}
+		}
+	}
+	if count < 10 {
+		t.Errorf("%d rules", count)
+	}
+
+	picture := os.Getenv("PICTURE")
+	if picture == "" {
+		picture = filepath.Join(t.TempDir(), "dashboard.svg")
+	}
+	c := exec.CommandContext(context.Background(), "../../.cache/hack/dashboard", "-prometheus", url, "-last", length.String(), //nolint:gosec // a test
+		"-rate-interval", "6s", "-out", picture,
+		"-empty", "Kubernetes Secrets/B", // this driver has no API server to fail
+		filepath.Join(monitoring, "dashboard.json"))
+	out, err := c.CombinedOutput()
+	t.Logf("%s", out)
+	must(t, err)
+	data, err := os.ReadFile(picture) //nolint:gosec // the path that this test wrote
+	must(t, err)
+	if len(data) > 300_000 || bytes.Count(data, []byte("<path fill")) < 40 {
+		t.Errorf("%s: %d bytes, %d lines", picture, len(data), bytes.Count(data, []byte("<path fill")))
+	}
+}
+
+// play makes the data.
+func play(t *testing.T, n *kubelet.Node) {
+	t.Helper()
+	start := time.Now()
+	for i := range 5 {
+		name := fmt.Sprintf("s%d", i)
+		expires := start.Add(time.Duration(i) * 5 * 24 * time.Hour).Add(time.Minute)
+		_, err := n.Emulator.SetSecret(kubelet.Vault, emulator.Secret{Name: name, Value: "value", Expires: expires})
+		must(t, err)
+		n.Class("class-"+name, map[string]string{"objects": kubelet.Objects(name)})
+	}
+	n.Class("all", map[string]string{"objects": kubelet.Objects("s0", "s1", "s2", "s3", "s4"), "staleIfError": "1h"})
+	n.Class("managed", map[string]string{"objects": kubelet.Objects("s1"), "useVMManagedIdentity": "true"})
+	n.Class("broken", map[string]string{"objects": kubelet.Objects("missing")})
+	classes := []string{"all", "class-s0", "class-s1", "class-s2", "managed", "class-s3", "all", "class-s4"}
+	var work sync.WaitGroup
+	defer work.Wait()
+	var mu sync.Mutex
+	var pods []string
+	throttled, down := false, false
+	for i := 0; time.Since(start) < length; i++ {
+		at := time.Since(start)
+		switch {
+		case at > 30*time.Second && !throttled:
+			throttled = true
+			n.Emulator.AddFault(emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 1, Host: "contoso.vault.azure.net", Count: 8})
+		case at > 50*time.Second && at < 62*time.Second && !down:
+			down = true
+			n.Emulator.AddFault(emulator.Fault{Kind: emulator.FaultStatus, Status: 503, Host: "contoso.vault.azure.net"})
+		case at > 62*time.Second:
+			n.Emulator.ClearFaults()
+		}
+		if i%40 == 20 {
+			work.Go(func() { _ = n.Publish(fmt.Sprintf("broken-%d", i), "broken") }) // a Pod that cannot start
+		}
+		if i%25 == 0 {
+			n.Secret("s2", fmt.Sprintf("value %d", i))
+		}
+		work.Go(func() { // a Pod may have to wait
+			pod := fmt.Sprintf("pod-%d", i)
+			if n.Publish(pod, classes[i%len(classes)]) == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				pods = append(pods, pod)
+			}
+		})
+		mu.Lock()
+		var oldest string
+		if len(pods) > 30 {
+			oldest, pods = pods[0], pods[1:]
+		}
+		mu.Unlock()
+		if oldest != "" {
+			n.Unpublish(oldest)
+		}
+		time.Sleep(150 * time.Millisecond)
+	}
+}
