@@ -55,6 +55,10 @@ test-monitoring: ## Run alert rules and dashboard against a real Prometheus and 
 bench: ## Run the benchmarks; BENCH selects by name
 	hack/bench
 
+.PHONY: bench-cluster
+bench-cluster: ## Print memory with 5,000 classes, and requests, against a real API server
+	hack/bench-cluster
+
 .PHONY: chaos
 chaos: ## Break things while the driver works, COUNT times (3), and look for harm
 	hack/chaos
