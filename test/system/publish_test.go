@@ -175,8 +175,8 @@ func TestErrorsNameTheCauseAndLeaveNothing(t *testing.T) {
 			if strings.Contains(n.Log()+message, canary) {
 				t.Error("a secret value was told")
 			}
-			if tc.code == codes.NotFound && !strings.Contains(n.Log(), `"x-ms-request-id":"`) {
-				t.Error("the vault's request id is not in the log")
+			if tc.code == codes.NotFound { // the log comes through a pipe, the answer through a socket
+				n.Eventually("the vault's request id in the log", func() bool { return strings.Contains(n.Log(), `"x-ms-request-id":"`) })
 			}
 			if strings.Contains(n.Log()+message, "eyJ") {
 				t.Error("a token was told")
