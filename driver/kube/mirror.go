@@ -297,6 +297,6 @@ func (m *Mirror) retry(ctx context.Context, key secretKey) {
 
 func (m *Mirror) tell(ref volume.Ref, f *failure) {
 	m.reporter.Report(report.Event{
-		Kind: f.kind, Time: m.clock.Now(), Volume: ref, Reason: f.reason, Message: f.message,
+		Kind: f.kind, Time: m.clock.Now(), Volume: ref, Reason: f.reason, Message: f.message, Duration: f.took,
 	})
 }

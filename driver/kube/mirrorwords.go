@@ -21,6 +21,8 @@ type failure struct {
 	kind    report.Kind
 	reason  volume.Reason
 	message string
+	// took is how long the write took; zero where nothing was written.
+	took time.Duration
 	// passing is true where another try can help without anybody's doing.
 	passing bool
 	cause   error

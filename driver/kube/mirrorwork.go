@@ -165,7 +165,7 @@ func (m *Mirror) write(ctx context.Context, t *target, j *job) error {
 		}
 	}
 	if changed {
-		m.tell(j.refs[0], stands(t.secretKey, before.uid == ""))
+		m.tell(j.refs[0], stands(t.secretKey, before.uid == "", m.clock.Since(made)))
 	}
 	return nil
 }
@@ -220,8 +220,8 @@ func (m *Mirror) own(ctx context.Context, t *target, owners []metav1.OwnerRefere
 }
 
 // stands is the event of a Secret that was made or updated.
-func stands(key secretKey, made bool) *failure {
-	f := &failure{kind: report.Synced, message: key.String() + " was updated"}
+func stands(key secretKey, made bool, took time.Duration) *failure {
+	f := &failure{kind: report.Synced, message: key.String() + " was updated", took: took}
 	if made {
 		f.message = key.String() + " was made"
 	}
