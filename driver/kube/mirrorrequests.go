@@ -23,22 +23,23 @@ const maxManager = 128
 // managerOf is the field manager of a class's Secrets.
 func managerOf(class string) string { return shorten(fieldManager+"/"+class, maxManager) }
 
-// probe asks whether a Secret is ours: a patch that changes nothing and holds only where the label is there.
-func (m *Mirror) probe(ctx context.Context, t *target) error {
+// probe asks whether a Secret is ours: a patch that changes nothing and holds only where the label is there. It returns nil where
+// there is none.
+func (m *Mirror) probe(ctx context.Context, t *target) (*metav1.PartialObjectMetadata, error) {
 	test := mustMarshal([]map[string]string{{
 		"op": "test", "path": "/metadata/labels/" + strings.ReplaceAll(secretdata.ManagedLabel, "/", "~1"), "value": secretdata.Managed,
 	}})
-	err := m.patch(ctx, t, types.JSONPatchType, test, metav1.PatchOptions{})
+	found, err := m.patch(ctx, t, types.JSONPatchType, test, metav1.PatchOptions{})
 	status := apierrors.APIStatus(nil)
 	switch {
 	case apierrors.IsNotFound(err):
 		t.known, t.print = known{}, [32]byte{}
-		return nil
+		return nil, nil
 	case asStatus(err, &status) && status.Status().Code == http.StatusUnprocessableEntity && !deniedByPolicy(status):
 		t.known, t.print = known{}, [32]byte{}
-		return foreign(t.secretKey)
+		return nil, foreign(t.secretKey)
 	}
-	return err
+	return found, err
 }
 
 // applySecret applies the Secret as the class's field manager. Where the Secret is known, the request is about that one
@@ -60,13 +61,14 @@ func (m *Mirror) applySecret(ctx context.Context, t *target, s *secretdata.Secre
 	}{
 		"v1", "Secret", meta{s.Name, t.namespace, t.known.uid, s.Labels, s.Annotations}, string(s.Type), s.Data,
 	})
-	return m.patch(ctx, t, types.ApplyPatchType, body, metav1.PatchOptions{Force: &force})
+	_, err := m.patch(ctx, t, types.ApplyPatchType, body, metav1.PatchOptions{Force: &force})
+	return err
 }
 
 // addOwners adds owners by their uid; those that are there stay.
 func (m *Mirror) addOwners(ctx context.Context, t *target, owners []metav1.OwnerReference) error {
 	body := mustMarshal(map[string]any{"metadata": map[string]any{"uid": t.known.uid, "ownerReferences": owners}})
-	err := m.patch(ctx, t, types.StrategicMergePatchType, body, metav1.PatchOptions{})
+	_, err := m.patch(ctx, t, types.StrategicMergePatchType, body, metav1.PatchOptions{})
 	if apierrors.IsForbidden(err) {
 		return ownersForbidden(t.secretKey, err)
 	}
@@ -74,7 +76,7 @@ func (m *Mirror) addOwners(ctx context.Context, t *target, owners []metav1.Owner
 }
 
 // patch sends one patch and notes what the API server says of the Secret.
-func (m *Mirror) patch(ctx context.Context, t *target, kind types.PatchType, body []byte, o metav1.PatchOptions) error {
+func (m *Mirror) patch(ctx context.Context, t *target, kind types.PatchType, body []byte, o metav1.PatchOptions) (*metav1.PartialObjectMetadata, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.requestTimeout)
 	defer cancel()
 	o.FieldManager = managerOf(t.class)
@@ -82,13 +84,13 @@ func (m *Mirror) patch(ctx context.Context, t *target, kind types.PatchType, bod
 	switch {
 	case err == nil:
 		t.known = knownOf(got, o.FieldManager)
-		return nil
+		return got, nil
 	case t.known.uid != "" && replaced(err):
-		return errVanished
+		return nil, errVanished
 	case apierrors.IsNotFound(err):
-		return err //nolint:wrapcheck // explain does, and reads it
+		return nil, err //nolint:wrapcheck // explain does, and reads it
 	}
-	return fmt.Errorf("patch: %w", err)
+	return nil, fmt.Errorf("patch: %w", err)
 }
 
 // replaced says whether a Secret that is known by its uid is gone, or another one has its name.

@@ -64,6 +64,11 @@ func taken(key secretKey, claims []claim) *failure {
 		"value in the vault, or take the key out of the class", key, list(claims))}
 }
 
+func inheritedFrom(key secretKey, keys []string) *failure {
+	return &failure{kind: report.SyncConflict, message: fmt.Sprintf("%s was taken over from the Secrets Store CSI Driver (field manager %q) with "+
+		"its keys %s: let no other driver write it any more", key, upstreamManager, strings.Join(keys, ", "))}
+}
+
 func ownersForbidden(key secretKey, err error) *failure {
 	return &failure{kind: report.SyncFailed, passing: true, cause: err, message: fmt.Sprintf("%s stands, but the driver may not add an owner "+
 		"to it, so that it may be deleted too early, or never: on OpenShift, set rbac.ownerReferences in the chart: %s", key, oneLine(err))}

@@ -144,12 +144,17 @@ func (m *Mirror) write(ctx context.Context, t *target, j *job) error {
 		}
 		j.secret = secret
 	}
+	var inherited []string
 	if t.known.uid == "" || j.again {
-		if err := m.probe(ctx, t); err != nil {
+		found, err := m.probe(ctx, t)
+		if err != nil {
 			return err
 		}
 		if j.again && t.known.wrote.After(j.fetched) {
 			return nil // another node has newer values
+		}
+		if found != nil {
+			inherited = m.inherit(ctx, t, found)
 		}
 	}
 	before, made := t.known, m.clock.Now()
@@ -159,6 +164,9 @@ func (m *Mirror) write(ctx context.Context, t *target, j *job) error {
 	}
 	changed := t.known.version != before.version && (t.print != j.print || !t.known.wrote.Equal(before.wrote))
 	t.print, t.fetched, t.applied = j.print, j.fetched, made
+	if took == nil && len(inherited) > 0 {
+		took = inheritedFrom(t.secretKey, inherited)
+	}
 	if took != nil {
 		for _, ref := range j.refs {
 			m.tell(ref, took)
@@ -175,7 +183,7 @@ func (m *Mirror) look(ctx context.Context, t *target, j *job) error {
 	if t.known.uid != "" {
 		return nil
 	}
-	if err := m.probe(ctx, t); err != nil {
+	if _, err := m.probe(ctx, t); err != nil {
 		return err
 	}
 	if t.known.uid == "" && j.stale {

@@ -34,6 +34,7 @@ func managed() map[string]string {
 
 // A Secret that is not the driver's is not touched, whatever it holds, and outlives the workload.
 func TestForeignSecretIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")
@@ -69,6 +70,7 @@ func TestForeignSecretIsLeftAlone(t *testing.T) {
 
 // A Secret that was ours and that somebody replaced under its name is not ours any more.
 func TestReplacedSecretIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")
@@ -89,6 +91,7 @@ func TestReplacedSecretIsLeftAlone(t *testing.T) {
 
 // A Secret that was deleted by hand is there again for the next Pod, and at the next change.
 func TestDeletedSecretComesAgain(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")
@@ -111,13 +114,14 @@ func TestDeletedSecretComesAgain(t *testing.T) {
 
 // What the Secrets Store CSI Driver left behind, written by update, is taken over with its owners.
 func TestUpstreamsSecretIsTakenOver(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"2")
 	n.Secret("same", canaryValue+"same")
 	s.class("web", []string{"db", "same"}, secretObject{"secretName": "db", "type": "Opaque", "data": data("db", "password", "same", "same")})
 	owner := s.owner("replica-set")
-	left := secretOf("db", managed(), "password", canaryValue+"1", "same", canaryValue+"same")
+	left := secretOf("db", managed(), "password", canaryValue+"1", "same", canaryValue+"same", "dropped", canaryValue+"0")
 	left.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
 	s.create("csi-secrets-store", left)
 	pod := s.pod("a", controlplane.OwnedBy("v1", "ConfigMap", owner))
@@ -130,11 +134,18 @@ func TestUpstreamsSecretIsTakenOver(t *testing.T) {
 	if got := s.owners("db"); got != "ConfigMap replica-set "+string(owner.UID) {
 		t.Errorf("owners %q", got)
 	}
-	s.told("a SecretConflict", "/db had other values", "data.password", `"csi-secrets-store"`)
+	s.told("a SecretConflict", "/db was taken over from the Secrets Store CSI Driver", `"csi-secrets-store"`, "keys dropped, password, same")
+	// a key that the class drops now goes, and the owners stay
+	s.class("web", []string{"db", "same"}, secretObject{"secretName": "db", "type": "Opaque", "data": data("db", "password")})
+	s.Eventually("the key's end", func() bool { return s.holds("db", "password", canaryValue+"2") })
+	if got := s.owners("db"); got != "ConfigMap replica-set "+string(owner.UID) {
+		t.Errorf("owners %q", got)
+	}
 }
 
 // A person's edit of our Secret is put right, and told.
 func TestEditedSecretIsPutRight(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")
@@ -149,6 +160,7 @@ func TestEditedSecretIsPutRight(t *testing.T) {
 
 // Two classes feed one Secret; where they want different values of one key, neither wipes the other's.
 func TestTwoClassesOfOneSecret(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("user", canaryValue+"user")
@@ -180,6 +192,7 @@ func TestTwoClassesOfOneSecret(t *testing.T) {
 
 // A class that was renamed: the new one takes the Secret over from the one that is gone.
 func TestRenamedClass(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")
@@ -199,6 +212,7 @@ func TestRenamedClass(t *testing.T) {
 
 // What Kubernetes does not let anybody change is told with the way out.
 func TestImmutableSecretsAndTypes(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")

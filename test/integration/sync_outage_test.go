@@ -113,10 +113,12 @@ func hang(_ http.ResponseWriter, r *http.Request) bool {
 
 // A failing API server fails no mount and no rotation, and all is caught up with when it works again.
 func TestSecretsAreCaughtUpWith(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"429 for a minute": refuse(429, "Retry-After", "60"), "500": refuse(500), "503": refuse(503), "403": refuse(403), "hang": hang,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s, w := newSite(t, controlplane.Shared(t)), &way{}
 			n := s.nodeVia(w.through(t), "--rotation-interval", "1s")
 			n.Secret("db", canaryValue+"1")
@@ -139,6 +141,7 @@ func TestSecretsAreCaughtUpWith(t *testing.T) {
 
 // An API server that asks to wait for a second is waited for: the Secret stands before the mount returns.
 func TestThrottledSecretStandsBeforeTheMountReturns(t *testing.T) {
+	t.Parallel()
 	s, w := newSite(t, controlplane.Shared(t)), &way{}
 	n := s.nodeVia(w.through(t))
 	n.Secret("db", canaryValue+"1")
@@ -152,6 +155,7 @@ func TestThrottledSecretStandsBeforeTheMountReturns(t *testing.T) {
 
 // Retries end with the volume, and keep nothing after it.
 func TestRetriesEndWithTheVolume(t *testing.T) {
+	t.Parallel()
 	s, w := newSite(t, controlplane.Shared(t)), &way{}
 	n := s.nodeVia(w.through(t), "--rotation=false")
 	n.Secret("db", canaryValue+"1")
@@ -170,8 +174,10 @@ func TestRetriesEndWithTheVolume(t *testing.T) {
 
 // A node that is cut off from the vault, or whose writes were held up, turns no Secret back to older values.
 func TestNothingIsTurnedBack(t *testing.T) {
+	t.Parallel()
 	stale := func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["staleIfError"] = "1h" }
 	t.Run("cut off from the vault", func(t *testing.T) {
+		t.Parallel()
 		s := newSite(t, controlplane.Shared(t))
 		good, cut := s.node("--rotation-interval", "1s"), s.node("--rotation-interval", "1s")
 		for _, n := range s.nodes {
@@ -208,6 +214,7 @@ func TestNothingIsTurnedBack(t *testing.T) {
 		s.want("db", "password", canaryValue+"2")
 	})
 	t.Run("held up on the way to the API server", func(t *testing.T) {
+		t.Parallel()
 		s, w := newSite(t, controlplane.Shared(t)), &way{}
 		good, late := s.node("--rotation=false"), s.nodeVia(w.through(t), "--rotation=false")
 		late.Secret("db", canaryValue+"1")
@@ -227,6 +234,7 @@ func TestNothingIsTurnedBack(t *testing.T) {
 
 // A driver that was killed takes its volumes up again, and puts right what happened to their Secrets meanwhile.
 func TestSecretsAfterARestart(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")
@@ -251,6 +259,7 @@ func TestSecretsAfterARestart(t *testing.T) {
 
 // The API server stops and starts while Pods start and values change.
 func TestAPIServerStopsUnderSync(t *testing.T) {
+	t.Parallel()
 	c := controlplane.Start(t, controlplane.Options{})
 	s := newSite(t, c)
 	n := s.node("--rotation-interval", "1s")

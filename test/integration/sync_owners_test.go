@@ -57,6 +57,7 @@ func (s *syncSite) collected() {
 // A rollout replaces the ReplicaSet: the Secret stays, and goes with the Deployment. So does one of a Deployment that was scaled to
 // nothing and back.
 func TestSecretThroughRolloutAndScale(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")
@@ -95,6 +96,7 @@ func TestSecretThroughRolloutAndScale(t *testing.T) {
 
 // A Secret of two Deployments goes with the last of them.
 func TestSecretOfTwoDeployments(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node()
 	n.Secret("db", canaryValue+"1")
@@ -117,6 +119,7 @@ func TestSecretOfTwoDeployments(t *testing.T) {
 
 // A Pod and its owner that come again under their names are others: owners are told apart by uid.
 func TestRecreatedOwnersAreOthers(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "1s")
 	n.Secret("db", canaryValue+"1")
@@ -142,6 +145,7 @@ func TestRecreatedOwnersAreOthers(t *testing.T) {
 
 // A Pod without an owner owns its Secret; the next one of the name makes it anew.
 func TestBarePodOwnsItsSecret(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node()
 	n.Secret("db", canaryValue+"1")
@@ -161,6 +165,7 @@ func TestBarePodOwnsItsSecret(t *testing.T) {
 // OpenShift's admission wants the right to delete of who changes owners. Without the chart's value it is told what to set; with it
 // all is as elsewhere.
 func TestOwnerReferencesPermissionEnforcement(t *testing.T) {
+	t.Parallel()
 	c := controlplane.Start(t, controlplane.Options{
 		ControllerManager: true, AdmissionPlugins: []string{"OwnerReferencesPermissionEnforcement"},
 	})

@@ -18,6 +18,7 @@ import (
 
 // TestSyncedSecret follows one class from its first Pod to its rotation, and counts what it costs.
 func TestSyncedSecret(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	address := freeAddress(t)
 	n := s.node("--rotation-interval", "1s", "--http-addr", address)
@@ -109,6 +110,7 @@ func TestSyncedSecret(t *testing.T) {
 
 // TestEveryMountedFile is a class without data, and one of a type that needs certain keys.
 func TestEveryMountedFile(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node()
 	n.Secret("a", canaryValue+"a")
@@ -125,6 +127,7 @@ func TestEveryMountedFile(t *testing.T) {
 // TestOneBadObjectStopsNothing has a wrong secretObject, one whose value does not fit and one of a type that the API server
 // does not take beside good ones.
 func TestOneBadObjectStopsNothing(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node()
 	n.Secret("db", canaryValue+"1")
@@ -144,6 +147,7 @@ func TestOneBadObjectStopsNothing(t *testing.T) {
 
 // TestManyPodsOfOneClass starts 100 Pods of one owner together.
 func TestManyPodsOfOneClass(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	n := s.node("--rotation-interval", "2s", "--cache-ttl", "10s")
 	n.Secret("db", canaryValue+"1")
