@@ -139,7 +139,7 @@ func (n *node) serve(o ServeOptions) {
 }
 
 // restart ends the driver and starts a new one over the same mounts, as after a crash.
-func (n *node) restart() {
+func (n *node) restart(edit ...func(*ServeOptions)) {
 	n.Helper()
 	n.stop()
 	n.classes.mu.Lock()
@@ -155,7 +155,11 @@ func (n *node) restart() {
 		n.Fatal(err)
 	}
 	n.driver = fresh
-	n.serve(ServeOptions{Endpoint: "unix://" + filepath.Join(n.dir, "csi.sock")})
+	o := ServeOptions{Endpoint: "unix://" + filepath.Join(n.dir, "csi.sock")}
+	for _, f := range edit {
+		f(&o)
+	}
+	n.serve(o)
 }
 
 func (n *node) targets() []string {

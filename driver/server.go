@@ -43,8 +43,6 @@ func (d *Driver) Serve(ctx context.Context, o ServeOptions) error {
 	csi.RegisterIdentityServer(server, d)
 	csi.RegisterNodeServer(server, d)
 
-	var registrar *grpc.Server
-	var registrarListener net.Listener
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	failed := make(chan error, 2)
@@ -54,15 +52,12 @@ func (d *Driver) Serve(ctx context.Context, o ServeOptions) error {
 	defer drain(server)
 	if o.RegistrationDir != "" {
 		// the CSI socket serves already: kubelet calls it as soon as it sees the registration socket
-		socket := filepath.Join(o.RegistrationDir, d.name+"-reg.sock")
-		d.unregistered.Store(notYet(d.name, socket))
-		registrarListener, err = listenUnix("unix://" + socket)
+		r := &registration{driver: d, socket: filepath.Join(o.RegistrationDir, d.name+"-reg.sock"), endpoint: o.KubeletRegistrationPath}
+		listener, err := r.listen()
 		if err != nil {
-			return fmt.Errorf("registration socket: %w", err)
+			return err
 		}
-		registrar = d.registrationServer(o.KubeletRegistrationPath)
-		work.Go(func() { failed <- registrar.Serve(registrarListener) })
-		defer drain(registrar)
+		work.Go(func() { failed <- r.serve(ctx, listener) })
 	}
 	watching := make(chan error, 1)
 	work.Go(func() { watching <- d.classes.Watch(ctx, d.rotation.classEdited) })

@@ -1,0 +1,111 @@
+package driver
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+)
+
+// TestRegistrationSocketIsMadeAgain has what a driver of the same name does to the socket that stands at its path.
+func TestRegistrationSocketIsMadeAgain(t *testing.T) {
+	n := startNode(t)
+	dir := t.TempDir()
+	socket := filepath.Join(dir, Name+"-reg.sock")
+	n.restart(func(o *ServeOptions) { o.RegistrationDir = dir })
+	other := func() *net.UnixListener {
+		t.Helper()
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	remove := func() {
+		t.Helper()
+		if err := os.Remove(socket); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.registered(socket)
+
+	remove()
+	n.registered(socket) // it was removed
+
+	remove()
+	dead := other()
+	dead.SetUnlinkOnClose(false)
+	if err := dead.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.registered(socket) // nobody served it
+
+	remove()
+	living := other() // whoever started last has the name, as long as it lives
+	n.eventually("the driver to say who has its name", func() bool {
+		n.clock.Step(registrationCheck)
+		err := n.driver.Ready()
+		return err != nil && strings.Contains(err.Error(), "two drivers on this node have the name "+Name)
+	})
+	if info := n.getInfo(socket); info != nil {
+		t.Error("the other's socket was taken")
+	}
+	if err := living.Close(); err != nil { // removes it
+		t.Fatal(err)
+	}
+	n.registered(socket)
+	if got := strings.Count(n.log.String(), "two drivers"); got != 1 {
+		t.Errorf("told %d times", got)
+	}
+}
+
+// registered waits until the socket is the driver's, and takes it as kubelet does.
+func (n *node) registered(socket string) {
+	n.Helper()
+	n.eventually("a registration socket that answers", func() bool {
+		n.clock.Step(registrationCheck)
+		info := n.getInfo(socket)
+		return info != nil && info.GetName() == Name
+	})
+	if n.driver.Ready() == nil {
+		n.Error("ready before kubelet has taken the registration")
+	}
+	n.call(socket, func(c registerapi.RegistrationClient) error {
+		_, err := c.NotifyRegistrationStatus(context.Background(), &registerapi.RegistrationStatus{PluginRegistered: true})
+		return err
+	})
+	if err := n.driver.Ready(); err != nil {
+		n.Error(err)
+	}
+}
+
+// getInfo is what the socket answers; nil where it does not.
+func (n *node) getInfo(socket string) (info *registerapi.PluginInfo) {
+	n.Helper()
+	n.call(socket, func(c registerapi.RegistrationClient) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		defer cancel()
+		info, _ = c.GetInfo(ctx, &registerapi.InfoRequest{})
+		return nil
+	})
+	return info
+}
+
+func (n *node) call(socket string, f func(registerapi.RegistrationClient) error) {
+	n.Helper()
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		n.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := f(registerapi.NewRegistrationClient(conn)); err != nil {
+		n.Error(err)
+	}
+}
