@@ -98,7 +98,8 @@ func (r *registration) isLost(ctx context.Context, mine os.FileInfo) bool {
 		_ = conn.Close()
 		why := fmt.Sprintf("another process has taken %s: two drivers on this node have the name %s", r.socket, r.driver.name)
 		if old := r.driver.unregistered.Swap(&why); old == nil || *old != why {
-			r.driver.log.ErrorContext(ctx, why)
+			r.driver.log.ErrorContext(ctx, "another driver on this node has the same name: pods do not get their volumes from this one",
+				"driver", r.driver.name, "socket", r.socket)
 		}
 	}
 	return errors.Is(err, unix.ECONNREFUSED)

@@ -61,7 +61,7 @@ func TestRegistrationSocketIsMadeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.registered(socket)
-	if got := strings.Count(n.log.String(), "two drivers"); got != 1 {
+	if got := strings.Count(n.log.String(), "has the same name"); got != 1 {
 		t.Errorf("told %d times", got)
 	}
 }

@@ -56,7 +56,7 @@ type suite struct {
 }
 
 // begin gives a test a namespace on the cluster, which the first test starts and installs the driver on.
-func begin(t *testing.T) *suite {
+func begin(t testing.TB) *suite {
 	t.Helper()
 	world.Lock()
 	defer world.Unlock()

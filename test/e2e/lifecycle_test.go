@@ -1,0 +1,179 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
+)
+
+// TestDriverPodReplaced deletes the driver's Pod while Pods run: they go on reading, new ones wait for its successor, and that one
+// keeps the old ones fresh.
+func TestDriverPodReplaced(t *testing.T) {
+	s := begin(t)
+	name := s.prepareReader("old")
+	s.MustKubectl("", "-n", system, "delete", "pod", s.DriverPod(), "--wait=false")
+	s.Pod("new", "web")
+	s.Ready("new")
+	s.DriverReady()
+	s.Rotates(name, "old", "new")
+	s.NeverFailed("old")
+	s.Gone("old", "new")
+}
+
+// TestDriverUpgraded upgrades the release with other values while a Pod reads and another one starts.
+func TestDriverUpgraded(t *testing.T) {
+	s := begin(t)
+	name := s.prepareReader("old")
+	before := s.DriverPod()
+	t.Cleanup(func() { s.install() })
+	s.Helm("upgrade", release, filepath.Join(s.root(), "deploy/chart"), "-n", system, "-f", "-", "--set", "rotationPollInterval=3s")
+	s.Pod("new", "web")
+	s.Ready("new")
+	s.DriverReady()
+	after := s.DriverPod()
+	if args := s.MustKubectl("", "-n", system, "get", "pods", after, "-o", "jsonpath={.spec.containers[*].args}"); before == after || !strings.Contains(args, "--rotation-interval=3s") {
+		t.Errorf("%s was not upgraded: %s", before, args)
+	}
+	s.Rotates(name, "old", "new")
+	s.NeverFailed("old")
+	s.Gone("old", "new")
+}
+
+// TestDriverComesLater schedules a Pod on a node without the driver.
+func TestDriverComesLater(t *testing.T) {
+	s := begin(t)
+	name := s.Namespace + "-db"
+	s.Secret(name, "s3cret")
+	s.Class("web", kubelet.Objects(name))
+	t.Cleanup(func() { s.install() })
+	s.Helm("uninstall", release, "-n", system, "--wait")
+	s.Pod("early", "web")
+	s.Eventually("an event that names the driver", func() bool {
+		return strings.Contains(s.Events("early"), "secrets-store.csi.k8s.io")
+	})
+	s.install()
+	s.Ready("early")
+	if got := s.Read("early", name); got != "s3cret" {
+		t.Errorf("the Pod reads %q", got)
+	}
+	s.Gone("early")
+}
+
+// TestUninstalledAndInstalledAgain uninstalls the release under running Pods. They go on reading, everybody's objects stay, a Pod that
+// is deleted meanwhile goes when the driver is there again, and the others are fresh again.
+func TestUninstalledAndInstalledAgain(t *testing.T) {
+	s := begin(t)
+	name := s.prepareReader("stays")
+	s.Pod("goes", "web")
+	s.Ready("goes")
+	t.Cleanup(func() { s.install() })
+	s.Helm("uninstall", release, "-n", system, "--wait")
+	s.Eventually("the driver to end", func() bool { return s.DriverPod() == "" })
+	for _, object := range []string{
+		"crd/secretproviderclasses.secrets-store.csi.x-k8s.io", "crd/secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
+		"csidriver/secrets-store.csi.k8s.io", "secretproviderclass/web",
+	} {
+		s.MustKubectl("", "-n", s.Namespace, "get", object)
+	}
+	s.MustKubectl("", "-n", s.Namespace, "delete", "pod", "goes", "--wait=false")
+	if got := s.Read("stays", name); got != "v1" {
+		t.Errorf("without the driver the Pod reads %q", got)
+	}
+	s.install()
+	s.MustKubectl("", "-n", s.Namespace, "wait", "--for=delete", "pod/goes", "--timeout=90s")
+	s.Rotates(name, "stays")
+	s.NeverFailed("stays")
+	s.Gone("stays")
+}
+
+// TestKubeletRestarted restarts kubelet: meanwhile the driver keeps the files fresh, then it is registered again.
+func TestKubeletRestarted(t *testing.T) {
+	s := begin(t)
+	name := s.prepareReader("old")
+	var volumes []string
+	s.Eventually("its mount alone", func() bool { volumes = s.Volumes(); return len(volumes) == 1 }) // an earlier test's may be going
+	s.StopKubelet()
+	s.Secret(name, "v2")
+	s.Eventually("the rotation without kubelet", func() bool {
+		out, err := s.Exec("cat", volumes[0]+"/"+name)
+		return err == nil && out == "v2"
+	})
+	s.StartKubelet()
+	s.Pod("new", "web")
+	s.Ready("new")
+	s.NeverFailed("old")
+	s.Gone("old", "new")
+}
+
+// TestNodeRebooted takes the node's power away: every process and mount is gone. Its Pods come back with their volumes; of one that
+// was deleted while the node was down nothing is left.
+func TestNodeRebooted(t *testing.T) {
+	s := begin(t)
+	name := s.prepareReader("stays")
+	s.Pod("goes", "web")
+	s.Ready("goes")
+	s.StopKubelet()
+	s.MustKubectl("", "-n", s.Namespace, "delete", "pod", "goes", "--force", "--grace-period=0")
+	s.Secret(name, "v2")
+	s.Reboot()
+	s.DriverReady()
+	s.Eventually("the Pod to read again", func() bool {
+		out, err := s.Run("stays", "cat "+mount+"/"+name)
+		return err == nil && out == "v2"
+	})
+	s.Eventually("the other Pod's directory to go", func() bool { return len(s.Leftovers()) == 1 && len(s.Volumes()) == 1 })
+	s.Rotates(name, "stays")
+	s.Gone("stays")
+}
+
+// prepareReader has a secret with the value v1, the class web of it, and a Pod that reads it all the time. It returns the secret's name.
+func (s *suite) prepareReader(pod string) string {
+	s.Helper()
+	name := s.Namespace + "-db"
+	s.Secret(name, "v1")
+	s.Class("web", kubelet.Objects(name))
+	s.Pod(pod, "web", func(p *corev1.PodSpec) {
+		p.Containers[0].Args = []string{fmt.Sprintf(
+			`trap exit TERM; echo reading; while :; do v=$(cat %[1]s/%[2]s 2>&1) && case $v in v*) ;; *) false ;; esac || echo "BAD $v"; sleep 0.1 & wait; done`, mount, name)}
+	})
+	s.Ready(pod)
+	return name
+}
+
+// NeverFailed fails the test where prepareReader's Pod was once without its secret.
+func (s *suite) NeverFailed(pod string) {
+	s.Helper()
+	log := s.MustKubectl("", "-n", s.Namespace, "logs", pod)
+	if !strings.HasPrefix(log, "reading") || strings.Contains(log, "BAD") {
+		s.Errorf("%s could not always read its secret: %s", pod, log)
+	}
+	restarts := s.MustKubectl("", "-n", s.Namespace, "get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
+	if restarts != "0" {
+		s.Errorf("%s was restarted %s times", pod, restarts)
+	}
+}
+
+// Rotates changes a secret and waits until all Pods read it.
+func (s *suite) Rotates(name string, pods ...string) {
+	s.Helper()
+	s.Secret(name, "v-rotated")
+	for _, pod := range pods {
+		s.Eventually(pod+" to read the change", func() bool { return s.Read(pod, name) == "v-rotated" })
+	}
+}
+
+// Gone deletes Pods and waits until nothing of any volume is left on the node.
+func (s *suite) Gone(pods ...string) {
+	s.Helper()
+	for _, pod := range pods {
+		s.Delete(pod)
+	}
+	s.Eventually("every mount and directory to go", func() bool { return len(s.Volumes()) == 0 && len(s.Leftovers()) == 0 })
+}
