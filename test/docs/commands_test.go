@@ -15,115 +15,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
-
-// command is a line of a page that a person would type.
-type command struct {
-	page string
-	line string
-	// words are the line's, as a shell splits them, without assignments before.
-	words []string
-}
-
-var (
-	fenced     = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```")
-	assignment = regexp.MustCompile(`^[A-Z_]+=`)
-)
-
-// commands returns what people would type: lines of sh blocks and of indented blocks that begin with a known program.
-func commands(t *testing.T) (all []command) {
-	t.Helper()
-	for path, text := range pages(t) {
-		if strings.Contains(path, "/cli/") {
-			continue // generated; package commands checks them
-		}
-		var lines []string
-		for _, block := range fenced.FindAllStringSubmatch(text, -1) {
-			if block[1] == "sh" {
-				lines = append(lines, strings.Split(block[2], "\n")...)
-			}
-		}
-		for line := range strings.SplitSeq(fenced.ReplaceAllString(text, ""), "\n") {
-			if strings.HasPrefix(line, "    ") {
-				lines = append(lines, line)
-			}
-		}
-		for _, line := range joined(lines) {
-			for part := range strings.SplitSeq(line, " && ") {
-				if words := programOf(split(part)); words != nil {
-					all = append(all, command{page: path, line: strings.TrimSpace(part), words: words})
-				}
-			}
-		}
-	}
-	slices.SortStableFunc(all, func(a, b command) int { return strings.Compare(a.page, b.page) })
-	return all
-}
-
-// joined puts lines together that a backslash at the end continues.
-func joined(lines []string) (whole []string) {
-	for i := 0; i < len(lines); i++ {
-		line := lines[i]
-		for strings.HasSuffix(line, "\\") && i+1 < len(lines) {
-			i++
-			line = strings.TrimSuffix(line, "\\") + strings.TrimSpace(lines[i])
-		}
-		whole = append(whole, line)
-	}
-	return whole
-}
-
-// programs are those whose commands are checked.
-var programs = []string{"keyvault-csi", "keyvault-emulator", "make", "helm", "kubectl", "curl", "az", "kind", "openssl", "keytool"}
-
-// programOf drops assignments and the path before a known program; nil where the line is something else.
-func programOf(words []string) []string {
-	for len(words) > 0 && (assignment.MatchString(words[0]) || words[0] == "export") {
-		words = words[1:]
-	}
-	// a table of a page may begin with a program's name: commands have arguments, and no columns
-	if len(words) == 0 || len(words) == 1 && words[0] != "make" {
-		return nil
-	}
-	words[0] = strings.TrimPrefix(strings.TrimPrefix(words[0], "bin/"), "/")
-	if !slices.Contains(programs, words[0]) {
-		return nil
-	}
-	return words
-}
-
-// split is how a shell would split the line, up to a comment, a pipe or a redirection.
-func split(line string) (words []string) {
-	var word strings.Builder
-	inWord, quote := false, rune(0)
-	flush := func() {
-		if inWord {
-			words = append(words, word.String())
-		}
-		word.Reset()
-		inWord = false
-	}
-	for _, r := range line {
-		switch {
-		case quote != 0 && r == quote:
-			quote = 0
-		case quote != 0:
-			word.WriteRune(r)
-		case r == '\'' || r == '"':
-			quote, inWord = r, true
-		case r == ' ':
-			flush()
-		case (r == '#' || r == '|' || r == '>' || r == '<' || r == ';') && !inWord:
-			return words
-		default:
-			word.WriteRune(r)
-			inWord = true
-		}
-	}
-	flush()
-	return words
-}
 
 // build makes what the pages call, once.
 var build = sync.OnceValues(func() (string, error) {
@@ -160,10 +54,10 @@ func binaries(t *testing.T) string {
 func TestCommandsOfTheDocumentationParse(t *testing.T) {
 	dir := binaries(t)
 	checked := 0
-	for _, c := range commands(t) {
-		args := c.words
+	for _, c := range pages.Commands(t) {
+		args := c.Words
 		if at := slices.Index(args, "--"); args[0] == "kubectl" && at > 0 && at+1 < len(args) {
-			args = programOf(slices.Clone(args[at+1:])) // what is run in a pod
+			args = pages.Program(slices.Clone(args[at+1:])) // what is run in a pod
 		}
 		if len(args) == 0 || args[0] != "keyvault-csi" && args[0] != "keyvault-emulator" {
 			continue
@@ -172,7 +66,7 @@ func TestCommandsOfTheDocumentationParse(t *testing.T) {
 		// with --help a command parses its flags and does nothing
 		run := exec.CommandContext(t.Context(), filepath.Join(dir, args[0]), append(slices.Clone(args[1:]), "--help")...) //nolint:gosec // the test's own
 		if out, err := run.CombinedOutput(); err != nil || !strings.Contains(string(out), "Usage:") {
-			t.Errorf("%s: %s: %v\n%s", c.page, c.line, err, out)
+			t.Errorf("%s: %s: %v\n%s", c.Page, c.Line, err, out)
 		}
 	}
 	if checked < 10 {
@@ -181,17 +75,17 @@ func TestCommandsOfTheDocumentationParse(t *testing.T) {
 }
 
 func TestMakeTargetsOfTheDocumentationExist(t *testing.T) {
-	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	makefile, err := os.ReadFile(filepath.Join(pages.Root, "Makefile"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range commands(t) {
-		if c.words[0] != "make" {
+	for _, c := range pages.Commands(t) {
+		if c.Words[0] != "make" {
 			continue
 		}
-		for _, target := range c.words[1:] {
+		for _, target := range c.Words[1:] {
 			if !strings.Contains(target, "=") && !regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(target)+`:.*## `).Match(makefile) {
-				t.Errorf("%s: no target %s", c.page, target)
+				t.Errorf("%s: no target %s", c.Page, target)
 			}
 		}
 	}
@@ -200,7 +94,7 @@ func TestMakeTargetsOfTheDocumentationExist(t *testing.T) {
 // values are the chart's.
 func values(t *testing.T) map[string]any {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(root, "deploy/chart/values.yaml"))
+	data, err := os.ReadFile(filepath.Join(pages.Root, "deploy/chart/values.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,27 +124,41 @@ func lookUp(all map[string]any, name string) bool {
 	return true
 }
 
+// helm is where Go keeps the Helm that tools/go.mod names.
+func helm(t *testing.T) string {
+	t.Helper()
+	c := exec.CommandContext(t.Context(), "go", "tool", "-modfile=tools/go.mod", "-n", "helm")
+	c.Dir, c.Stderr = pages.Root, os.Stderr
+	out, err := c.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Each installation and upgrade with the project's chart renders, with the values that the page sets: the chart's schema is strict.
 func TestHelmCommandsOfTheDocumentation(t *testing.T) {
-	all := values(t)
-	for _, c := range commands(t) {
-		if c.words[0] != "helm" || !slices.Contains(c.words, "./deploy/chart") {
+	program, checked := helm(t), 0
+	for _, c := range pages.Commands(t) {
+		at := slices.Index(c.Words, "./deploy/chart")
+		if c.Words[0] != "helm" || at < 0 {
 			continue // of another chart
 		}
-		for i, word := range c.words {
-			switch {
-			case word == "--set" || word == "--set-string":
-				for pair := range strings.SplitSeq(c.words[i+1], ",") {
-					name, _, isPair := strings.Cut(pair, "=")
-					if isPair && !lookUp(all, name) {
-						t.Errorf("%s: the chart has no value %s", c.page, name)
-					}
-				}
-			case strings.HasPrefix(word, "./") || strings.HasPrefix(word, "deploy/"):
-				if _, err := os.Stat(filepath.Join(root, word)); err != nil {
-					t.Errorf("%s: %v", c.page, err)
-				}
+		checked++
+		args := []string{"template", "keyvault-csi", c.Words[at], "--kube-version", "1.37.0"}
+		for _, word := range c.Words[at+1:] {
+			if word != "--reuse-values" && word != "--take-ownership" { // of what is installed
+				args = append(args, word)
 			}
 		}
+		run := exec.CommandContext(t.Context(), program, args...) //nolint:gosec // a tool of the project
+		run.Dir = pages.Root
+		if out, err := run.CombinedOutput(); err != nil {
+			t.Errorf("%s: %s: %v\n%s", c.Page, c.Line, err, out)
+		}
+	}
+	if checked < 4 {
+		t.Errorf("only %d commands", checked)
 	}
 }
 
@@ -272,8 +180,8 @@ func TestNamesInTheTextExist(t *testing.T) {
 	}
 	out, _ := exec.CommandContext(t.Context(), filepath.Join(dir, "keyvault-emulator"), "--help").CombinedOutput() //nolint:gosec // the test's own
 	help.Write(out)
-	metrics := pages(t)[filepath.Join(root, "docs/metrics.md")]
-	for path, text := range pages(t) {
+	metrics := pages.All(t)[filepath.Join(pages.Root, "docs/metrics.md")]
+	for path, text := range pages.All(t) {
 		if strings.HasSuffix(path, "CHANGELOG.md") {
 			continue // history
 		}
@@ -307,9 +215,9 @@ var (
 
 func TestScriptsInTheTextExist(t *testing.T) {
 	script := regexp.MustCompile(`(?:^|[\s` + "`" + `(])((?:hack|deploy)/[a-zA-Z0-9_./-]*[a-zA-Z0-9_])`)
-	for path, text := range pages(t) {
+	for path, text := range pages.All(t) {
 		for _, m := range script.FindAllStringSubmatch(text, -1) {
-			if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+			if _, err := os.Stat(filepath.Join(pages.Root, m[1])); err != nil {
 				t.Errorf("%s: %v", path, err)
 			}
 		}
@@ -319,7 +227,7 @@ func TestScriptsInTheTextExist(t *testing.T) {
 // seedOf is the seed that the page of the emulator shows.
 func seedOf(t *testing.T) emulator.Seed {
 	t.Helper()
-	for _, block := range yamlBlock.FindAllStringSubmatch(pages(t)[filepath.Join(root, "docs/emulator.md")], -1) {
+	for _, block := range yamlBlock.FindAllStringSubmatch(pages.All(t)[filepath.Join(pages.Root, "docs/emulator.md")], -1) {
 		if strings.Contains(block[1], "vaults:") {
 			seed, err := emulator.ParseSeed([]byte(block[1]))
 			if err != nil {
@@ -361,24 +269,24 @@ func TestCurlCommandsOfTheDocumentation(t *testing.T) {
 	}
 	defer func() { _ = server.Close() }()
 	sent := 0
-	for _, c := range commands(t) {
-		if c.words[0] != "curl" {
+	for _, c := range pages.Commands(t) {
+		if c.Words[0] != "curl" {
 			continue
 		}
 		method, body, url := http.MethodGet, "", ""
-		for i := 1; i < len(c.words); i++ {
-			switch word := c.words[i]; {
+		for i := 1; i < len(c.Words); i++ {
+			switch word := c.Words[i]; {
 			case word == "-X":
 				i++
-				method = c.words[i]
+				method = c.Words[i]
 			case word == "-d":
 				i++
-				method, body = http.MethodPost, c.words[i]
+				method, body = http.MethodPost, c.Words[i]
 			case strings.HasPrefix(word, "http"):
 				url = word
 			case word == "-s" || word == "-f" || word == "-fsS":
 			default:
-				t.Errorf("%s: what is %q in %s?", c.page, word, c.line)
+				t.Errorf("%s: what is %q in %s?", c.Page, word, c.Line)
 			}
 		}
 		local := regexp.MustCompile(`^http://(127\.0\.0\.1|localhost):8200(/.*)?$`).FindStringSubmatch(url)
@@ -397,7 +305,7 @@ func TestCurlCommandsOfTheDocumentation(t *testing.T) {
 		_ = resp.Body.Close()
 		sent++
 		if resp.StatusCode >= http.StatusMultipleChoices {
-			t.Errorf("%s: %s: %s", c.page, c.line, fmt.Sprint(resp.StatusCode, " ", string(answer)))
+			t.Errorf("%s: %s: %s", c.Page, c.Line, fmt.Sprint(resp.StatusCode, " ", string(answer)))
 		}
 	}
 	if sent < 15 {

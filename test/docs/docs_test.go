@@ -18,32 +18,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
-
-const root = "../.."
-
-// pages returns the documentation by path.
-func pages(t *testing.T) map[string]string {
-	t.Helper()
-	found := map[string]string{}
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/cli/*.md", "deploy/chart/README.md"} {
-		paths, err := filepath.Glob(filepath.Join(root, pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range paths {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			found[path] = string(data)
-		}
-	}
-	if len(found) < 5 {
-		t.Fatalf("only %d pages", len(found))
-	}
-	return found
-}
 
 var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
 
@@ -53,7 +29,7 @@ func TestClassesInTheDocumentationAreGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	classes := 0
-	for path, text := range pages(t) {
+	for path, text := range pages.All(t) {
 		for _, block := range yamlBlock.FindAllStringSubmatch(text, -1) {
 			findings, n := classfile.Check(path, []byte(block[1]), class.Options{Clouds: clouds})
 			classes += n
@@ -70,18 +46,18 @@ func TestClassesInTheDocumentationAreGood(t *testing.T) {
 }
 
 func TestTheFirstExampleIsThatOfTheReadme(t *testing.T) {
-	example, err := os.ReadFile(filepath.Join(root, "deploy/examples/first.yaml"))
+	example, err := os.ReadFile(filepath.Join(pages.Root, "deploy/examples/first.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := yamlBlock.FindAllStringSubmatch(pages(t)[filepath.Join(root, "README.md")], -1)
+	blocks := yamlBlock.FindAllStringSubmatch(pages.All(t)[filepath.Join(pages.Root, "README.md")], -1)
 	if len(blocks) < 2 || !strings.HasSuffix(string(example), "\n"+blocks[0][1]+"---\n"+blocks[1][1]) {
 		t.Error("deploy/examples/first.yaml is not the class and the Pod of README.md")
 	}
 }
 
 func TestEveryParameterIsDocumented(t *testing.T) {
-	text := pages(t)[filepath.Join(root, "docs/parameters.md")]
+	text := pages.All(t)[filepath.Join(pages.Root, "docs/parameters.md")]
 	for _, name := range slices.Concat(class.Parameters(), class.Fields()) {
 		if !strings.Contains(text, "`"+name+"`") {
 			t.Errorf("%s is not in docs/parameters.md", name)
@@ -92,7 +68,7 @@ func TestEveryParameterIsDocumented(t *testing.T) {
 // reasons returns the values of the constants of type Reason.
 func reasons(t *testing.T) []string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, "volume/error.go"), nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(pages.Root, "volume/error.go"), nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +91,7 @@ func reasons(t *testing.T) []string {
 }
 
 func TestEveryReasonHasATroubleshootingEntry(t *testing.T) {
-	text := pages(t)[filepath.Join(root, "docs/troubleshooting.md")]
+	text := pages.All(t)[filepath.Join(pages.Root, "docs/troubleshooting.md")]
 	all := reasons(t)
 	if len(all) < 15 {
 		t.Fatalf("only %d reasons", len(all))
@@ -133,7 +109,7 @@ var (
 )
 
 func TestMetricsAreDocumented(t *testing.T) {
-	text := pages(t)[filepath.Join(root, "docs/metrics.md")]
+	text := pages.All(t)[filepath.Join(pages.Root, "docs/metrics.md")]
 	var documented, existing []string
 	for _, m := range documentedMetric.FindAllStringSubmatch(text, -1) {
 		documented = append(documented, m[1])
@@ -155,16 +131,16 @@ var (
 // anchors are those that the page's headings make, as the forges do.
 func anchors(text string) map[string]bool {
 	found := map[string]bool{}
-	for _, h := range heading.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
+	for _, h := range heading.FindAllStringSubmatch(pages.Fenced.ReplaceAllString(text, ""), -1) {
 		found[strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-")] = true
 	}
 	return found
 }
 
 func TestLinksLeadSomewhere(t *testing.T) {
-	all := pages(t)
+	all := pages.All(t)
 	for path, text := range all {
-		for _, m := range link.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
+		for _, m := range link.FindAllStringSubmatch(pages.Fenced.ReplaceAllString(text, ""), -1) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
@@ -184,11 +160,11 @@ func TestLinksLeadSomewhere(t *testing.T) {
 }
 
 func TestTheReadmeListsEveryPage(t *testing.T) {
-	all := pages(t)
+	all := pages.All(t)
 	for path := range all {
-		name := strings.TrimPrefix(path, root+"/")
+		name := strings.TrimPrefix(path, pages.Root+"/")
 		if strings.HasPrefix(name, "docs/") && (!strings.HasPrefix(name, "docs/cli/") || name == "docs/cli/keyvault-csi.md") &&
-			!strings.Contains(all[filepath.Join(root, "README.md")], "]("+name+")") {
+			!strings.Contains(all[filepath.Join(pages.Root, "README.md")], "]("+name+")") {
 			t.Errorf("README.md does not list %s", name)
 		}
 	}
@@ -196,7 +172,7 @@ func TestTheReadmeListsEveryPage(t *testing.T) {
 
 // Every event that people see on a Pod, and every code of Entra ID that the driver explains, has an entry.
 func TestEventsAndCodesHaveATroubleshootingEntry(t *testing.T) {
-	text := pages(t)[filepath.Join(root, "docs/troubleshooting.md")]
+	text := pages.All(t)[filepath.Join(pages.Root, "docs/troubleshooting.md")]
 	for _, from := range []struct {
 		file    string
 		pattern *regexp.Regexp
@@ -206,7 +182,7 @@ func TestEventsAndCodesHaveATroubleshootingEntry(t *testing.T) {
 		{"provider/identity/errors.go", regexp.MustCompile(`"(\d{5,7})"`), 15},
 		{"cmd/keyvault-csi/check.go", regexp.MustCompile(`return "([a-z-]+)"`), 8},
 	} {
-		data, err := os.ReadFile(filepath.Join(root, from.file))
+		data, err := os.ReadFile(filepath.Join(pages.Root, from.file))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +202,7 @@ var arithmetic = regexp.MustCompile(`(?m)^\| (\d+) \| (\d+) \| (\w+) \| (\d+) \|
 
 // The arithmetic of the scale page is right.
 func TestTheArithmeticOfScale(t *testing.T) {
-	rows := arithmetic.FindAllStringSubmatch(pages(t)[filepath.Join(root, "docs/scale.md")], -1)
+	rows := arithmetic.FindAllStringSubmatch(pages.All(t)[filepath.Join(pages.Root, "docs/scale.md")], -1)
 	if len(rows) < 5 {
 		t.Fatalf("only %d rows", len(rows))
 	}

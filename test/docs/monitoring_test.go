@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/report/metrics"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
 
 var (
@@ -34,15 +35,15 @@ func metricNames() []string {
 }
 
 func TestEveryAlertHasARunbook(t *testing.T) {
-	rules, err := os.ReadFile(filepath.Join(root, "deploy/monitoring/alerts.yaml"))
+	rules, err := os.ReadFile(filepath.Join(pages.Root, "deploy/monitoring/alerts.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests, err := os.ReadFile(filepath.Join(root, "deploy/monitoring/alerts_test.yaml"))
+	tests, err := os.ReadFile(filepath.Join(pages.Root, "deploy/monitoring/alerts_test.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := pages(t)[filepath.Join(root, "docs/operations.md")]
+	text := pages.All(t)[filepath.Join(pages.Root, "docs/operations.md")]
 	alerts, runbooks := alertName.FindAllStringSubmatch(string(rules), -1), runbook.FindAllStringSubmatch(string(rules), -1)
 	if len(alerts) < 10 || len(alerts) != len(runbooks) {
 		t.Fatalf("%d alerts, %d runbooks", len(alerts), len(runbooks))
@@ -62,14 +63,14 @@ func TestMonitoringNamesMetricsThatExist(t *testing.T) {
 	existing := metricNames()
 	texts := map[string]string{}
 	for _, name := range []string{"alerts.yaml", "alerts_test.yaml", "dashboard.json"} {
-		data, err := os.ReadFile(filepath.Join(root, "deploy/monitoring", name))
+		data, err := os.ReadFile(filepath.Join(pages.Root, "deploy/monitoring", name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		texts[name] = string(data)
 	}
 	for _, page := range []string{"docs/operations.md", "docs/troubleshooting.md"} {
-		texts[page] = pages(t)[filepath.Join(root, page)]
+		texts[page] = pages.All(t)[filepath.Join(pages.Root, page)]
 	}
 	for where, text := range texts {
 		for _, name := range ownMetric.FindAllString(text, -1) {

@@ -15,6 +15,7 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
@@ -47,7 +48,7 @@ func TestYAMLOfTheDocumentationIsStrictlyGood(t *testing.T) {
 	strict := serializer.NewCodecFactory(clientscheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
 	chart := values(t)
 	kinds := map[string]int{}
-	for path, text := range pages(t) {
+	for path, text := range pages.All(t) {
 		for _, doc := range documents(t, path, text) {
 			var head struct{ APIVersion, Kind string }
 			if err := sigsyaml.Unmarshal(doc, &head); err != nil {

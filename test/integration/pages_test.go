@@ -1,0 +1,40 @@
+//go:build integration
+
+package integration
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
+)
+
+// Each kubectl command of the documentation is one that kubectl takes: verb, flags and the flags' values.
+func TestKubectlCommandsOfTheDocumentationParse(t *testing.T) {
+	programs, err := controlplane.Build("kubectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, c := range pages.Commands(t) {
+		if c.Words[0] != "kubectl" {
+			continue
+		}
+		checked++
+		args := c.Words[1:]
+		if at := slices.Index(args, "--"); at >= 0 {
+			args = args[:at] // what is run in a Pod is checked by package docs
+		}
+		// with --help a command parses its flags and does nothing
+		out, err := exec.CommandContext(t.Context(), programs["kubectl"], append(slices.Clone(args), "--help")...).CombinedOutput() //nolint:gosec // the test's own
+		if err != nil || !strings.Contains(string(out), "Usage:") {
+			t.Errorf("%s: %s: %v\n%s", c.Page, c.Line, err, out)
+		}
+	}
+	if checked < 8 {
+		t.Errorf("only %d commands", checked)
+	}
+}
