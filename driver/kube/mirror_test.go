@@ -167,7 +167,7 @@ func TestWordsOfFailures(t *testing.T) {
 func TestHandOver(t *testing.T) {
 	entry := func(manager string, operation metav1.ManagedFieldsOperationType, fields string) metav1.ManagedFieldsEntry {
 		return metav1.ManagedFieldsEntry{
-			Manager: manager, Operation: operation, APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)},
+			Manager: manager, Operation: operation, APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields),
 		}
 	}
 	theirs := entry(upstreamManager, metav1.ManagedFieldsOperationUpdate, `{"f:data":{".":{},"f:b":{},"f:a":{}},"f:metadata":{"f:ownerReferences":{}},"f:type":{}}`)
@@ -195,7 +195,7 @@ func TestHandOver(t *testing.T) {
 	if body, _ := handOver(got, "keyvault-csi/web"); body != nil {
 		t.Errorf("of somebody else: %s", body)
 	}
-	theirs.FieldsV1.Raw = []byte(`no JSON`)
+	theirs.FieldsV1 = metav1.NewFieldsV1(`no JSON`)
 	got.ManagedFields = []metav1.ManagedFieldsEntry{theirs}
 	if body, _ := handOver(got, "keyvault-csi/web"); body != nil {
 		t.Errorf("of what cannot be read: %s", body)

@@ -38,13 +38,13 @@ func handOver(found *metav1.PartialObjectMetadata, manager string) (body []byte,
 		}
 		if entry.Manager == upstreamManager && entry.Operation == metav1.ManagedFieldsOperationUpdate && entry.FieldsV1 != nil {
 			fields, taken := map[string]json.RawMessage{}, map[string]json.RawMessage{}
-			if json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil || json.Unmarshal(fields["f:data"], &taken) != nil {
+			if json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil || json.Unmarshal(fields["f:data"], &taken) != nil {
 				entries = append(entries, entry)
 				continue
 			}
 			maps.Copy(data, taken)
 			delete(fields, "f:data")
-			entry.FieldsV1 = &metav1.FieldsV1{Raw: mustMarshal(fields)}
+			entry.FieldsV1 = metav1.NewFieldsV1(string(mustMarshal(fields)))
 		}
 		entries = append(entries, entry)
 	}
@@ -54,7 +54,7 @@ func handOver(found *metav1.PartialObjectMetadata, manager string) (body []byte,
 	}
 	entries = append(entries, metav1.ManagedFieldsEntry{
 		Manager: manager, Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", FieldsType: "FieldsV1",
-		FieldsV1: &metav1.FieldsV1{Raw: mustMarshal(map[string]any{"f:data": data})},
+		FieldsV1: metav1.NewFieldsV1(string(mustMarshal(map[string]any{"f:data": data}))),
 	})
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		keys = append(keys, strings.TrimPrefix(key, "f:"))

@@ -179,7 +179,7 @@ func (s *syncSite) events() string {
 // told waits for an event with these words.
 func (s *syncSite) told(words ...string) {
 	s.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		events := s.events()
 		for line := range strings.Lines(events) {
