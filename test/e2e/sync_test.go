@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,16 +36,16 @@ import (
 // secretObject is the part of a class that mirrors objects to a Secret; keys are pairs of key and object.
 func secretObject(name, kind string, keys ...string) string {
 	text := "  secretObjects:\n  - secretName: " + name + "\n    type: " + kind + "\n    data:\n"
-	for i := 0; i < len(keys); i += 2 {
-		text += "    - {key: " + keys[i] + ", objectName: " + keys[i+1] + "}\n"
+	for pair := range slices.Chunk(keys, 2) {
+		text += fmt.Sprintf("    - {key: %s, objectName: %s}\n", pair[0], pair[1])
 	}
 	return text
 }
 
-// fromSecret gives the container a variable from a Secret.
-func fromSecret(variable, secret, key string) func(*corev1.PodSpec) {
+// passwordFrom gives the container the variable PASSWORD from a Secret.
+func passwordFrom(secret, key string) func(*corev1.PodSpec) {
 	return func(p *corev1.PodSpec) {
-		p.Containers[0].Env = append(p.Containers[0].Env, corev1.EnvVar{Name: variable, ValueFrom: &corev1.EnvVarSource{
+		p.Containers[0].Env = append(p.Containers[0].Env, corev1.EnvVar{Name: "PASSWORD", ValueFrom: &corev1.EnvVarSource{
 			SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: key},
 		}})
 	}
@@ -76,7 +77,7 @@ func TestVariablesAtFirstStart(t *testing.T) {
 	db := s.Namespace + "-db"
 	s.Secret(db, "s3cret")
 	s.Class("web", kubelet.Objects(db), secretObject("web-db", "Opaque", "password", db))
-	s.Pod("cart", "web", fromSecret("PASSWORD", "web-db", "password"))
+	s.Pod("cart", "web", passwordFrom("web-db", "password"))
 	s.Ready("cart")
 	out, err := s.Run("cart", `printf %s "$PASSWORD"`)
 	s.must(err)
