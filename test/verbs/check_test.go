@@ -159,7 +159,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 				objects = nil
 			}
 			class := d.class("shop", parameters, objects...)
-			r := d.run(tc.env, append([]string{"check", "-f", class, "-o", "json", "--timeout", "10s"}, tc.args...)...)
+			r := d.run(tc.env, append([]string{"check", "-f", class, "-o", "json", "--timeout", "1m"}, tc.args...)...)
 			d.secretless(r)
 			found := parseChecks(t, r)
 			if r.exit != 1 || len(found) != 1 || found[0].OK {

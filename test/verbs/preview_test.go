@@ -278,8 +278,8 @@ func TestPreviewOutages(t *testing.T) {
 	if found := parse(t, r.stdout); r.exit != 1 || found[0].Error.Reason != "Proxy" {
 		t.Error(r)
 	}
-	d.AddFault(emulator.Fault{Kind: emulator.FaultThrottle, Operation: "get secret", RetryAfter: 60})
-	r = d.run(nil, "preview", "-f", class, "-o", "json", "--timeout", "5s")
+	d.AddFault(emulator.Fault{Kind: emulator.FaultThrottle, Operation: "get secret", RetryAfter: 600})
+	r = d.run(nil, "preview", "-f", class, "-o", "json", "--timeout", "1m")
 	if found := parse(t, r.stdout); r.exit != 1 || found[0].Error.Reason != "Throttled" {
 		t.Error(r)
 	}
