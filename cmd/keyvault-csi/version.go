@@ -3,12 +3,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
 
-// build is what the binary knows of itself, from the build information that Go puts in.
+// build is what the binary knows of itself.
 type build struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit,omitempty"`
@@ -17,7 +18,14 @@ type build struct {
 	Go      string `json:"go"`
 }
 
+// release, commit, committed and modified are set by the linker where an image is built (hack/image): Go itself sees no commit in a
+// linked worktree, and would name a version after the tags that a clone happens to have.
+var release, commit, committed, modified string
+
 func readBuild() build {
+	if release != "" {
+		return build{Version: release, Commit: commit, Time: committed, Dirty: modified == "true", Go: runtime.Version()}
+	}
 	b := build{Version: "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

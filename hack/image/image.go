@@ -47,7 +47,7 @@ func (b *builder) build(ctx context.Context, p program) error {
 	var bills []v1.Image
 	for _, platform := range b.platforms {
 		binary := filepath.Join(work, platform.Architecture)
-		if err := compile(ctx, b.source, p.pkg, binary, platform); err != nil {
+		if err := b.compile(ctx, p.pkg, binary, platform); err != nil {
 			return err
 		}
 		image, err := b.image(p, binary, platform)

@@ -21,11 +21,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// imagesOf clones what is committed to a directory of its own, and builds the driver's images there.
-func imagesOf(t *testing.T) string {
+// imagesOf checks out what is committed to a directory of its own, and builds the driver's images there.
+func imagesOf(t *testing.T, source string, git ...string) string {
 	t.Helper()
-	source := filepath.Join(t.TempDir(), "source")
-	c := exec.CommandContext(t.Context(), "git", "clone", "--quiet", "--no-hardlinks", "../..", source) //nolint:gosec // a directory of the test
+	c := exec.CommandContext(t.Context(), "git", append(git, source)...) //nolint:gosec // a directory of the test
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -54,7 +53,9 @@ func sums(t *testing.T, dir string) map[string][sha256.Size]byte {
 }
 
 func TestTheSameCommitGivesTheSameBytes(t *testing.T) {
-	one, two := imagesOf(t), imagesOf(t)
+	clone := filepath.Join(t.TempDir(), "clone")
+	one := imagesOf(t, clone, "clone", "--quiet", "--no-hardlinks", "../..")
+	two := imagesOf(t, filepath.Join(t.TempDir(), "elsewhere/worktree"), "-C", clone, "worktree", "add", "--quiet", "--detach")
 	first, second := sums(t, one), sums(t, two)
 	if len(first) < 10 || len(first) != len(second) {
 		t.Errorf("%d files, and %d", len(first), len(second))

@@ -60,6 +60,7 @@ httpGet:
   {{- end }}
 periodSeconds: {{ index . 2 }}
 timeoutSeconds: 5
+initialDelaySeconds: 1
 failureThreshold: {{ index . 3 }}
 {{- end -}}
 
