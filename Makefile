@@ -59,6 +59,10 @@ bench: ## Run the benchmarks; BENCH selects by name
 bench-cluster: ## Print memory with 5,000 classes, and requests, against a real API server
 	hack/bench-cluster
 
+.PHONY: bench-e2e
+bench-e2e: ## Print the figures of the installed driver on a real node, as root
+	hack/bench-e2e
+
 .PHONY: chaos
 chaos: ## Break things while the driver works, COUNT times (3), and look for harm
 	hack/chaos

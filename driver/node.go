@@ -86,7 +86,7 @@ func (d *Driver) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 		d.report(ctx, report.Event{Kind: report.UnpublishFailed, Volume: ref, Reason: volume.ReasonOf(err), Message: err.Error()})
 		return nil, rpcError(ref, err)
 	}
-	d.report(ctx, report.Event{Kind: report.Unpublished, Volume: ref})
+	d.report(ctx, report.Event{Kind: report.Unpublished, Volume: ref, Message: "unmounted"})
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 

@@ -234,7 +234,26 @@ func (s *supervisor) start(ctx context.Context) error {
 	if err := s.importPause(ctx); err != nil {
 		return err
 	}
+	if err := s.startProxy(); err != nil {
+		return err
+	}
 	return s.startKubelet(ctx)
+}
+
+// startProxy starts what makes Services reachable.
+func (s *supervisor) startProxy() error {
+	const user = "system:kube-proxy"
+	if _, err := os.Stat(s.plane.Kubeconfig(user)); err != nil {
+		if err := s.plane.AddUser(user); err != nil {
+			return err //nolint:wrapcheck // says all
+		}
+	}
+	cmd := exec.Command(s.Programs["kube-proxy"], "--kubeconfig", s.plane.Kubeconfig(user), //nolint:gosec,noctx // as above
+		"--hostname-override", NodeName, "--proxy-mode", "iptables", "--masquerade-all", "--iptables-localhost-nodeports=false",
+		"--conntrack-max-per-core", "0", "--conntrack-min", "0", "--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0")
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	_, err := controlplane.StartProcess(s.Dir, "kube-proxy", cmd)
+	return err //nolint:wrapcheck // says all
 }
 
 // makeCgroup makes the cgroup below which kubelet makes its own, in every hierarchy.

@@ -52,7 +52,7 @@ type Node struct {
 
 // builds are all programs of a cluster.
 var builds = []string{ //nolint:gochecknoglobals // a list
-	"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl",
+	"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
 	"containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local",
 }
 

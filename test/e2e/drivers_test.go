@@ -20,6 +20,7 @@ func TestTwoDriversOnANode(t *testing.T) {
 	name := s.Namespace + "-db"
 	s.Secret(name, "v1")
 	s.Class("web", kubelet.Objects(name))
+	s.Class("web-2", kubelet.Objects(name)) // a Pod's status object is named after the class
 	t.Cleanup(func() {
 		_, _ = s.Kubectl("", "delete", "csidriver", second, "--ignore-not-found") // uninstalling keeps it
 	})
@@ -27,13 +28,14 @@ func TestTwoDriversOnANode(t *testing.T) {
 		"--set", "driverName="+second, "--set", "linux.crds.enabled=false")
 	installed := true
 	t.Cleanup(func() {
-		if installed {
+		if installed { // its Pods need it to go
+			_, _ = s.Kubectl("", "-n", s.Namespace, "delete", "pods", "--all", "--timeout=60s")
 			s.Helm("uninstall", "second", "-n", system, "--wait")
 		}
 	})
 	s.MustKubectl("", "-n", system, "rollout", "status", "daemonset/second-keyvault-csi", "--timeout=90s")
 	both := func(p *corev1.PodSpec) {
-		v := volume("second", "web")
+		v := volume("second", "web-2")
 		v.CSI.Driver = second
 		p.Volumes = append(p.Volumes, v)
 		p.Containers[0].VolumeMounts = append(p.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "second", MountPath: "/mnt/second", ReadOnly: true})

@@ -63,6 +63,7 @@ func begin(t testing.TB) *suite {
 	s := &suite{Cluster: cluster.Shared(t, cluster.Options{SyncFrequency: syncFrequency}), Emulator: world.emulator}
 	if s.Emulator == nil {
 		s.prepare()
+		s.install()
 		world.emulator = s.Emulator
 	}
 	s.Namespace = s.ControlPlane.Namespace()
@@ -82,7 +83,7 @@ func (s *suite) must(err error) {
 	}
 }
 
-// prepare starts the emulator, imports the images and installs the chart.
+// prepare starts the emulator and imports the images: the chart can be installed.
 func (s *suite) prepare() {
 	s.Helper()
 	seed, err := emulator.ParseSeed([]byte(kubelet.Seed))
@@ -96,7 +97,6 @@ func (s *suite) prepare() {
 	ca := filepath.Join(s.TempDir(), "ca.crt")
 	s.must(os.WriteFile(ca, s.Emulator.CAPEM(), 0o600))
 	s.MustKubectl("", "-n", system, "create", "configmap", "emulator-ca", "--from-file", ca)
-	s.install()
 }
 
 func (s *suite) root() string {
@@ -116,7 +116,6 @@ logFormatJSON: true
 logVerbosity: 5
 proxy: {https: %[1]q, http: %[1]q}
 linux:
-  image: {repository: localhost/keyvault-csi, tag: e2e, pullPolicy: Never}
   driver:
     extraArgs: [--ca-file=/ca/ca.crt]
   volumes: [{name: ca, configMap: {name: emulator-ca}}]
@@ -299,14 +298,15 @@ func (s *suite) DriverReady() {
 	}
 }
 
-// Volumes are the mounts of the driver on the node.
+// Volumes are the mounts of the driver on the node. (The cluster's directory, where kubelet's is mounted from, shows each again.)
 func (s *suite) Volumes() []string {
 	s.Helper()
 	out, err := s.Exec("cat", "/proc/mounts")
 	s.must(err)
 	var found []string
 	for line := range strings.Lines(out) {
-		if fields := strings.Fields(line); len(fields) > 2 && fields[2] == "tmpfs" && strings.Contains(fields[1], "/volumes/kubernetes.io~csi/") {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[2] == "tmpfs" &&
+			strings.HasPrefix(fields[1], "/var/lib/kubelet/") && strings.Contains(fields[1], "/volumes/kubernetes.io~csi/") {
 			found = append(found, fields[1])
 		}
 	}
