@@ -3,7 +3,7 @@
 //
 //	gotest [GO-TEST-ARGUMENT...]
 //
-// The race detector is on wherever this machine can build with it. The last line has the form `N passed, N failed, N skipped`.
+// The race detector is on wherever this machine can build with it, unless the arguments hold -race=false. The last line has the form `N passed, N failed, N skipped`.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -28,7 +29,7 @@ var errFailed = errors.New("the tests failed")
 func run(args []string, out, problems io.Writer) error {
 	command := []string{"test", "-json", "-count=1"}
 	env := os.Environ()
-	if reason := noRace(); reason == "" {
+	if reason := noRace(args); reason == "" {
 		command, env = append(command, "-race"), append(env, "CGO_ENABLED=1")
 		say(out, "race detector: on")
 	} else {
@@ -65,8 +66,12 @@ func run(args []string, out, problems io.Writer) error {
 	return nil
 }
 
-// noRace says why this machine cannot build with the race detector, found by building the runtime with it; empty if it can.
-func noRace() string {
+// noRace says why the race detector is off: it was asked for, or this machine cannot build with it, found by building the runtime
+// with it; empty if it is on.
+func noRace(args []string) string {
+	if slices.Contains(args, "-race=false") {
+		return "the caller wants it so"
+	}
 	cmd := exec.Command("go", "build", "-race", "runtime/race", "runtime/cgo") //nolint:noctx // as long as a build takes
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	text, err := cmd.CombinedOutput()
