@@ -44,7 +44,7 @@ func TestPreviewAsServiceAccount(t *testing.T) {
 	c.ApplyYAML(fmt.Sprintf(class, "web", shop))
 	c.ApplyYAML(fmt.Sprintf(developer, shop))
 	for _, user := range []string{"dev-" + shop, "stranger-" + shop} {
-		if err := c.Plane.AddUser(user); err != nil {
+		if err := c.AddUser(user); err != nil {
 			t.Fatal(err)
 		}
 	}
