@@ -120,7 +120,7 @@ func (m memory) String() string {
 func (s *suite) memory() memory {
 	s.Helper()
 	pid := strings.TrimSpace(s.node("pidof", "keyvault-csi"))
-	group, stat, own, files := "", "", "rss", "shmem"
+	group, own, files := "", "rss", "shmem"
 	for line := range strings.Lines(s.node("cat", "/proc/"+pid+"/cgroup")) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		switch {
@@ -133,7 +133,7 @@ func (s *suite) memory() memory {
 	if !strings.HasPrefix(group, "/sys/fs/cgroup/memory/") {
 		own = "anon" // cgroup v2
 	}
-	stat = s.node("cat", group+"/memory.stat")
+	stat := s.node("cat", group+"/memory.stat")
 	return memory{s.number(stat, own) / 1024, s.number(stat, files) / 1024, s.number(s.node("cat", "/proc/"+pid+"/status"), "VmRSS:")}
 }
 

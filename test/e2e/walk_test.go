@@ -79,7 +79,7 @@ func readmeCommands(s *suite) []string {
 
 // shell is a command as a person types it in the project's directory.
 func (s *suite) shell(command string) *exec.Cmd {
-	cmd := exec.CommandContext(s.Context(), "sh", "-c", command)
+	cmd := exec.CommandContext(s.Context(), "sh", "-c", command) //nolint:gosec // the README's
 	cmd.Dir = s.root()
 	cmd.Env = []string{
 		"KUBECONFIG=" + s.Kubeconfig(), "HOME=" + s.TempDir(),
