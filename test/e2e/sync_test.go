@@ -42,13 +42,11 @@ func secretObject(name, kind string, keys ...string) string {
 	return text
 }
 
-// passwordFrom gives the container the variable PASSWORD from a Secret.
-func passwordFrom(secret, key string) func(*corev1.PodSpec) {
-	return func(p *corev1.PodSpec) {
-		p.Containers[0].Env = append(p.Containers[0].Env, corev1.EnvVar{Name: "PASSWORD", ValueFrom: &corev1.EnvVarSource{
-			SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: key},
-		}})
-	}
+// withPassword gives the container the variable PASSWORD from the Secret web-db.
+func withPassword(p *corev1.PodSpec) {
+	p.Containers[0].Env = append(p.Containers[0].Env, corev1.EnvVar{Name: "PASSWORD", ValueFrom: &corev1.EnvVarSource{
+		SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "web-db"}, Key: "password"},
+	}})
 }
 
 // Synced returns a Secret of the test's namespace; nil where there is none.
@@ -77,7 +75,7 @@ func TestVariablesAtFirstStart(t *testing.T) {
 	db := s.Namespace + "-db"
 	s.Secret(db, "s3cret")
 	s.Class("web", kubelet.Objects(db), secretObject("web-db", "Opaque", "password", db))
-	s.Pod("cart", "web", passwordFrom("web-db", "password"))
+	s.Pod("cart", "web", withPassword)
 	s.Ready("cart")
 	out, err := s.Run("cart", `printf %s "$PASSWORD"`)
 	s.must(err)

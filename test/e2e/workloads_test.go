@@ -36,7 +36,7 @@ func TestDeploymentAndItsSecret(t *testing.T) {
 	s.Secret(db, "s3cret")
 	s.Class("web", kubelet.Objects(db), secretObject("web-db", "Opaque", "password", db))
 	two, none := int32(2), int32(0)
-	selector, pods := template("web", "web", passwordFrom("web-db", "password"))
+	selector, pods := template("web", "web", withPassword)
 	_, err := s.Client().AppsV1().Deployments(s.Namespace).Create(t.Context(), &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
 		Spec:       appsv1.DeploymentSpec{Replicas: &two, RevisionHistoryLimit: &none, Selector: selector, Template: pods},
@@ -79,7 +79,7 @@ func TestStatefulSetSharesASecret(t *testing.T) {
 	s.Secret(db, "s3cret")
 	s.Class("web", kubelet.Objects(db), secretObject("web-db", "Opaque", "password", db))
 	two := int32(2)
-	selector, pods := template("web", "web", passwordFrom("web-db", "password"))
+	selector, pods := template("web", "web", withPassword)
 	_, err := s.Client().AppsV1().StatefulSets(s.Namespace).Create(t.Context(), &appsv1.StatefulSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.StatefulSetSpec{Replicas: &two, Selector: selector, Template: pods},
 	}, metav1.CreateOptions{})
@@ -104,7 +104,7 @@ func TestCronJobAndItsSecret(t *testing.T) {
 	db := s.Namespace + "-db"
 	s.Secret(db, "s3cret")
 	s.Class("web", kubelet.Objects(db), secretObject("web-db", "Opaque", "password", db))
-	_, pods := template("nightly", "web", passwordFrom("web-db", "password"), func(p *corev1.PodSpec) {
+	_, pods := template("nightly", "web", withPassword, func(p *corev1.PodSpec) {
 		p.RestartPolicy = corev1.RestartPolicyNever
 		p.Containers[0].Args = []string{`printf '%s %s' "$PASSWORD" "$(cat ` + mount + `/` + db + `)"`}
 	})
