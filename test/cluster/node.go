@@ -176,10 +176,11 @@ func (n *Node) begin(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the cluster (root with CAP_SYS_ADMIN is needed): %w", err)
 	}
-	n.pid, n.ended = cmd.Process.Pid, make(chan struct{})
+	ended := make(chan struct{})
+	n.pid, n.ended = cmd.Process.Pid, ended
 	go func() {
 		_ = cmd.Wait() // how it ended stands in its log
-		close(n.ended)
+		close(ended)
 	}()
 	err = n.connect()
 	if err == nil {
