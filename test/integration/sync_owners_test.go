@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
@@ -137,6 +138,10 @@ func TestRecreatedOwnersAreOthers(t *testing.T) {
 			break
 		}
 		s.must(s.Client().CoreV1().ConfigMaps(s.namespace).Delete(s.Context(), "set", metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationOrphan)}))
+		s.Eventually("the first owner's end", func() bool {
+			_, err := s.Client().CoreV1().ConfigMaps(s.namespace).Get(s.Context(), "set", metav1.GetOptions{})
+			return apierrors.IsNotFound(err)
+		})
 		s.must(s.Client().CoreV1().Pods(s.namespace).Delete(s.Context(), "set-0", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
 		// the volume of the first Pod is still there: kubelet comes later
 		n.Unpublish("set-0")
