@@ -270,11 +270,19 @@ func (n *node) settle() {
 	})
 }
 
+// step moves the clock, at no moment between the rotation's look at it and the timer that it starts then.
+func (n *node) step(d time.Duration) {
+	r := n.driver.rotation
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n.clock.Step(d)
+}
+
 // advance moves the clock in steps, and lets the rotation do what becomes due at each.
 func (n *node) advance(d, step time.Duration) {
 	n.Helper()
 	for ; d > 0; d -= step {
-		n.clock.Step(step)
+		n.step(step)
 		n.settle()
 	}
 }

@@ -50,7 +50,7 @@ func TestRegistrationSocketIsMadeAgain(t *testing.T) {
 	remove()
 	living := other() // whoever started last has the name, as long as it lives
 	n.eventually("the driver to say who has its name", func() bool {
-		n.clock.Step(registrationCheck)
+		n.step(registrationCheck)
 		err := n.driver.Ready()
 		return err != nil && strings.Contains(err.Error(), "two drivers on this node have the name "+Name)
 	})
@@ -70,7 +70,7 @@ func TestRegistrationSocketIsMadeAgain(t *testing.T) {
 func (n *node) registered(socket string) {
 	n.Helper()
 	n.eventually("a registration socket that answers", func() bool {
-		n.clock.Step(registrationCheck)
+		n.step(registrationCheck)
 		info := n.getInfo(socket)
 		return info != nil && info.GetName() == Name
 	})

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/keyvault-csi/keyvault-csi-driver/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
@@ -77,7 +79,7 @@ func (r *rotation) run(ctx context.Context) {
 		for _, key := range r.takeEdited() {
 			work.Go(func() { r.rebind(ctx, key) })
 		}
-		due, wait := r.takeDue()
+		due, timer := r.takeDue()
 		for _, job := range due {
 			work.Go(func() {
 				select {
@@ -88,7 +90,6 @@ func (r *rotation) run(ctx context.Context) {
 				}
 			})
 		}
-		timer := r.d.clock.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -107,12 +108,12 @@ type job struct {
 	regular bool
 }
 
-// takeDue marks the groups that are due as busy, and says how long nothing else is.
-func (r *rotation) takeDue() (due []job, wait time.Duration) {
+// takeDue marks the groups that are due as busy, and starts a timer that ends when the next one is.
+func (r *rotation) takeDue() (due []job, next clock.Timer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.d.clock.Now()
-	wait = time.Hour
+	wait := time.Hour
 	for _, g := range r.groups {
 		switch {
 		case g.busy || g.due.IsZero():
@@ -123,7 +124,7 @@ func (r *rotation) takeDue() (due []job, wait time.Duration) {
 			g.busy, g.due = true, time.Time{}
 		}
 	}
-	return due, wait
+	return due, r.d.clock.NewTimer(wait)
 }
 
 func (r *rotation) poke() {

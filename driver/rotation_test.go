@@ -72,7 +72,7 @@ func TestNewPodsFindingReachesRunningPods(t *testing.T) {
 	n.classes.put("other", map[string]string{"objects": "user", "rotationInterval": "48h"})
 	n.mustPublish("a", "db")
 	n.mustPublish("b", "other")
-	n.clock.Step(time.Minute)
+	n.step(time.Minute)
 	n.vault.set("user", "bob")
 	n.mustPublish("c", "db")
 	n.settle()
@@ -380,7 +380,7 @@ func TestReadersSeeOneGenerationOfAThousandRotations(t *testing.T) {
 	}()
 	for number := 1; number <= 1000; number++ {
 		set(number)
-		n.clock.Step(4 * time.Minute)
+		n.step(4 * time.Minute)
 		n.settle()
 	}
 	close(stop)

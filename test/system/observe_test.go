@@ -180,9 +180,7 @@ func TestStatusAndLogLevel(t *testing.T) {
 	}
 	n.MustPublish("c", "c")
 	for _, want := range []string{"call done", `"from":"azure sdk"`, "X-Ms-Request-Id"} {
-		if !strings.Contains(n.Log(), want) {
-			t.Errorf("the log lacks %q at verbosity 10", want)
-		}
+		n.Eventually("the log at verbosity 10 to have "+want, func() bool { return strings.Contains(n.Log(), want) })
 	}
 	if out, err = verb(t, "log-level", "--admin-addr", address); err != nil || out != "10\n" {
 		t.Errorf("%q, %v", out, err)
