@@ -54,7 +54,11 @@ func (c *ControlPlane) Requests(userAgentPrefix string) []AuditEvent {
 	c.must(err)
 	var events []AuditEvent
 	seen := map[string]bool{}
+	agent := []byte(`"userAgent":"` + userAgentPrefix)
 	for line := range bytes.Lines(data) {
+		if !bytes.Contains(line, agent) {
+			continue // most of a long log: not worth to be decoded
+		}
 		var e AuditEvent
 		if json.Unmarshal(line, &e) != nil {
 			continue // a line that is being written
