@@ -109,9 +109,10 @@ func TestKilledWriterLeavesAWholeGeneration(t *testing.T) {
 	}
 	target := newVolume(t, m)
 	write(t, m, target, generation(0)...)
+	scratch := t.TempDir() // what a killed process cannot remove itself
 	for range 200 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledWriterLeavesAWholeGeneration$") //nolint:gosec,noctx // this test itself
-		cmd.Env = append(os.Environ(), victim+"="+target)
+		cmd.Env = append(os.Environ(), victim+"="+target, "TMPDIR="+scratch)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

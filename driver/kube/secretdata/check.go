@@ -127,17 +127,20 @@ func keysOf(o *v1.SecretObject, paths []string) (keys map[string]string, mistake
 	return keys, c.mistakes
 }
 
-// offer names some of the files.
+// offer names some of the files, quoted: what a class asks for may not have been judged yet, and a mistake is one line.
 func offer(paths []string) string {
 	const most = 10
 	if len(paths) == 0 {
 		return ""
 	}
-	more := ""
-	if len(paths) > most {
-		more = ", …"
+	var names []string
+	for _, path := range paths[:min(len(paths), most)] {
+		names = append(names, fmt.Sprintf("%.80q", path))
 	}
-	return ": " + strings.Join(paths[:min(len(paths), most)], ", ") + more
+	if len(paths) > most {
+		names = append(names, "…")
+	}
+	return ": " + strings.Join(names, ", ")
 }
 
 // allKeys makes a key of each file. The only file of a class fills what the type needs.

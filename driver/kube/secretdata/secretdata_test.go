@@ -174,7 +174,7 @@ func TestRefused(t *testing.T) {
 		"our label":        {edited(func(o *v1.SecretObject) { o.Labels = map[string]string{ManagedLabel: "false"} }), nil, volume.InvalidClass, "is the driver's own"},
 		"annotation's key": {edited(func(o *v1.SecretObject) { o.Annotations = map[string]string{"a b": "c"} }), nil, volume.InvalidClass, `annotations "a b" is not`},
 		"long annotations": {edited(func(o *v1.SecretObject) { o.Annotations = map[string]string{"a": strings.Repeat("x", 1<<18)} }), nil, volume.InvalidClass, "have 262145 bytes together"},
-		"no such file":     {object("", "nope", "k"), nil, volume.InvalidClass, `data[0].objectName "nope" is not mounted by the class: write the alias of an object, or its name where it has none: f`},
+		"no such file":     {object("", "nope", "k"), nil, volume.InvalidClass, `data[0].objectName "nope" is not mounted by the class: write the alias of an object, or its name where it has none: "f"`},
 		"no file":          {object("", "", "k"), nil, volume.InvalidClass, `data[0].objectName "" is not mounted`},
 		"no key":           {object("", "f", ""), nil, volume.InvalidClass, `data[0].key "" is not a key`},
 		"bad key":          {object("", "f", "a/b"), nil, volume.InvalidClass, `data[0].key "a/b" is not a key`},
@@ -283,6 +283,7 @@ func FuzzBuild(f *testing.F) {
 	f.Add("kubernetes.io/dockerconfigjson", "f", ".dockerconfigjson", []byte(`{"auths":{}}`))
 	f.Add("kubernetes.io/ssh-auth", "f", "ssh-privatekey", []byte("x"))
 	f.Add("", "a/b", "", []byte{0})
+	f.Add("", "\nj", "tls.crt", []byte("x"))
 	f.Fuzz(func(t *testing.T, kind, path, key string, value []byte) {
 		for _, o := range []*v1.SecretObject{object(kind), object(kind, path, key), object(kind, path, key, path, "tls.key")} {
 			s, err := Build(o, files(path, value))
