@@ -20,6 +20,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
+// admissionPlugins is the environment variable that names more admission plugins, by spaces, for all control planes of a run.
+const admissionPlugins = "CONTROLPLANE_ADMISSION_PLUGINS"
+
 // Options are what a test may choose.
 type Options struct {
 	// AdmissionPlugins are enabled beside the default ones and NodeRestriction.
@@ -97,7 +100,8 @@ func run(o Options) (*Plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := Config{Dir: dir, Address: "127.0.0.1", Port: port, AdmissionPlugins: o.AdmissionPlugins, APIServerFlags: o.APIServerFlags}
+	config := Config{Dir: dir, Address: "127.0.0.1", Port: port, APIServerFlags: o.APIServerFlags}
+	config.AdmissionPlugins = append(strings.Fields(os.Getenv(admissionPlugins)), o.AdmissionPlugins...)
 	if o.ControllerManager {
 		config.Controllers = []string{"*", "-node-lifecycle-controller", "-taint-eviction-controller"}
 	}

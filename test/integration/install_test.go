@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,9 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
+
+// ownerEnforcement is the admission plugin that wants the right to delete of who changes owners.
+const ownerEnforcement = "OwnerReferencesPermissionEnforcement"
 
 // site is a cluster in which the chart's account, roles and policies are installed, and a namespace with Pods.
 type site struct {
@@ -36,6 +40,9 @@ func install(t *testing.T, c *controlplane.ControlPlane, values ...string) site 
 	c.ApplyCRDs()
 	s := site{ControlPlane: c, system: c.Namespace(), shop: c.Namespace()}
 	s.account = "keyvault-csi-" + s.system
+	if slices.Contains(c.AdmissionPlugins, ownerEnforcement) {
+		values = append([]string{"rbac.ownerReferences=true"}, values...)
+	}
 	objects := chart(t, s.account, s.system, values...)
 	c.ApplyYAML(objects)
 	t.Cleanup(func() {

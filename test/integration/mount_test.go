@@ -129,7 +129,7 @@ func TestControllersRun(t *testing.T) {
 
 // TestAPIServerStopsAndStarts proves that of the control plane itself, and that what is known goes on without it.
 func TestAPIServerStopsAndStarts(t *testing.T) {
-	c := controlplane.Start(t, controlplane.Options{AdmissionPlugins: []string{"OwnerReferencesPermissionEnforcement"}})
+	c := controlplane.Start(t, controlplane.Options{AdmissionPlugins: []string{ownerEnforcement}})
 	c.ApplyCRDs()
 	c.CreateNode("node-1")
 	system, shop := c.Namespace(), c.Namespace()

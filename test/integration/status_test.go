@@ -131,8 +131,8 @@ func TestStatusObjectsOfOthers(t *testing.T) {
 // TestPodThatComesAgainUnderItsName, as a StatefulSet's does, before anybody has collected what was its predecessor's, where changed
 // owners want the right to delete.
 func TestPodThatComesAgainUnderItsName(t *testing.T) {
-	c := controlplane.Start(t, controlplane.Options{AdmissionPlugins: []string{"OwnerReferencesPermissionEnforcement"}}) // nobody collects
-	s := install(t, c, "rbac.ownerReferences=true")
+	c := controlplane.Start(t, controlplane.Options{AdmissionPlugins: []string{ownerEnforcement}}) // nobody collects
+	s := install(t, c)
 	s.class("web")
 	n := s.start(t)
 	n.Secret("db", "s3cret")

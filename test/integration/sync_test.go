@@ -21,7 +21,7 @@ func TestSyncedSecret(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, controlplane.Shared(t))
 	address := freeAddress(t)
-	n := s.node("--rotation-interval", "1s", "--http-addr", address)
+	n := s.node("--rotation-interval", "1s", "--http-addr", address, "-v", "10") // at 10 client-go would log what it sends
 	n.Secret("db", canaryValue+"1")
 	n.Secret("tls", readPKI(t, "rsa.key")+readPKI(t, "rsa.pem"))
 	s.class("web", []string{"db", "tls"},
