@@ -11,28 +11,53 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
+// edit is a class that changed, until its volumes are bound to what it is now.
+type edit struct {
+	// waits is true until somebody begins with it, and again where the class changes while he is at it.
+	waits bool
+	busy  bool
+}
+
 // classEdited is told of each class that was added, edited or removed; it does not block.
 func (r *rotation) classEdited(namespace, name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.edited[classKey{namespace, name}] = struct{}{}
+	key := classKey{namespace, name}
+	if r.edits[key] == nil {
+		r.edits[key] = &edit{}
+	}
+	r.edits[key].waits = true
 	r.poke()
 }
 
-func (r *rotation) takeEdited() []classKey {
+// takeEdits begins with the classes that wait. One class is bound by one goroutine at a time: an older resolution never comes last.
+func (r *rotation) takeEdits() (keys []classKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	keys := make([]classKey, 0, len(r.edited))
-	for key := range r.edited {
-		keys = append(keys, key)
+	for key, e := range r.edits {
+		if e.waits && !e.busy {
+			e.waits, e.busy = false, true
+			keys = append(keys, key)
+		}
 	}
-	clear(r.edited)
 	return keys
+}
+
+func (r *rotation) endEdit(key classKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.edits[key]; e.waits {
+		e.busy = false
+		r.poke()
+		return
+	}
+	delete(r.edits, key)
 }
 
 // rebind resolves an edited class anew for the volumes that use it. A class that is gone or wrong now changes nothing:
 // the volumes go on with what they had, and say so.
 func (r *rotation) rebind(ctx context.Context, key classKey) {
+	defer r.endEdit(key)
 	for _, args := range r.usersOf(key) {
 		fresh, err := r.d.bind(ctx, args)
 		if ctx.Err() != nil {

@@ -36,8 +36,10 @@ type vault struct {
 	hang    bool
 	hanging int
 	binds   int
-	panics  bool
-	mode    fs.FileMode
+	// slow makes Bind of a class with these objects wait until somebody has received twice from the channel.
+	slow   map[string]chan struct{}
+	panics bool
+	mode   fs.FileMode
 }
 
 func newVault(c clock.Clock) *vault {
@@ -65,6 +67,13 @@ func (v *vault) total() (n int) {
 }
 
 func (v *vault) Bind(_ context.Context, req volume.Request) (volume.Binding, error) {
+	v.mu.Lock()
+	slow := v.slow[req.Class.Spec.Parameters["objects"]]
+	v.mu.Unlock()
+	if slow != nil {
+		slow <- struct{}{}
+		slow <- struct{}{}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.binds++

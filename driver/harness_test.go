@@ -236,6 +236,14 @@ func (n *node) wantFile(pod, path, want string) {
 	}
 }
 
+// wantNoFile fails where the pod has the file.
+func (n *node) wantNoFile(pod, path string) {
+	n.Helper()
+	if _, err := os.Lstat(filepath.Join(n.target(pod), path)); !os.IsNotExist(err) {
+		n.Fatalf("pod %s has %s: %v", pod, path, err)
+	}
+}
+
 func (n *node) wantGone(pod string) {
 	n.Helper()
 	if _, err := os.Lstat(n.target(pod)); !os.IsNotExist(err) {
@@ -266,7 +274,7 @@ func (n *node) settle() {
 				return false
 			}
 		}
-		return len(r.edited) == 0 && len(r.wake) == 0 && n.clock.HasWaiters()
+		return len(r.edits) == 0 && len(r.wake) == 0 && n.clock.HasWaiters()
 	})
 }
 

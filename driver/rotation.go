@@ -30,7 +30,7 @@ type rotation struct {
 	volumes map[string]*mounted // by target path
 	groups  map[string]*group   // by binding key
 	sources map[string]*source  // by source key
-	edited  map[classKey]struct{}
+	edits   map[classKey]*edit
 }
 
 type classKey struct{ namespace, name string }
@@ -67,7 +67,7 @@ func newRotation(d *Driver, interval time.Duration) *rotation {
 		d: d, interval: interval, schedule: schedule{node: d.nodeID},
 		slots: make(chan struct{}, refreshesAtOnce), wake: make(chan struct{}, 1),
 		volumes: map[string]*mounted{}, groups: map[string]*group{}, sources: map[string]*source{},
-		edited: map[classKey]struct{}{},
+		edits: map[classKey]*edit{},
 	}
 }
 
@@ -76,7 +76,7 @@ func (r *rotation) run(ctx context.Context) {
 	var work sync.WaitGroup
 	defer work.Wait()
 	for {
-		for _, key := range r.takeEdited() {
+		for _, key := range r.takeEdits() {
 			work.Go(func() { r.rebind(ctx, key) })
 		}
 		due, timer := r.takeDue()
