@@ -162,8 +162,8 @@ func TestWordsOfFailures(t *testing.T) {
 	}
 }
 
-// What the Secrets Store CSI Driver owned by update is the class's by apply, so that a key which the class drops goes; labels and
-// owners stay with whom they were.
+// What the Secrets Store CSI Driver owned by update is the class's by apply, so that a key which the class drops goes; labels stay with
+// whom they were, and owners that are there stay.
 func TestHandOver(t *testing.T) {
 	entry := func(manager string, operation metav1.ManagedFieldsOperationType, fields string) metav1.ManagedFieldsEntry {
 		return metav1.ManagedFieldsEntry{
@@ -175,7 +175,7 @@ func TestHandOver(t *testing.T) {
 	got := &metav1.PartialObjectMetadata{}
 	got.ResourceVersion = "7"
 	got.ManagedFields = []metav1.ManagedFieldsEntry{person, theirs}
-	body, keys := handOver(got, "keyvault-csi/web")
+	body, keys := handOver(got, "keyvault-csi/web", nil)
 	want := `[{"op":"replace","path":"/metadata/managedFields","value":[` +
 		`{"manager":"kubectl","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:data":{"f:mine":{}}}},` +
 		`{"manager":"csi-secrets-store","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:metadata":{"f:ownerReferences":{}},"f:type":{}}},` +
@@ -187,17 +187,24 @@ func TestHandOver(t *testing.T) {
 	if diff := cmp.Diff([]string{"a", "b"}, keys); diff != "" {
 		t.Error(diff)
 	}
+	got.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "a", UID: "1"}}
+	body, _ = handOver(got, "keyvault-csi/web", []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "b", UID: "2"}})
+	want = strings.TrimSuffix(want, "]") + `,{"op":"add","path":"/metadata/ownerReferences","value":[` +
+		`{"apiVersion":"v1","kind":"Pod","name":"a","uid":"1"},{"apiVersion":"v1","kind":"Pod","name":"b","uid":"2"}]}]`
+	if diff := cmp.Diff(want, string(body)); diff != "" {
+		t.Error(diff)
+	}
 	got.ManagedFields = append(got.ManagedFields, entry("keyvault-csi/web", metav1.ManagedFieldsOperationApply, `{}`))
-	if body, _ := handOver(got, "keyvault-csi/web"); body != nil {
+	if body, _ := handOver(got, "keyvault-csi/web", nil); body != nil {
 		t.Errorf("of a Secret that is the class's already: %s", body)
 	}
 	got.ManagedFields = []metav1.ManagedFieldsEntry{person}
-	if body, _ := handOver(got, "keyvault-csi/web"); body != nil {
+	if body, _ := handOver(got, "keyvault-csi/web", nil); body != nil {
 		t.Errorf("of somebody else: %s", body)
 	}
 	theirs.FieldsV1 = metav1.NewFieldsV1(`no JSON`)
 	got.ManagedFields = []metav1.ManagedFieldsEntry{theirs}
-	if body, _ := handOver(got, "keyvault-csi/web"); body != nil {
+	if body, _ := handOver(got, "keyvault-csi/web", nil); body != nil {
 		t.Errorf("of what cannot be read: %s", body)
 	}
 }

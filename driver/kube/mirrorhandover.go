@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -15,21 +16,26 @@ import (
 const upstreamManager = "csi-secrets-store"
 
 // inherit makes the keys that the Secrets Store CSI Driver wrote the class's own, as if the class had applied them: else a key that
-// the class drops one day would stay for ever. It returns the keys. A failure is none: the apply then takes what conflicts by force.
-func (m *Mirror) inherit(ctx context.Context, t *target, found *metav1.PartialObjectMetadata) (keys []string) {
-	body, keys := handOver(found, managerOf(t.class))
+// the class drops one day would stay for ever. The same request adds the owners that are missing. It returns the keys. A failure is
+// none: the apply then takes what conflicts by force.
+func (m *Mirror) inherit(ctx context.Context, t *target, found *metav1.PartialObjectMetadata, missing []metav1.OwnerReference) (keys []string) {
+	body, keys := handOver(found, managerOf(t.class), missing)
 	if body == nil {
 		return nil
 	}
-	if _, err := m.patch(ctx, t, types.JSONPatchType, body, metav1.PatchOptions{}); err != nil {
+	_, err := m.patch(ctx, t, types.JSONPatchType, body, metav1.PatchOptions{})
+	if apierrors.IsForbidden(err) && len(missing) > 0 {
+		return m.inherit(ctx, t, found, nil) // owners may not be changed here, keys may
+	}
+	if err != nil {
 		return nil
 	}
 	return keys
 }
 
-// handOver returns the patch that hands data over to the manager; nil where there is nothing to hand over, or that was done before.
-// Only keys change hands: owners and labels are not the apply's.
-func handOver(found *metav1.PartialObjectMetadata, manager string) (body []byte, keys []string) {
+// handOver returns the patch that hands data over to the manager and adds owners; nil where there is nothing to hand over, or that was
+// done before. Labels are not the apply's.
+func handOver(found *metav1.PartialObjectMetadata, manager string, owners []metav1.OwnerReference) (body []byte, keys []string) {
 	var entries []metav1.ManagedFieldsEntry
 	data := map[string]json.RawMessage{}
 	for _, entry := range found.ManagedFields {
@@ -59,8 +65,14 @@ func handOver(found *metav1.PartialObjectMetadata, manager string) (body []byte,
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		keys = append(keys, strings.TrimPrefix(key, "f:"))
 	}
-	return mustMarshal([]map[string]any{
+	patch := []map[string]any{
 		{"op": "replace", "path": "/metadata/managedFields", "value": entries},
 		{"op": "replace", "path": "/metadata/resourceVersion", "value": found.ResourceVersion}, // fails where it changed meanwhile
-	}), keys
+	}
+	if len(owners) > 0 {
+		patch = append(patch, map[string]any{
+			"op": "add", "path": "/metadata/ownerReferences", "value": slices.Concat(found.OwnerReferences, owners),
+		})
+	}
+	return mustMarshal(patch), keys
 }

@@ -26,6 +26,8 @@ type known struct {
 type job struct {
 	// refs are the volumes to report to, whose pods' owners are to own the Secret.
 	refs []volume.Ref
+	// owners are those, once they were read.
+	owners []metav1.OwnerReference
 	// fresh is true at a volume's first call.
 	fresh bool
 	// stale is true where the values are last known good ones: only owners are added.
@@ -82,14 +84,15 @@ func (m *Mirror) work(ctx context.Context, t *target, j job) {
 
 // bring makes the Secret stand as asked, with its owners.
 func (m *Mirror) bring(ctx context.Context, t *target, j *job) error {
-	owners, unread := m.ownersFor(ctx, j.refs)
-	if len(owners) == 0 && unread == nil {
+	var unread error
+	j.owners, unread = m.ownersFor(ctx, j.refs)
+	if len(j.owners) == 0 && unread == nil {
 		return nil // the pods are gone: a Secret without an owner would stay for ever
 	}
 	for range mostRounds {
 		err := m.write(ctx, t, j)
 		if err == nil {
-			err = m.own(ctx, t, owners)
+			err = m.own(ctx, t, j.owners)
 		}
 		if !errors.Is(err, errVanished) {
 			return errors.Join(err, unread)
@@ -154,7 +157,7 @@ func (m *Mirror) write(ctx context.Context, t *target, j *job) error {
 			return nil // another node has newer values
 		}
 		if found != nil {
-			inherited = m.inherit(ctx, t, found)
+			inherited = m.inherit(ctx, t, found, t.missing(j.owners))
 		}
 	}
 	before, made := t.known, m.clock.Now()
@@ -213,7 +216,15 @@ func (m *Mirror) own(ctx context.Context, t *target, owners []metav1.OwnerRefere
 	if t.known.uid == "" {
 		return nil // there is none, and none to be made
 	}
-	var missing []metav1.OwnerReference
+	missing := t.missing(owners)
+	if len(missing) == 0 {
+		return nil
+	}
+	return m.addOwners(ctx, t, missing)
+}
+
+// missing are the owners that the Secret lacks.
+func (t *target) missing(owners []metav1.OwnerReference) (missing []metav1.OwnerReference) {
 	have := map[types.UID]bool{}
 	for _, o := range owners {
 		if !t.known.owners[o.UID] && !have[o.UID] {
@@ -221,10 +232,7 @@ func (m *Mirror) own(ctx context.Context, t *target, owners []metav1.OwnerRefere
 			have[o.UID] = true
 		}
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	return m.addOwners(ctx, t, missing)
+	return missing
 }
 
 // stands is the event of a Secret that was made or updated.

@@ -124,21 +124,23 @@ func TestUpstreamsSecretIsTakenOver(t *testing.T) {
 	left := secretOf("db", managed(), "password", canaryValue+"1", "same", canaryValue+"same", "dropped", canaryValue+"0")
 	left.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
 	s.create("csi-secrets-store", left)
-	pod := s.pod("a", controlplane.OwnedBy("v1", "ConfigMap", owner))
+	next := s.owner("next-set") // as after a rollout, which a move of drivers needs
+	pod := s.pod("a", controlplane.OwnedBy("v1", "ConfigMap", next))
+	owners := "ConfigMap replica-set " + string(owner.UID) + ", ConfigMap next-set " + string(next.UID)
 	secrets, _, list := s.during(func() { s.publish(n, pod, "web") })
 	t.Logf("%d requests take a Secret over: %v", secrets, list)
 	if secrets > 3 {
 		t.Error("at most 3")
 	}
 	s.want("db", "password", canaryValue+"2", "same", canaryValue+"same")
-	if got := s.owners("db"); got != "ConfigMap replica-set "+string(owner.UID) {
+	if got := s.owners("db"); got != owners {
 		t.Errorf("owners %q", got)
 	}
 	s.told("a SecretConflict", "/db was taken over from the Secrets Store CSI Driver", `"csi-secrets-store"`, "keys dropped, password, same")
 	// a key that the class drops now goes, and the owners stay
 	s.class("web", []string{"db", "same"}, secretObject{"secretName": "db", "type": "Opaque", "data": data("db", "password")})
 	s.Eventually("the key's end", func() bool { return s.holds("db", "password", canaryValue+"2") })
-	if got := s.owners("db"); got != "ConfigMap replica-set "+string(owner.UID) {
+	if got := s.owners("db"); got != owners {
 		t.Errorf("owners %q", got)
 	}
 }

@@ -178,4 +178,11 @@ func TestOwnerReferencesPermissionEnforcement(t *testing.T) {
 	s.publish(n, s.pod("a"), "web")
 	s.want("db", "password", canaryValue+"1")
 	s.told("FailedToCreateSecret", "/db stands, but the driver may not add an owner", "rbac.ownerReferences")
+
+	// what the Secrets Store CSI Driver left is the class's all the same: a key that the class drops goes
+	s.create("csi-secrets-store", secretOf("old", managed(), "password", canaryValue+"0", "dropped", canaryValue+"0"))
+	s.class("taken", []string{"db"}, secretObject{"secretName": "old", "data": data("db", "password")})
+	s.publish(n, s.pod("b"), "taken")
+	s.want("old", "password", canaryValue+"1")
+	s.told("FailedToCreateSecret", "/old stands, but the driver may not add an owner")
 }
