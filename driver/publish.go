@@ -98,13 +98,14 @@ func (d *Driver) fill(ctx context.Context, vol *mounted, start time.Time) error 
 	vol.stale, vol.objects = bundle.Stale, bundle.Objects
 	d.mirrorNow(ctx, vol.ref, vol.request.Class, bundle)
 	phases.Sync = lap()
-	d.rotation.published(vol, bundle)
+	ref, binding := vol.ref, vol.binding
+	d.rotation.published(vol, bundle) // the volume is the rotation's from here on
 	d.report(ctx, report.Event{
-		Kind: report.Published, Volume: vol.ref, Message: "mounted", Changed: true, Bundle: bundle,
-		Identity:  vol.binding.Identity(),
+		Kind: report.Published, Volume: ref, Message: "mounted", Changed: true, Bundle: bundle,
+		Identity:  binding.Identity(),
 		FetchedAt: bundle.FetchedAt, Duration: d.clock.Since(start), Phases: phases,
 	})
-	d.warn(ctx, vol, bundle)
+	d.warn(ctx, ref, binding, bundle)
 	return nil
 }
 
@@ -158,20 +159,20 @@ func (d *Driver) mirrorNow(ctx context.Context, ref volume.Ref, class *v1.Secret
 }
 
 // warn tells of what did not stop the mount.
-func (d *Driver) warn(ctx context.Context, vol *mounted, bundle *volume.Bundle) {
+func (d *Driver) warn(ctx context.Context, ref volume.Ref, binding volume.Binding, bundle *volume.Bundle) {
 	if bundle.Stale {
 		message := "started from last known good values of " + bundle.FetchedAt.UTC().Format("2006-01-02T15:04:05Z")
 		if bundle.Cause != nil {
 			message += ": " + bundle.Cause.Error()
 		}
 		d.report(ctx, report.Event{
-			Kind: report.ServedStale, Volume: vol.ref, Reason: volume.ReasonOf(bundle.Cause), Message: message, Bundle: bundle,
+			Kind: report.ServedStale, Volume: ref, Reason: volume.ReasonOf(bundle.Cause), Message: message, Bundle: bundle,
 			RequestID: requestID(bundle.Cause),
 		})
 	}
-	for _, list := range [][]string{vol.binding.Warnings(), bundle.Warnings} {
+	for _, list := range [][]string{binding.Warnings(), bundle.Warnings} {
 		for _, message := range list {
-			d.report(ctx, report.Event{Kind: report.Warning, Volume: vol.ref, Message: message})
+			d.report(ctx, report.Event{Kind: report.Warning, Volume: ref, Message: message})
 		}
 	}
 }

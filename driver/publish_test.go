@@ -39,6 +39,7 @@ func TestRepublishAsksNobody(t *testing.T) {
 	n := startNode(t)
 	n.vault.set("user", "alice")
 	n.classes.put("db", map[string]string{"objects": "user"})
+	n.settle() // the new class is looked at
 	for range 5 {
 		n.mustPublish("a", "db")
 	}
