@@ -3,7 +3,6 @@
 package kubelet
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,25 +66,7 @@ type Node struct {
 	process *exec.Cmd
 	exited  chan error
 	conn    *grpc.ClientConn
-	log     *output
-}
-
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
+	log     *os.File
 }
 
 // build makes the driver's binary once per test process.
@@ -164,7 +145,7 @@ func newNode(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer)
 	t.Helper()
 	n := &Node{
 		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: Binary(t),
-		env: emulatortest.Environment(t, server), log: &output{},
+		env: emulatortest.Environment(t, server), log: openLog(t),
 	}
 	for _, dir := range []string{"classes", "pods"} {
 		if err := os.Mkdir(filepath.Join(n.Dir, dir), 0o755); err != nil {
@@ -185,7 +166,7 @@ func (n *Node) begin() {
 			}
 		}
 		if n.Failed() {
-			n.Logf("driver's log, the last of it:\n%s", tail(n.log.String()))
+			n.Logf("driver's log, the last of it:\n%s", tail(n.Log()))
 		}
 	})
 }
@@ -257,9 +238,6 @@ func (n *Node) Stop(sig syscall.Signal) {
 
 // PID is that of the driver's process.
 func (n *Node) PID() int { return n.process.Process.Pid }
-
-// Log is what the driver's processes have logged.
-func (n *Node) Log() string { return n.log.String() }
 
 // Eventually waits for a condition.
 func (n *Node) Eventually(what string, ok func() bool) {
