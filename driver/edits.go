@@ -13,9 +13,8 @@ import (
 
 // edit is a class that changed, until its volumes are bound to what it is now.
 type edit struct {
-	// waits is true until somebody begins with it, and again where the class changes while he is at it.
-	waits bool
-	busy  bool
+	// waits is true until a goroutine begins with it, and again where the class changes meanwhile; busy while one is at it.
+	waits, busy bool
 }
 
 // classEdited is told of each class that was added, edited or removed; it does not block.

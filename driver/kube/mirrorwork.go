@@ -26,7 +26,7 @@ type known struct {
 type job struct {
 	// refs are the volumes to report to, whose pods' owners are to own the Secret.
 	refs []volume.Ref
-	// owners are those, once they were read.
+	// owners are the owners of the refs' pods, once bring has read them.
 	owners []metav1.OwnerReference
 	// fresh is true at a volume's first call.
 	fresh bool
