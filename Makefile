@@ -2,7 +2,7 @@
 
 # Go stamps the commit into the binaries where git can be asked for it.
 VCS := $(shell git rev-parse --verify --quiet HEAD >/dev/null 2>&1 || echo -buildvcs=false)
-TOOL := go tool -modfile=tools/go.mod
+TOOL := go tool -modfile=hack/tools/go.mod
 FUZZTIME ?= 20000x
 
 .DEFAULT_GOAL := help
@@ -74,7 +74,7 @@ fuzz: ## Fuzz every target FUZZTIME (20000x: as many runs)
 .PHONY: lint
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
-	cd hack/image && go tool -modfile=../../tools/go.mod golangci-lint run --config ../../.golangci.yml ./...
+	cd hack/image && go tool -modfile=../../hack/tools/go.mod golangci-lint run --config ../../.golangci.yml ./...
 
 .PHONY: vulncheck
 vulncheck: ## Look for known vulnerabilities

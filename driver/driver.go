@@ -14,9 +14,9 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"k8s.io/utils/clock"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // Name is the driver name that existing pods and classes use.

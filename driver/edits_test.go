@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 )
 
 func TestEditOfTheClassTakesEffectAtOnce(t *testing.T) {

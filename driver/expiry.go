@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 const day = 24 * time.Hour

@@ -13,9 +13,9 @@ import (
 
 	"k8s.io/utils/clock"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // vault is a provider whose objects are a map. A class's parameter "objects" is a comma-separated list of names; each is

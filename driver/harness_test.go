@@ -18,7 +18,7 @@ import (
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 

@@ -13,9 +13,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/logging"
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // intercept gives each call an id, recovers from panics, and writes exactly one line for a call that failed. Requests are

@@ -3,8 +3,8 @@ package driver
 import (
 	"context"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // Classes is where SecretProviderClasses come from: the API server, or a directory.

@@ -7,10 +7,10 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // publish brings one volume up, or, where it stands already, takes the newest token and class. The caller holds the

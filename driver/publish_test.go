@@ -14,9 +14,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestPublishMountsWhatTheClassNames(t *testing.T) {

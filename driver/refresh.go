@@ -8,10 +8,10 @@ import (
 	"slices"
 	"time"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // RotateAtAnnotation on a class makes every node refresh the class's volumes at the time that it holds (RFC 3339), or at

@@ -7,8 +7,8 @@ import (
 
 	"k8s.io/utils/clock"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // refreshesAtOnce bounds how many groups are refreshed at the same time; the vault's own pace is the provider's matter.

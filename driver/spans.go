@@ -7,7 +7,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // The names of the driver's spans. A publish has class, fetch, write and sync below it, a rotation fetch, write and sync.

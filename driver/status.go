@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // Status is what the driver knows of its node's volumes. It holds no secret.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // mounted is a volume that stands on this node, as far as memory goes. Its fields belong to the rotation's lock.

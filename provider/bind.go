@@ -10,9 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // Annotations of a ServiceAccount that say what a class leaves out, as Azure Workload Identity has them.

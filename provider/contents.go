@@ -4,10 +4,10 @@ import (
 	"crypto/x509"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // contents are the files that one version of an object makes.

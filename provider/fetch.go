@@ -13,11 +13,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // mostTold bounds how many failed objects one error line names.
@@ -30,7 +30,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 	f := &fetch{
 		binding: b, opts: opts, now: b.provider.options.Clock.Now(), bundle: &volume.Bundle{},
 	}
-	ctx, wait := identity.WithWait(pace.WithUrgency(ctx, opts.Priority == volume.Mount))
+	ctx, wait := identity.WithWait(limiter.WithUrgency(ctx, opts.Priority == volume.Mount))
 	results := make([]fetched, len(b.class.Objects))
 	var work sync.WaitGroup
 	for i := range b.class.Objects {

@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestPickVersions(t *testing.T) {

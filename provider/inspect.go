@@ -9,10 +9,10 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
 // Inspection is what stands between a class and its files, all of it, whatever fails.
@@ -52,7 +52,7 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.options.FetchTimeout)
 	defer cancel()
-	ctx = pace.WithUrgency(ctx, false) // what fails is not tried again
+	ctx = limiter.WithUrgency(ctx, false) // what fails is not tried again
 	in := &Inspection{}
 	for _, w := range parsed.Warnings {
 		in.Warnings = append(in.Warnings, w.String())

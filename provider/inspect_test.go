@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestInspect(t *testing.T) {

@@ -19,13 +19,13 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/tracing"
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 const (
@@ -86,7 +86,7 @@ type Provider struct {
 	classes    *classCache
 	identities *identity.Registry
 	vaults     *vault.Pool
-	gates      *pace.Gates
+	gates      *limiter.Gates
 	table      *table
 	transport  *http.Transport
 }
@@ -113,7 +113,7 @@ func New(o Options) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	gates := pace.NewGates(o.Clock, limits)
+	gates := limiter.NewGates(o.Clock, limits)
 	client := &http.Client{Transport: transport, CheckRedirect: noRedirect}
 	policies := []policy.Policy{gates, vault.TryTimeout(tryTimeout)}
 	p := &Provider{
@@ -144,18 +144,18 @@ func (p *Provider) Close() {
 }
 
 // Gates returns what the pace of each host looks like.
-func (p *Provider) Gates() []pace.Snapshot { return p.gates.Snapshots() }
+func (p *Provider) Gates() []limiter.Snapshot { return p.gates.Snapshots() }
 
 // limits are a quarter of what Key Vault bears of one vault (4,000 requests in 10 s), and what Entra ID and the instance
 // metadata service (5 a second) bear of one node.
-func limits(host string) pace.Limits {
+func limits(host string) limiter.Limits {
 	switch {
 	case host == "169.254.169.254":
-		return pace.Limits{Rate: 4, Burst: 5, InFlight: 4}
+		return limiter.Limits{Rate: 4, Burst: 5, InFlight: 4}
 	case strings.HasPrefix(host, "login."):
-		return pace.Limits{Rate: 20, Burst: 50, InFlight: 16}
+		return limiter.Limits{Rate: 20, Burst: 50, InFlight: 16}
 	}
-	return pace.Limits{Rate: 100, Burst: 200, InFlight: 64}
+	return limiter.Limits{Rate: 100, Burst: 200, InFlight: 64}
 }
 
 // newTransport returns the one transport of the driver.

@@ -18,12 +18,12 @@ import (
 
 	"go.uber.org/goleak"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -15,8 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // Step is one thing that had to work on the way to a vault.

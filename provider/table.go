@@ -14,7 +14,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/flight"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
@@ -67,7 +67,7 @@ type entry struct {
 func newTable(clk clock.WithDelayedExecution, ttl time.Duration, observer Observer) *table {
 	t := &table{clock: clk, ttl: ttl, salt: make([]byte, 32), observer: observer, entries: map[source]entry{}}
 	_, _ = rand.Read(t.salt) // never fails (crypto/rand)
-	t.flights.OnJoin = pace.Promote
+	t.flights.OnJoin = limiter.Promote
 	return t
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"k8s.io/utils/clock"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
@@ -140,16 +140,16 @@ func TestJoinersShareAndHurry(t *testing.T) {
 		release, hurries := make(chan struct{}), make(chan bool, 1)
 		var work sync.WaitGroup
 		work.Go(func() {
-			_, _ = tab.get(pace.WithUrgency(t.Context(), false), aSource, time.Time{}, 0, func(ctx context.Context) (answer, error) {
+			_, _ = tab.get(limiter.WithUrgency(t.Context(), false), aSource, time.Time{}, 0, func(ctx context.Context) (answer, error) {
 				<-release
-				hurries <- pace.Urgent(ctx)
+				hurries <- limiter.Urgent(ctx)
 				return saying("one")(ctx)
 			})
 		})
 		synctest.Wait()
 		for range 50 {
 			work.Go(func() {
-				a, err := tab.get(pace.WithUrgency(t.Context(), true), aSource, time.Time{}, 0, silent)
+				a, err := tab.get(limiter.WithUrgency(t.Context(), true), aSource, time.Time{}, 0, silent)
 				if err != nil || a.object.Value != "one" || !a.shared {
 					t.Errorf("joiner: %+v, %v", a, err)
 				}

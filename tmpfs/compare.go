@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // holds tells whether a generation is exactly the files: paths, bytes, modes and group.

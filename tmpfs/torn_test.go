@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // generation is a set of files that all hold the same number, some of which come and go.

@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
-	"github.com/keyvault-csi/keyvault-csi-driver/logging"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
 // defaultAdminAddr is where the driver listens for, and the verbs look for, what the admin listener answers.
@@ -37,7 +37,7 @@ type nodeStatus struct {
 	// NotReady says why volumes cannot be mounted; empty where they can.
 	NotReady string `json:"notReady,omitempty"`
 	// Hosts are the vaults and identity services, with the pace that they bear.
-	Hosts []pace.Snapshot `json:"hosts"`
+	Hosts []limiter.Snapshot `json:"hosts"`
 	// Troubles are what went wrong last, the newest first.
 	Troubles []report.Trouble `json:"troubles"`
 }
@@ -45,7 +45,7 @@ type nodeStatus struct {
 // admin answers people on the node.
 type admin struct {
 	driver    *driver.Driver
-	gates     func() []pace.Snapshot
+	gates     func() []limiter.Snapshot
 	recent    *report.Recent
 	verbosity *logging.Verbosity
 	started   time.Time

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 )
 
 // askTimeout bounds a question to the driver on this node.

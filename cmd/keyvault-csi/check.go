@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func newCheckCommand() *cobra.Command {

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/kube"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 )
 
 // complete offers what a shell can know of these flags: formats, files, and what the cluster has.

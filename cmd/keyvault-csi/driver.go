@@ -14,12 +14,12 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/classdir"
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/kube"
-	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
-	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 

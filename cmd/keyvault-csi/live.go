@@ -8,10 +8,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/kube"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/classfile"
 )
 
 // liveFlags say which classes of which cluster `validate --live` looks at.

@@ -14,11 +14,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"k8s.io/utils/clock"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/logging"
-	"github.com/keyvault-csi/keyvault-csi-driver/report"
-	"github.com/keyvault-csi/keyvault-csi-driver/report/audit"
-	"github.com/keyvault-csi/keyvault-csi-driver/report/metrics"
-	"github.com/keyvault-csi/keyvault-csi-driver/telemetry"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/tracing"
 )
 
 // observed is all that tells people what the driver does.
@@ -27,7 +27,7 @@ type observed struct {
 	verbosity *logging.Verbosity
 	registry  *prometheus.Registry
 	metrics   *metrics.Metrics
-	traces    *telemetry.Traces
+	traces    *tracing.Traces
 	recent    *report.Recent
 	// reporters are told all; told are told a trouble once in a while.
 	reporters, told report.All
@@ -55,7 +55,7 @@ func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *ob
 	logging.Join(o.log) //nolint:contextcheck // what libraries log belongs to no call
 	o.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector(), o.metrics)
-	o.traces, err = telemetry.Start(ctx, telemetry.Options{
+	o.traces, err = tracing.Start(ctx, tracing.Options{
 		Endpoint: f.otlpEndpoint, Service: "keyvault-csi", Version: readBuild().Version, Node: f.nodeID, Log: o.log,
 	})
 	if err != nil {

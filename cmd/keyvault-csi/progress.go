@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // progress tells who waits what is under way, in one line that is written over and goes at the end. It is silent where

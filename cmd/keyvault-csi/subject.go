@@ -17,15 +17,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/classdir"
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/kube"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // subjectFlags say which classes a person looks at, and as whom.

@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
 

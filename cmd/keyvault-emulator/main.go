@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 

@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func options(t testing.TB) Options {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // claims are those of a service account token that say whose it is.

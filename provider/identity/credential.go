@@ -10,7 +10,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // principal is the credential of a service principal: a secret or a certificate.

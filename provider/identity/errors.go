@@ -9,9 +9,9 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // explain turns a failed token request into what a user reads.
@@ -45,17 +45,17 @@ func (i *Identity) explain(err error, seen *recorder) error {
 func (i *Identity) refused(seen *recorder, host string) error {
 	now := i.registry.options.Clock.Now()
 	e := &volume.Error{Reason: volume.Identity, RequestID: seen.header.Get("X-Ms-Request-Id")}
-	outcome, wait := pace.Judge(&http.Response{StatusCode: seen.status, Header: seen.header}, now)
+	outcome, wait := limiter.Judge(&http.Response{StatusCode: seen.status, Header: seen.header}, now)
 	answer := parseAnswer(seen.body)
 	switch {
-	case outcome == pace.Throttled || answer.code == "50196":
+	case outcome == limiter.Throttled || answer.code == "50196":
 		e.Reason, e.RetryAfter = volume.Throttled, wait
 		e.Message = fmt.Sprintf("%s asked for fewer token requests: it is tried again later", host)
 	case i.mode == managedIdentity:
 		e.Reason, e.Message = i.refusedByIMDS(seen.status, answer)
 	case answer.code != "":
 		e.Message = i.refusedByEntra(answer)
-	case outcome == pace.Failed:
+	case outcome == limiter.Failed:
 		e.Reason, e.RetryAfter = volume.Unavailable, wait
 		e.Message = fmt.Sprintf("%s answered %d to a token request: it is tried again later", host, seen.status)
 	case answer.known:

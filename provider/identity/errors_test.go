@@ -11,8 +11,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // entraError is an error body as Entra ID writes them.

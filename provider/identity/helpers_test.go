@@ -16,9 +16,9 @@ import (
 	"go.uber.org/goleak"
 	testingclock "k8s.io/utils/clock/testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

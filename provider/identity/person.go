@@ -12,9 +12,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 // person is the mode of somebody who looks at a class by hand.

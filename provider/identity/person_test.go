@@ -8,8 +8,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	testingclock "k8s.io/utils/clock/testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestCallerOf(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // The defaults of ProxyOptions, as AKS has them.

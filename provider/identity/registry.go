@@ -15,10 +15,10 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/tracing"
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/flight"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
 // idle is how long an identity is kept that nobody resolves any more. Kubelet republishes every running pod about every
@@ -69,7 +69,7 @@ func New(o Options) *Registry {
 	salt := make([]byte, 32)
 	_, _ = rand.Read(salt) // never fails (crypto/rand)
 	r := &Registry{options: o, proxy: newTokenProxy(o.Proxy), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
-	r.tokens.OnJoin = pace.Promote
+	r.tokens.OnJoin = limiter.Promote
 	r.tracer = o.Tracing.NewTracer("keyvault-csi/identity", "")
 	return r
 }

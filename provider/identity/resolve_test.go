@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestResolveRefuses(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestConcurrentCallersShareOneTokenRequest(t *testing.T) {

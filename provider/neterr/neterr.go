@@ -15,7 +15,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // Classify returns the error as a user reads it. The host is who was to be reached.

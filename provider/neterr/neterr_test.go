@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 const host = "contoso.vault.azure.net"

@@ -9,8 +9,8 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
 const (
@@ -42,7 +42,7 @@ func call[R any](ctx context.Context, c *Client, d description, request func(con
 		}
 		last = c.explain(err, raw, d)
 		c.observe(d, last.Reason, start)
-		if try == mostTries || !pace.Urgent(ctx) || !passing(last.Reason) || !c.pause(ctx, try, last.RetryAfter) {
+		if try == mostTries || !limiter.Urgent(ctx) || !passing(last.Reason) || !c.pause(ctx, try, last.RetryAfter) {
 			return result, last
 		}
 	}

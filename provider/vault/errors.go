@@ -13,10 +13,10 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 var (
@@ -106,7 +106,7 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 			p = parseProblem(body)
 		}
 		e.RequestID = requestID(raw)
-		_, e.RetryAfter = pace.Judge(raw, c.options.Clock.Now())
+		_, e.RetryAfter = limiter.Judge(raw, c.options.Clock.Now())
 	}
 	prefix := fmt.Sprintf("vault %s: %s: ", c.host, d)
 	switch {

@@ -12,15 +12,15 @@ import (
 	"go.uber.org/goleak"
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/pace"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -122,4 +122,4 @@ func (w *world) counted() int {
 }
 
 // starting is a pod that waits: what may pass is tried again.
-func starting(t *testing.T) context.Context { return pace.WithUrgency(t.Context(), true) } //nolint:thelper // it cannot fail
+func starting(t *testing.T) context.Context { return limiter.WithUrgency(t.Context(), true) } //nolint:thelper // it cannot fail

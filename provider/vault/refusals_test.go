@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func status(status int, code, inner, message string) *emulator.Fault {

@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
-	"github.com/keyvault-csi/keyvault-csi-driver/volume"
 )
 
 func TestGetAndVersions(t *testing.T) {

@@ -31,9 +31,9 @@ const root = "../.."
 
 func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
 
-// program is where Go keeps the Helm that tools/go.mod names.
+// program is where Go keeps the Helm that hack/tools/go.mod names.
 var program = sync.OnceValues(func() (string, error) {
-	c := exec.Command("go", "tool", "-modfile=tools/go.mod", "-n", "helm")
+	c := exec.Command("go", "tool", "-modfile=hack/tools/go.mod", "-n", "helm")
 	c.Dir, c.Stderr = root, os.Stderr
 	out, err := c.Output()
 	return strings.TrimSpace(string(out)), err

@@ -124,10 +124,10 @@ func lookUp(all map[string]any, name string) bool {
 	return true
 }
 
-// helm is where Go keeps the Helm that tools/go.mod names.
+// helm is where Go keeps the Helm that hack/tools/go.mod names.
 func helm(t *testing.T) string {
 	t.Helper()
-	c := exec.CommandContext(t.Context(), "go", "tool", "-modfile=tools/go.mod", "-n", "helm")
+	c := exec.CommandContext(t.Context(), "go", "tool", "-modfile=hack/tools/go.mod", "-n", "helm")
 	c.Dir, c.Stderr = pages.Root, os.Stderr
 	out, err := c.Output()
 	if err != nil {

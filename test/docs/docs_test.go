@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
@@ -68,7 +68,7 @@ func TestEveryParameterIsDocumented(t *testing.T) {
 // reasons returns the values of the constants of type Reason.
 func reasons(t *testing.T) []string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(pages.Root, "volume/error.go"), nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(pages.Root, "internal/volume/error.go"), nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestEventsAndCodesHaveATroubleshootingEntry(t *testing.T) {
 		pattern *regexp.Regexp
 		least   int
 	}{
-		{"driver/kube/events.go", regexp.MustCompile(`EventType\w+, "(\w+)"`), 9},
+		{"internal/kube/events.go", regexp.MustCompile(`EventType\w+, "(\w+)"`), 9},
 		{"provider/identity/errors.go", regexp.MustCompile(`"(\d{5,7})"`), 15},
 		{"cmd/keyvault-csi/check.go", regexp.MustCompile(`return "([a-z-]+)"`), 8},
 	} {

@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/report/metrics"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
 

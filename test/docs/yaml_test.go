@@ -14,7 +14,7 @@ import (
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	sigsyaml "sigs.k8s.io/yaml"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )

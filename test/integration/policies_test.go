@@ -17,7 +17,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/driver/api/v1"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	kvclass "github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/report/audit"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )

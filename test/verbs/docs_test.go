@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"

@@ -1,0 +1,130 @@
+package classfile
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/secretdata"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+)
+
+// secretObjects checks the Secrets that a class asks for against what it mounts.
+func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
+	if n == nil || n.Tag == "!!null" {
+		return
+	}
+	if n.Kind != yaml.SequenceNode {
+		c.say(n.Line, Error, who, "spec.secretObjects is not a list: put a dash before each Secret")
+		return
+	}
+	var paths []string // nil where they are not known
+	if parsed != nil {
+		paths = mounted(parsed)
+	}
+	names := map[string]bool{}
+	for i, object := range n.Content {
+		where := fmt.Sprintf("spec.secretObjects[%d]", i)
+		if object.Kind == yaml.AliasNode {
+			object = object.Alias
+		}
+		if object.Kind != yaml.MappingNode {
+			c.say(object.Line, Error, who, where+" is not a mapping: write secretName, type and data")
+			continue
+		}
+		c.unknown(object, who, where, "secretName", "type", "labels", "annotations", "data")
+		o := c.secretObject(object, who, where)
+		if names[o.SecretName] {
+			c.say(object.Line, Error, who, fmt.Sprintf("%s.secretName %q stands in the class twice: merge them", where, o.SecretName))
+		}
+		names[o.SecretName] = true
+		if o.Type == "" {
+			c.say(object.Line, Note, who, where+" has no type: Opaque is taken")
+		}
+		if len(o.Data) == 0 {
+			c.say(object.Line, Note, who, where+" has no data: every mounted file becomes a key")
+		}
+		for _, m := range secretdata.Check(&o, paths) {
+			text := where + " " + m.Text
+			if m.Field != "" {
+				text = where + "." + m.String()
+			}
+			c.say(lineOfField(object, m.Field), Error, who, text)
+		}
+	}
+}
+
+// secretObject reads one, as far as it can be read.
+func (c *checker) secretObject(n *yaml.Node, who, where string) v1.SecretObject {
+	o := v1.SecretObject{
+		SecretName: text(field(n, "secretName")), Type: strings.TrimSpace(text(field(n, "type"))),
+		Labels: c.texts(field(n, "labels"), who, where+".labels"), Annotations: c.texts(field(n, "annotations"), who, where+".annotations"),
+	}
+	list := field(n, "data")
+	if list == nil || list.Tag == "!!null" {
+		return o
+	}
+	if list.Kind != yaml.SequenceNode {
+		c.say(list.Line, Error, who, where+".data is not a list: put a dash before each key")
+		return o
+	}
+	for i, entry := range list.Content {
+		c.unknown(entry, who, fmt.Sprintf("%s.data[%d]", where, i), "objectName", "key")
+		o.Data = append(o.Data, v1.SecretObjectData{ObjectName: text(field(entry, "objectName")), Key: text(field(entry, "key"))})
+	}
+	return o
+}
+
+// texts reads a mapping of texts.
+func (c *checker) texts(n *yaml.Node, who, where string) map[string]string {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	values := map[string]string{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if value.Kind == yaml.AliasNode {
+			value = value.Alias
+		}
+		if value.Kind != yaml.ScalarNode || value.Tag != "!!str" && value.Tag != "!!null" {
+			c.say(value.Line, Error, who, fmt.Sprintf("%s.%s is not text, so the API server refuses it: put it in quotes", where, key.Value))
+		}
+		values[key.Value] = text(value)
+	}
+	return values
+}
+
+var dataIndex = regexp.MustCompile(`^data\[(\d+)\]`)
+
+// lineOfField finds the line of a mistake's field in the object.
+func lineOfField(object *yaml.Node, name string) int {
+	m := dataIndex.FindStringSubmatch(name)
+	if m == nil {
+		return lineOf(field(object, name), object)
+	}
+	list := field(object, "data")
+	for i, entry := range list.Content {
+		if fmt.Sprint(i) == m[1] {
+			return entry.Line
+		}
+	}
+	return list.Line
+}
+
+// mounted are the files that the class may mount; not nil.
+func mounted(c *class.Class) []string {
+	paths := []string{}
+	for i := range c.Objects {
+		for _, p := range c.Objects[i].Paths() {
+			paths = append(paths, p)
+			if c.Objects[i].SplitCertAndKey {
+				paths = append(paths, p+".crt", p+".key")
+			}
+		}
+	}
+	return slices.Clip(paths)
+}

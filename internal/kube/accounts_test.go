@@ -1,0 +1,152 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// directory stands in for the one request that accounts make.
+type directory struct {
+	sync.Mutex
+
+	answer map[string]string
+	fail   error
+	asked  int
+	wait   chan struct{}
+}
+
+func (d *directory) get(context.Context, types.NamespacedName) (map[string]string, error) {
+	d.Lock()
+	wait := d.wait
+	d.Unlock()
+	if wait != nil {
+		<-wait
+	}
+	d.Lock()
+	defer d.Unlock()
+	d.asked++
+	return d.answer, d.fail
+}
+
+func (d *directory) set(client string, fail error) {
+	d.Lock()
+	defer d.Unlock()
+	d.answer, d.fail = nil, fail
+	if client != "" {
+		d.answer = map[string]string{"azure.workload.identity/client-id": client}
+	}
+}
+
+func newAccounts(d *directory) *accounts {
+	return &accounts{
+		get: d.get, clock: clock.RealClock{}, known: map[types.NamespacedName]*account{},
+		spawn: func(work func(context.Context)) { go work(context.Background()) },
+	}
+}
+
+var cart = types.NamespacedName{Namespace: "shop", Name: "cart"}
+
+func TestAccountsAreReadOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &directory{wait: make(chan struct{})}
+		d.set("a", nil)
+		a := newAccounts(d)
+		var asks sync.WaitGroup
+		for range 50 {
+			asks.Go(func() {
+				if got, err := a.annotations(t.Context(), cart); err != nil || got["azure.workload.identity/client-id"] != "a" {
+					t.Errorf("%v, %v", got, err)
+				}
+			})
+		}
+		synctest.Wait()
+		close(d.wait)
+		asks.Wait()
+		if d.asked != 1 {
+			t.Errorf("%d requests", d.asked)
+		}
+	})
+}
+
+func TestAccountsAreRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &directory{}
+		a := newAccounts(d)
+		look := func(what, client string, requests int) {
+			t.Helper()
+			got, err := a.annotations(t.Context(), cart)
+			synctest.Wait() // for a renewal
+			if err != nil || got["azure.workload.identity/client-id"] != client || d.asked != requests {
+				t.Errorf("%s: %v, %v, %d requests", what, got, err, d.asked)
+			}
+		}
+		look("no annotation", "", 1)
+		look("no annotation, at once", "", 1)
+		d.set("a", nil)
+		time.Sleep(5 * time.Second) // the bubble's clock
+		look("annotated a moment later", "a", 2)
+		d.set("b", nil)
+		time.Sleep(4 * time.Minute) // the bubble's clock
+		look("edited, soon after", "a", 2)
+		time.Sleep(time.Minute) // the bubble's clock
+		look("edited, at the look that renews", "a", 3)
+		look("edited, after it", "b", 3)
+		d.set("", errors.New("the API server is away"))
+		time.Sleep(time.Hour) // the bubble's clock
+		look("away", "b", 4)
+		look("still away", "b", 5)
+		d.set("", apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, "cart"))
+		look("removed, at the look that learns of it", "b", 6)
+		if _, err := a.annotations(t.Context(), cart); volume.ReasonOf(err) != volume.Identity || !strings.Contains(err.Error(), "shop/cart does not exist") {
+			t.Errorf("removed: %v", err)
+		}
+	})
+}
+
+func TestAccountsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &directory{}
+		d.set("a", nil)
+		a := newAccounts(d)
+		for i := range 3 * mostAccounts {
+			if _, err := a.annotations(t.Context(), types.NamespacedName{Namespace: "shop", Name: fmt.Sprint(i)}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond) // the bubble's clock
+		}
+		if len(a.known) != mostAccounts || a.known[types.NamespacedName{Namespace: "shop", Name: fmt.Sprint(3*mostAccounts - 1)}] == nil {
+			t.Errorf("%d are known", len(a.known))
+		}
+	})
+}
+
+func TestAccountErrors(t *testing.T) {
+	kind := schema.GroupResource{Resource: "serviceaccounts"}
+	for name, tt := range map[string]struct {
+		err    error
+		reason volume.Reason
+		says   string
+	}{
+		"forbidden": {apierrors.NewForbidden(kind, "cart", errors.New("no rights")), volume.Identity, "serviceAccountAnnotations.enabled"},
+		"cut off":   {errors.New("dial tcp: connection\nrefused"), volume.NotReady, "connection refused: kubelet tries again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := accountError(cart, tt.err); volume.ReasonOf(err) != tt.reason || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("%s: %v", volume.ReasonOf(err), err)
+			}
+		})
+	}
+}

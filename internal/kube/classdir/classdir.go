@@ -1,0 +1,254 @@
+// Package classdir reads SecretProviderClasses from a directory of YAML files: for the demo, for tests and for local
+// development without an API server.
+package classdir
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/fsnotify/fsnotify"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// Dir is a directory of classes. Files end in .yaml, .yml or .json and may hold several documents; documents of other
+// kinds are passed over. A class without a namespace belongs to the namespace default.
+type Dir struct {
+	path    string
+	log     *slog.Logger
+	watcher *fsnotify.Watcher
+
+	// dirty has an element while there are changes that Watch has not told.
+	dirty chan struct{}
+
+	mu      sync.Mutex
+	classes map[types.NamespacedName]*v1.SecretProviderClass
+	// state tells whether the files are those that were read.
+	state string
+	// changes are what Watch is to tell.
+	changes map[types.NamespacedName]struct{}
+	// broken holds what is wrong with files that could not be read.
+	broken []string
+}
+
+// Open reads the directory. Mistakes in single files are logged, and told to whoever asks for a class that is not found;
+// they do not stop the others. Close must be called.
+func Open(path string, log *slog.Logger) (*Dir, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch for changes: %w", err)
+	}
+	d := &Dir{
+		path: path, log: log, watcher: watcher, dirty: make(chan struct{}, 1),
+		changes: map[types.NamespacedName]struct{}{},
+	}
+	// watch before reading, so that no change falls between
+	if err := watcher.Add(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("class directory: %w", err), watcher.Close())
+	}
+	if err := d.read(); err != nil {
+		return nil, errors.Join(err, watcher.Close())
+	}
+	clear(d.changes)
+	return d, nil
+}
+
+// Close ends the watch.
+func (d *Dir) Close() error {
+	if err := d.watcher.Close(); err != nil {
+		return fmt.Errorf("end the watch: %w", err)
+	}
+	return nil
+}
+
+// Ready returns nil: what Open read can be answered.
+func (d *Dir) Ready() error { return nil }
+
+// Get returns the class as the files have it now, or a *volume.Error with reason ClassNotFound.
+func (d *Dir) Get(ctx context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
+	if err := d.read(); err != nil {
+		d.log.WarnContext(ctx, "the classes stay as they were", "error", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if class, ok := d.classes[types.NamespacedName{Namespace: namespace, Name: name}]; ok {
+		return class, nil
+	}
+	message := fmt.Sprintf("failed to get secretproviderclass %s/%s: not found in the directory of --classes: "+
+		"add it there, in the pod's namespace", namespace, name)
+	if len(d.broken) > 0 {
+		message += "; files that could not be read: " + strings.Join(d.broken, "; ")
+	}
+	return nil, &volume.Error{Reason: volume.ClassNotFound, Message: message}
+}
+
+// Watch calls changed for each class that differs after a change in the directory, until ctx ends.
+func (d *Dir) Watch(ctx context.Context, changed func(namespace, name string)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-d.watcher.Errors:
+			d.log.WarnContext(ctx, "watching the class directory", "error", err)
+		case _, ok := <-d.watcher.Events:
+			if !ok {
+				return nil
+			}
+			if err := d.read(); err != nil {
+				d.log.WarnContext(ctx, "the classes stay as they were", "error", err)
+			}
+		case <-d.dirty:
+			for _, n := range d.takeChanges() {
+				changed(n.Namespace, n.Name)
+			}
+		}
+	}
+}
+
+func (d *Dir) takeChanges() []types.NamespacedName {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	names := slices.Collect(maps.Keys(d.changes))
+	clear(d.changes)
+	return names
+}
+
+// read takes the directory's state where it is not the known one.
+func (d *Dir) read() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	files, state, err := d.list()
+	if err != nil || state == d.state {
+		return err
+	}
+	found := map[types.NamespacedName]*v1.SecretProviderClass{}
+	origin := map[types.NamespacedName]string{}
+	d.broken = nil
+	for _, file := range files {
+		classes, err := readFile(filepath.Join(d.path, file))
+		if err != nil {
+			d.broken = append(d.broken, fmt.Sprintf("%s: %v", file, err))
+		}
+		for _, class := range classes {
+			name := types.NamespacedName{Namespace: class.Namespace, Name: class.Name}
+			if first, twice := origin[name]; twice {
+				d.broken = append(d.broken, fmt.Sprintf("%s: class %s stands in %s already: remove one", file, name, first))
+				continue
+			}
+			found[name], origin[name] = class, file
+		}
+	}
+	for _, b := range d.broken {
+		d.log.Error("class file is not usable", "problem", b)
+	}
+	d.replace(found)
+	d.state = state
+	return nil
+}
+
+// list returns the class files, and a text that is another one after any change of them.
+func (d *Dir) list() (files []string, state string, err error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return nil, "", fmt.Errorf("class directory: %w", err)
+	}
+	var b strings.Builder
+	for _, entry := range entries {
+		if !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry.Name())) {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(d.path, entry.Name())) // through links, as ConfigMaps have them
+		if err != nil {
+			continue // removed meanwhile
+		}
+		files = append(files, entry.Name())
+		stat, _ := info.Sys().(*syscall.Stat_t)
+		_, _ = fmt.Fprintf(&b, "%s %d %d %d\n", entry.Name(), stat.Ino, info.Size(), info.ModTime().UnixNano())
+	}
+	return files, b.String(), nil
+}
+
+// replace takes the classes and notes which differ. The caller holds the lock.
+func (d *Dir) replace(found map[types.NamespacedName]*v1.SecretProviderClass) {
+	for name, class := range found {
+		if old, ok := d.classes[name]; ok && reflect.DeepEqual(old, class) {
+			found[name] = old
+			continue
+		}
+		d.changes[name] = struct{}{}
+	}
+	for name := range d.classes {
+		if _, ok := found[name]; !ok {
+			d.changes[name] = struct{}{}
+		}
+	}
+	d.classes = found
+	if len(d.changes) > 0 {
+		select {
+		case d.dirty <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// readFile returns the classes of one file; those before a mistake are returned with the error.
+func readFile(path string) (classes []*v1.SecretProviderClass, err error) {
+	data, err := os.ReadFile(path) //nolint:gosec // the directory is the operator's choice
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	classes, err = Decode(data)
+	for _, class := range classes {
+		if class.Namespace == "" {
+			class.Namespace = "default"
+		}
+	}
+	return classes, err
+}
+
+// Decode returns the classes in YAML or JSON documents, those in Lists too; other kinds are passed over. Classes before a
+// mistake are returned with the error.
+func Decode(data []byte) (classes []*v1.SecretProviderClass, err error) {
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	for document := 1; ; document++ {
+		var raw struct {
+			v1.SecretProviderClass
+
+			Items []v1.SecretProviderClass `json:"items"`
+		}
+		switch err := decoder.Decode(&raw); {
+		case errors.Is(err, io.EOF):
+			return classes, nil
+		case err != nil:
+			return classes, fmt.Errorf("document %d: %w", document, err)
+		}
+		found := []*v1.SecretProviderClass{&raw.SecretProviderClass}
+		for i := range raw.Items {
+			found = append(found, &raw.Items[i])
+		}
+		for _, class := range found {
+			switch {
+			case class.Kind != "SecretProviderClass":
+			case class.Name == "":
+				return classes, fmt.Errorf("document %d: metadata.name is missing", document)
+			default:
+				classes = append(classes, class)
+			}
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package kube
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/record"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+func TestEventsOnThePod(t *testing.T) {
+	tests := map[string]struct {
+		event report.Event
+		want  string
+	}{
+		"rotated":         {report.Event{Kind: report.Refreshed, Changed: true, Message: "refreshed"}, "Normal MountRotationComplete secretproviderclass web: the mounted files were updated"},
+		"nothing new":     {report.Event{Kind: report.Refreshed}, ""},
+		"failed":          {report.Event{Kind: report.RefreshFailed, Message: "vault a\nis away"}, "Warning MountRotationFailed secretproviderclass web: vault a is away"},
+		"recovered":       {report.Event{Kind: report.Recovered, Message: "refreshed again"}, "Normal MountRotationRecovered secretproviderclass web: refreshed again"},
+		"stale":           {report.Event{Kind: report.ServedStale, Message: "old"}, "Warning MountedLastKnownGood secretproviderclass web: old"},
+		"expiring":        {report.Event{Kind: report.Expiring, Message: "soon"}, "Warning ObjectExpiring secretproviderclass web: soon"},
+		"percent is text": {report.Event{Kind: report.Warning, Message: "50%s"}, "Warning SecretProviderClassWarning secretproviderclass web: 50%s"},
+		"not mounted":     {report.Event{Kind: report.PublishFailed, Message: "x"}, "Warning FailedToMount secretproviderclass web: x"},
+		"mounted":         {report.Event{Kind: report.Published, Message: "mounted"}, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			recorder := record.NewFakeRecorder(1)
+			tt.event.Volume = ref("u1", "/a")
+			eventReporter{recorder}.Report(tt.event)
+			got := ""
+			select {
+			case got = <-recorder.Events:
+			default:
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func FuzzClip(f *testing.F) {
+	f.Add("one\r\ntwo")
+	f.Add(strings.Repeat("é", 700))
+	f.Add("\xff\xfe" + strings.Repeat("x", 1030))
+	f.Fuzz(func(t *testing.T, text string) {
+		got := clip(text)
+		if len(got) > 1024 || !utf8.ValidString(got) || strings.ContainsAny(got, "\r\n") {
+			t.Errorf("%d bytes: %q", len(got), got)
+		}
+	})
+}
+
+func TestClassErrors(t *testing.T) {
+	kind := schema.GroupResource{Group: "secrets-store.csi.x-k8s.io", Resource: "secretproviderclasses"}
+	tests := map[string]struct {
+		err    error
+		reason volume.Reason
+		says   string
+	}{
+		"missing":   {apierrors.NewNotFound(kind, "web"), volume.ClassNotFound, "create it in the pod's namespace"},
+		"forbidden": {apierrors.NewForbidden(kind, "web", errors.New("no\nrights")), volume.NotReady, "is forbidden: no rights"},
+		"cut off":   {errors.New("dial tcp: connection refused"), volume.NotReady, "connection refused"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := classError("shop", "web", tt.err)
+			if volume.ReasonOf(err) != tt.reason || !strings.Contains(err.Error(), tt.says) ||
+				!strings.Contains(err.Error(), "shop/web") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%s: %v", volume.ReasonOf(err), err)
+			}
+		})
+	}
+}
+
+func TestEdited(t *testing.T) {
+	class := func(change func(*v1.SecretProviderClass)) *v1.SecretProviderClass {
+		c := &v1.SecretProviderClass{
+			ObjectMeta: metav1.ObjectMeta{UID: "1", ResourceVersion: "5", Annotations: map[string]string{"a": "b"}},
+			Spec:       v1.SecretProviderClassSpec{Provider: "azure", Parameters: map[string]string{"keyvaultName": "a"}},
+		}
+		change(c)
+		return c
+	}
+	before := class(func(*v1.SecretProviderClass) {})
+	tests := map[string]struct {
+		change func(*v1.SecretProviderClass)
+		want   bool
+	}{
+		"version alone": {func(c *v1.SecretProviderClass) { c.ResourceVersion = "6" }, false},
+		"labels":        {func(c *v1.SecretProviderClass) { c.Labels = map[string]string{"x": "y"} }, false},
+		"annotation":    {func(c *v1.SecretProviderClass) { c.Annotations["a"] = "c" }, true},
+		"parameter":     {func(c *v1.SecretProviderClass) { c.Spec.Parameters["keyvaultName"] = "b" }, true},
+		"made anew":     {func(c *v1.SecretProviderClass) { c.UID = "2" }, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := edited(before, class(tt.change)); got != tt.want {
+				t.Errorf("edited is %v", got)
+			}
+		})
+	}
+}
+
+func TestSlim(t *testing.T) {
+	class := &v1.SecretProviderClass{ObjectMeta: metav1.ObjectMeta{
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+		Annotations:   map[string]string{lastApplied: "{}", "keyvault-csi/rotate-at": "now"},
+	}}
+	if _, err := slim(class); err != nil {
+		t.Fatal(err)
+	}
+	if class.ManagedFields != nil || len(class.Annotations) != 1 || class.Annotations["keyvault-csi/rotate-at"] == "" {
+		t.Errorf("left: %+v", class.ObjectMeta)
+	}
+}

@@ -1,0 +1,238 @@
+// Package audit writes one JSON line for each object that was delivered to a pod: who got what, from where, as whom. Never a
+// value. A line that cannot be written does not stop the delivery: it is counted as lost, and logged.
+package audit
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// Stdout as a path is the standard output.
+const Stdout = "-"
+
+// waiting bounds the lines that wait for a slow disk; a node's pods do not start faster than that.
+const waiting = 8192
+
+// Options configure Open.
+type Options struct {
+	// Path is a file that is appended to, or Stdout.
+	Path string
+	// Node is the node's name, for each line.
+	Node string
+	// Lost is called for each line that was not written.
+	Lost func()
+	Log  *slog.Logger
+}
+
+// Log is an audit log. It implements report.Reporter.
+type Log struct {
+	options Options
+	reopen  chan struct{}
+	work    sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	lines  chan []byte
+	held   map[string]map[delivery]struct{} // by target path
+}
+
+// delivery is what makes an object's line differ from the last one of its volume.
+type delivery struct{ vault, object, version, path string }
+
+// Line is one line of the log.
+type Line struct {
+	Time time.Time `json:"time"`
+	// Event is mounted for a pod's start, rotated for a change afterwards.
+	Event          string `json:"event"`
+	Node           string `json:"node"`
+	Namespace      string `json:"namespace"`
+	Pod            string `json:"pod"`
+	PodUID         string `json:"podUID"`
+	ServiceAccount string `json:"serviceAccount"`
+	Class          string `json:"class"`
+	// Identity is who asked the vault.
+	Identity string `json:"identity"`
+	Vault    string `json:"vault"`
+	// Object is type/name, with the index of a version history.
+	Object  string `json:"object"`
+	Version string `json:"version"`
+	Path    string `json:"path"`
+	// Source is fetched where the vault was asked for this delivery, cached where another volume had just asked as the
+	// same identity, stale where last known good values were given.
+	Source string `json:"source"`
+	// FetchedAt is when the oldest value of the volume left the vault.
+	FetchedAt time.Time `json:"fetchedAt"`
+	// RequestID is the vault's x-ms-request-id of the answer that held the value.
+	RequestID string `json:"requestID,omitempty"`
+	TraceID   string `json:"traceID,omitempty"`
+}
+
+// Open opens the log. Close must be called.
+func Open(o Options) (*Log, error) {
+	out, err := open(o.Path)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		options: o, lines: make(chan []byte, waiting), reopen: make(chan struct{}, 1),
+		held: map[string]map[delivery]struct{}{},
+	}
+	l.work.Go(func() { l.write(out) })
+	return l, nil
+}
+
+func open(path string) (io.WriteCloser, error) {
+	if path == Stdout {
+		return stdout{os.Stdout}, nil
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the operator's choice
+	if err != nil {
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	return f, nil
+}
+
+// stdout is not ours to close.
+type stdout struct{ io.Writer }
+
+func (stdout) Close() error { return nil }
+
+// Reopen opens the file again, after it was renamed.
+func (l *Log) Reopen() {
+	select {
+	case l.reopen <- struct{}{}:
+	default: // it is on the way already
+	}
+}
+
+// Close writes what waits and closes the file. Nothing is reported afterwards.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	close(l.lines)
+	l.mu.Unlock()
+	l.work.Wait()
+	return nil
+}
+
+// Report implements report.Reporter.
+func (l *Log) Report(e report.Event) {
+	switch {
+	case e.Kind == report.Published:
+		l.deliver(e, "mounted", e.Bundle.Objects)
+	case e.Kind == report.Refreshed && e.Changed:
+		l.deliver(e, "rotated", l.news(e))
+	case e.Kind == report.Unpublished:
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.held, e.Volume.TargetPath)
+	}
+}
+
+// news returns the objects that the volume did not hold before: all of them where that is not known, or where the files
+// changed in another way.
+func (l *Log) news(e report.Event) []volume.Object {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var fresh []volume.Object
+	for _, o := range e.Bundle.Objects {
+		if _, had := l.held[e.Volume.TargetPath][deliveryOf(o)]; !had {
+			fresh = append(fresh, o)
+		}
+	}
+	if len(fresh) == 0 {
+		return e.Bundle.Objects
+	}
+	return fresh
+}
+
+func deliveryOf(o volume.Object) delivery {
+	return delivery{vault: o.Vault, object: o.ID, version: o.Version, path: o.Path}
+}
+
+func (l *Log) deliver(e report.Event, event string, objects []volume.Object) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	holds := make(map[delivery]struct{}, len(e.Bundle.Objects))
+	for _, o := range e.Bundle.Objects {
+		holds[deliveryOf(o)] = struct{}{}
+	}
+	l.held[e.Volume.TargetPath] = holds
+	pod := e.Volume.Pod
+	for _, o := range objects {
+		source := "fetched"
+		switch {
+		case e.Bundle.Stale:
+			source = "stale"
+		case o.Cached:
+			source = "cached"
+		}
+		line, err := json.Marshal(Line{
+			Time: e.Time.UTC(), Event: event, Node: l.options.Node, Namespace: pod.Namespace, Pod: pod.Name, PodUID: pod.UID,
+			ServiceAccount: pod.ServiceAccount, Class: e.Volume.Class, Identity: e.Identity, Vault: o.Vault, Object: o.ID,
+			Version: o.Version, Path: o.Path, Source: source, FetchedAt: e.FetchedAt.UTC(), RequestID: o.RequestID, TraceID: e.TraceID,
+		})
+		if err != nil || l.closed {
+			l.options.Lost()
+			continue
+		}
+		select {
+		case l.lines <- append(line, '\n'):
+		default: // a disk that hangs must not keep pods from starting
+			l.options.Lost()
+		}
+	}
+}
+
+// write writes the lines until Close. A failure is told once, until a line gets through again.
+func (l *Log) write(out io.WriteCloser) {
+	failing := false
+	told := func(err error) {
+		if (err != nil) == failing {
+			return
+		}
+		failing = err != nil
+		if failing {
+			l.options.Log.Error("the audit log cannot be written: lines are lost; volumes are delivered all the same",
+				"path", l.options.Path, "error", err)
+			return
+		}
+		l.options.Log.Warn("the audit log is written again; lines before this one are lost", "path", l.options.Path)
+	}
+	renew := func() {
+		fresh, err := open(l.options.Path)
+		if err != nil {
+			told(err)
+			return
+		}
+		_ = out.Close() // what was written is written
+		out = fresh
+	}
+	for {
+		select {
+		case <-l.reopen:
+			renew()
+		case line, more := <-l.lines:
+			if !more {
+				_ = out.Close()
+				return
+			}
+			if failing {
+				renew()
+			}
+			_, err := out.Write(line)
+			told(err)
+			if err != nil {
+				l.options.Lost()
+			}
+		}
+	}
+}

@@ -1,0 +1,158 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
+)
+
+// gauges are computed when they are scraped, so that they cannot be old.
+type gauges struct {
+	ready, volumes, failing, waiting, bytes            *prometheus.Desc
+	age, expiry, expiring, expired                     *prometheus.Desc
+	rate, inFlight, queued, notBefore, open, throttled *prometheus.Desc
+}
+
+func newGauges() gauges {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("keyvault_csi_"+name, help, labels, nil)
+	}
+	return gauges{
+		ready:    d("ready", "1 while volumes can be published, else 0; /readyz says why."),
+		volumes:  d("volumes", "Volumes that this process keeps."),
+		failing:  d("volumes_failing", "Volumes whose last refresh failed, by reason.", "reason"),
+		waiting:  d("volumes_waiting_for_token", "Volumes that wait for kubelet to republish them with a valid service account token."),
+		bytes:    d("mounted_bytes", "Bytes of the files that this process wrote and that are mounted."),
+		age:      d("oldest_value_age_seconds", "Age of the oldest values that a volume holds: seconds since they left the vault."),
+		expiry:   d("nearest_expiry_seconds", "Seconds until the first mounted object ends; negative after its end."),
+		expiring: d("objects_expiring", "Mounted objects that end within the time, ended ones included.", "within"),
+		expired:  d("volumes_with_expired_objects", "Volumes that hold an object past its end."),
+
+		rate:      d("gate_rate", "Requests a second that the host may be sent now.", "host"),
+		inFlight:  d("gate_in_flight", "Requests under way.", "host"),
+		queued:    d("gate_waiting", "Requests that wait for their turn.", "host"),
+		notBefore: d("gate_closed_seconds", "Seconds for which nothing is sent to the host.", "host"),
+		open:      d("gate_circuit_open", "1 while the host does not answer and only a probe is sent now and then.", "host"),
+		throttled: d("gate_throttled_total", "Answers that asked for fewer requests.", "host"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, v := range m.vectors {
+		v.Describe(ch)
+	}
+	g := newGauges()
+	for _, d := range []*prometheus.Desc{
+		g.ready, g.volumes, g.failing, g.waiting, g.bytes, g.age, g.expiry, g.expiring, g.expired,
+		g.rate, g.inFlight, g.queued, g.notBefore, g.open, g.throttled,
+	} {
+		ch <- d
+	}
+}
+
+// set sends one value of a gauge.
+type set func(d *prometheus.Desc, value float64, labels ...string)
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	for _, v := range m.vectors {
+		v.Collect(ch)
+	}
+	g := newGauges()
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	m.mu.Lock()
+	gates, ready := m.gates, m.ready
+	m.collectVolumes(g, gauge)
+	m.mu.Unlock()
+	if ready != nil {
+		gauge(g.ready, btof(ready() == nil))
+	}
+	if gates == nil {
+		return
+	}
+	for _, s := range gates() {
+		m.collectGate(g, gauge, s)
+		ch <- prometheus.MustNewConstMetric(g.throttled, prometheus.CounterValue, float64(s.Throttled), s.Host)
+	}
+}
+
+func (m *Metrics) collectGate(g gauges, gauge set, s limiter.Snapshot) {
+	gauge(g.rate, s.Rate, s.Host)
+	gauge(g.inFlight, float64(s.InFlight), s.Host)
+	gauge(g.queued, float64(s.Waiting), s.Host)
+	closed := 0.0
+	if !s.NotBefore.IsZero() {
+		closed = s.NotBefore.Sub(m.clock.Now()).Seconds()
+	}
+	gauge(g.notBefore, closed, s.Host)
+	gauge(g.open, btof(s.Open), s.Host)
+}
+
+// collectVolumes computes what is about volumes. The caller holds the lock.
+func (m *Metrics) collectVolumes(g gauges, gauge set) {
+	now := m.clock.Now()
+	failing := map[volume.Reason]int{}
+	ends := map[string]time.Time{}
+	expired, bytes := 0, 0
+	var oldest, nearest time.Time
+	for _, s := range m.volumes {
+		if s.failing != "" {
+			failing[s.failing]++
+		}
+		bytes += s.bytes
+		oldest = earlier(oldest, s.fetched)
+		ended := false
+		for object, end := range s.ends {
+			ends[object] = end
+			nearest = earlier(nearest, end)
+			ended = ended || !end.After(now)
+		}
+		if ended {
+			expired++
+		}
+	}
+	gauge(g.volumes, float64(len(m.volumes)))
+	for reason, count := range failing {
+		gauge(g.failing, float64(count), string(reason))
+	}
+	gauge(g.waiting, float64(failing[volume.TokenExpired]))
+	gauge(g.bytes, float64(bytes))
+	gauge(g.expired, float64(expired))
+	if !oldest.IsZero() {
+		gauge(g.age, now.Sub(oldest).Seconds())
+	}
+	if !nearest.IsZero() {
+		gauge(g.expiry, nearest.Sub(now).Seconds())
+	}
+	const day = 24 * time.Hour
+	for within, d := range map[string]time.Duration{"1d": day, "7d": 7 * day, "30d": 30 * day} {
+		count := 0
+		for _, end := range ends {
+			if end.Sub(now) <= d {
+				count++
+			}
+		}
+		gauge(g.expiring, float64(count), within)
+	}
+}
+
+// earlier returns the earlier one of two times; zero counts as none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func btof(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
