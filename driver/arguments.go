@@ -45,7 +45,7 @@ func (p problems) err() error {
 	if len(p) == 0 {
 		return nil
 	}
-	return &volume.Error{Reason: volume.InvalidRequest, Message: strings.Join(p, "; ")}
+	return &volume.Error{Reason: volume.ReasonInvalidRequest, Message: strings.Join(p, "; ")}
 }
 
 // checkPublish is the one place where the arguments of NodePublishVolume are judged.

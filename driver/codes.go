@@ -13,17 +13,17 @@ import (
 // codeOf maps the class of an error to the gRPC code that kubelet sees.
 func codeOf(reason volume.Reason) codes.Code {
 	switch reason {
-	case volume.InvalidClass, volume.InvalidRequest, volume.InvalidContent:
+	case volume.ReasonInvalidClass, volume.ReasonInvalidRequest, volume.ReasonInvalidContent:
 		return codes.InvalidArgument
-	case volume.ClassNotFound, volume.NotFound:
+	case volume.ReasonClassNotFound, volume.ReasonNotFound:
 		return codes.NotFound
-	case volume.Identity, volume.Permission, volume.Firewall, volume.Disabled:
+	case volume.ReasonIdentity, volume.ReasonPermission, volume.ReasonFirewall, volume.ReasonDisabled:
 		return codes.PermissionDenied
-	case volume.Throttled:
+	case volume.ReasonThrottled:
 		return codes.ResourceExhausted
-	case volume.TokenExpired, volume.DNS, volume.Proxy, volume.Network, volume.Unavailable, volume.NotReady:
+	case volume.ReasonTokenExpired, volume.ReasonDNS, volume.ReasonProxy, volume.ReasonNetwork, volume.ReasonUnavailable, volume.ReasonNotReady:
 		return codes.Unavailable
-	case volume.Filesystem, volume.Internal:
+	case volume.ReasonFilesystem, volume.ReasonInternal:
 		return codes.Internal
 	}
 	return codes.Internal

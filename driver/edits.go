@@ -103,7 +103,7 @@ func (r *rotation) stands(target string) bool {
 // counts: whether a past one was served is not known, and the next tick serves it in any case. A time that is none is
 // returned as a warning. The caller holds the lock.
 func (r *rotation) rotateNow(g *group, vol *mounted, before *v1.SecretProviderClass) []report.Event {
-	text := vol.request.Class.Annotations[RotateAtAnnotation]
+	text := vol.class.Annotations[RotateAtAnnotation]
 	if text == "" || before != nil && before.Annotations[RotateAtAnnotation] == text {
 		return nil
 	}
@@ -111,7 +111,7 @@ func (r *rotation) rotateNow(g *group, vol *mounted, before *v1.SecretProviderCl
 	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
 	if err != nil {
 		return []report.Event{{
-			Kind: report.Warning, Volume: vol.ref, Reason: volume.InvalidClass,
+			Kind: report.Warning, Volume: vol.ref, Reason: volume.ReasonInvalidClass,
 			Message: fmt.Sprintf("annotation %s %q is not a time: write it like %s",
 				RotateAtAnnotation, text, now.UTC().Format(time.RFC3339)),
 		}}
@@ -122,6 +122,6 @@ func (r *rotation) rotateNow(g *group, vol *mounted, before *v1.SecretProviderCl
 		}
 		at = now
 	}
-	r.soon(g, at.Add(r.schedule.spread("rotate-at/"+g.binding.Phase(), 0, rotateNowSpread)))
+	r.soon(g, at.Add(r.schedule.spread("rotate-at/"+g.binding.ScheduleKey(), 0, rotateNowSpread)))
 	return nil
 }

@@ -68,7 +68,7 @@ func (v *vault) total() (n int) {
 
 func (v *vault) Bind(_ context.Context, req volume.Request) (volume.Binding, error) {
 	v.mu.Lock()
-	slow := v.slow[req.Class.Spec.Parameters["objects"]]
+	slow := v.slow[req.Parameters["objects"]]
 	v.mu.Unlock()
 	if slow != nil {
 		slow <- struct{}{}
@@ -80,17 +80,17 @@ func (v *vault) Bind(_ context.Context, req volume.Request) (volume.Binding, err
 	if v.panics {
 		panic("secret-canary")
 	}
-	if bad := req.Class.Spec.Parameters["invalid"]; bad != "" {
-		return nil, &volume.Error{Reason: volume.InvalidClass, Message: "invalid: " + bad}
+	if bad := req.Parameters["invalid"]; bad != "" {
+		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: "invalid: " + bad}
 	}
 	b := &binding{vault: v, identity: req.Pod.Namespace + "/" + req.Pod.ServiceAccount}
-	params := maps.Clone(req.Class.Spec.Parameters)
+	params := maps.Clone(req.Parameters)
 	maps.Copy(params, req.Attributes)
 	b.names = strings.Split(params["objects"], ",")
 	if text, ok := params["rotationInterval"]; ok {
 		interval, err := time.ParseDuration(text)
 		if err != nil {
-			return nil, &volume.Error{Reason: volume.InvalidClass, Message: err.Error()}
+			return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: err.Error()}
 		}
 		b.interval = &interval
 	}
@@ -110,10 +110,10 @@ type binding struct {
 	interval *time.Duration
 }
 
-func (b *binding) Key() string        { return b.key }
-func (b *binding) Phase() string      { return b.identity }
-func (b *binding) Identity() string   { return b.identity }
-func (b *binding) Warnings() []string { return nil }
+func (b *binding) Key() string         { return b.key }
+func (b *binding) ScheduleKey() string { return b.identity }
+func (b *binding) Identity() string    { return b.identity }
+func (b *binding) Warnings() []string  { return nil }
 
 func (b *binding) RotationInterval() (time.Duration, bool) {
 	if b.interval == nil {
@@ -129,7 +129,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 		v.hanging++
 		v.mu.Unlock()
 		<-ctx.Done()
-		return nil, &volume.Error{Reason: volume.Network, Message: "no answer", Cause: ctx.Err()}
+		return nil, &volume.Error{Reason: volume.ReasonNetwork, Message: "no answer", Cause: ctx.Err()}
 	}
 	defer v.mu.Unlock()
 	now := v.clock.Now()
@@ -147,14 +147,14 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 		}
 		value, ok := v.values[name]
 		if !ok {
-			return nil, &volume.Error{Reason: volume.NotFound, Message: fmt.Sprintf("vault \"v\": secret %q was not found", name)}
+			return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf("vault \"v\": secret %q was not found", name)}
 		}
 		if at := v.asked[key]; at.Before(bundle.FetchedAt) {
 			bundle.FetchedAt = at
 		}
 		bundle.Files = append(bundle.Files, volume.File{Path: name, Mode: v.mode, Data: []byte(value)})
 		bundle.Objects = append(bundle.Objects, volume.Object{ID: "secret/" + name, Version: value, Path: name, Expires: v.expires[name]})
-		bundle.Sources = append(bundle.Sources, volume.Source{Key: key, Digest: sha256.Sum256([]byte(value))})
+		bundle.Sources = append(bundle.Sources, volume.Source{Key: volume.SourceKey{Identity: b.identity, Name: name}, Hash: sha256.Sum256([]byte(value))})
 	}
 	return bundle, nil
 }
@@ -174,7 +174,7 @@ func (c *classes) Get(_ context.Context, namespace, name string) (*v1.SecretProv
 		return class, nil
 	}
 	return nil, &volume.Error{
-		Reason:  volume.ClassNotFound,
+		Reason:  volume.ReasonClassNotFound,
 		Message: fmt.Sprintf("failed to get secretproviderclass %s/%s: not found", namespace, name),
 	}
 }

@@ -19,7 +19,7 @@ func checkName(name string) error {
 		return nil
 	}
 	return &volume.Error{
-		Reason: volume.InvalidRequest,
+		Reason: volume.ReasonInvalidRequest,
 		Message: fmt.Sprintf("driver name %q is not a CSI plugin name: use at most 63 letters, digits, dots and hyphens, "+
 			"with a letter first and last", name),
 	}

@@ -28,7 +28,7 @@ func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 		if p := recover(); p != nil {
 			// the value of a panic may quote a request: only its type and the stack are safe
 			d.log.ErrorContext(ctx, "panic in a call", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			d.report(ctx, report.Event{Kind: report.Panicked, Reason: volume.Internal, Message: method})
+			d.report(ctx, report.Event{Kind: report.Panicked, Reason: volume.ReasonInternal, Message: method})
 			resp, err = nil, status.Errorf(codes.Internal,
 				"%s: defect in the driver: see its log for the panic, and report it", method)
 		}

@@ -66,13 +66,13 @@ func (d *Driver) bind(ctx context.Context, args publishArguments) (*mounted, err
 		return nil, err
 	}
 	req := volume.Request{
-		Pod: args.ref.Pod, Class: class, Attributes: args.attributes, Tokens: args.tokens, Secrets: args.secrets,
+		Pod: args.ref.Pod, Provider: class.Spec.Provider, Parameters: class.Spec.Parameters, Attributes: args.attributes, Tokens: args.tokens, Secrets: args.secrets,
 	}
 	binding, err := d.provider.Bind(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	return &mounted{target: args.ref.TargetPath, ref: args.ref, group: args.group, request: req, binding: binding}, nil
+	return &mounted{target: args.ref.TargetPath, ref: args.ref, group: args.group, class: class, request: req, binding: binding}, nil
 }
 
 // fill fetches first and mounts after, so that a failed fetch leaves nothing behind. Start is when the publish began.
@@ -81,7 +81,7 @@ func (d *Driver) fill(ctx context.Context, vol *mounted, start time.Time) error 
 	lap := d.laps(start)
 	phases.Class = lap()
 	bundle, err := d.fetch(ctx, vol.ref, vol.binding, volume.FetchOptions{
-		NotBefore: d.clock.Now().Add(-d.cacheTTL), Priority: volume.Mount, AllowStale: true,
+		NotBefore: d.clock.Now().Add(-d.cacheTTL), Priority: volume.PriorityMount, AllowStale: true,
 	})
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (d *Driver) fill(ctx context.Context, vol *mounted, start time.Time) error 
 	phases.Write = lap()
 	vol.written = fingerprint(vol.binding, bundle)
 	vol.stale, vol.objects = bundle.Stale, bundle.Objects
-	d.mirrorNow(ctx, vol.ref, vol.request.Class, bundle)
+	d.mirrorNow(ctx, vol.ref, vol.class, bundle)
 	phases.Sync = lap()
 	ref, binding := vol.ref, vol.binding
 	d.rotation.published(vol, bundle) // the volume is the rotation's from here on

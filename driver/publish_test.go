@@ -321,7 +321,7 @@ func TestFailingRepublishKeepsTheFiles(t *testing.T) {
 	n.classes.put("db", map[string]string{"objects": "user", "invalid": "keyvaultName"})
 	n.mustPublish("a", "db")
 	n.wantFile("a", "user", "alice")
-	if events := n.recorder.of(report.RefreshFailed); len(events) == 0 || events[0].Reason != volume.InvalidClass {
+	if events := n.recorder.of(report.RefreshFailed); len(events) == 0 || events[0].Reason != volume.ReasonInvalidClass {
 		t.Errorf("events %v", events)
 	}
 }

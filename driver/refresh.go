@@ -34,7 +34,7 @@ func (r *rotation) refresh(ctx context.Context, j job) {
 	start := r.d.clock.Now()
 	ref := r.anyOf(j.group)
 	ctx, span := r.d.span(ctx, spanRotate, ref)
-	bundle, err := r.d.fetch(ctx, ref, binding, volume.FetchOptions{NotBefore: j.due, Priority: volume.Rotation})
+	bundle, err := r.d.fetch(ctx, ref, binding, volume.FetchOptions{NotBefore: j.due, Priority: volume.PriorityRefresh})
 	defer func() { endSpan(span, err) }()
 	if ctx.Err() != nil {
 		return // the driver stops
@@ -89,7 +89,7 @@ func (r *rotation) answered(g *group, due time.Time) (oldest time.Time, ok bool)
 	}
 	for _, vol := range g.volumes {
 		if vol.written == ([32]byte{}) || vol.failing ||
-			len(vol.request.Class.Spec.SecretObjects) > 0 && due.Sub(g.delivered) > driftRepair {
+			len(vol.class.Spec.SecretObjects) > 0 && due.Sub(g.delivered) > driftRepair {
 			return oldest, false
 		}
 	}
@@ -117,7 +117,7 @@ func (r *rotation) failed(ctx context.Context, g *group, err error) {
 	g.failures++
 	g.reason = volume.ReasonOf(err)
 	if interval := r.intervalOf(g.binding); interval > 0 {
-		r.soon(g, r.d.clock.Now().Add(r.schedule.retry(g.binding.Phase(), g.failures, interval, asked)))
+		r.soon(g, r.d.clock.Now().Add(r.schedule.retry(g.binding.ScheduleKey(), g.failures, interval, asked)))
 	}
 	refs := make([]volume.Ref, 0, len(g.volumes))
 	for _, vol := range g.volumes {
@@ -222,7 +222,7 @@ func (r *rotation) look(g *group, vol *mounted, bundle *volume.Bundle) standing 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return standing{
-		ref: vol.ref, class: vol.request.Class, identity: vol.binding.Identity(),
+		ref: vol.ref, class: vol.class, identity: vol.binding.Identity(),
 		current: r.volumes[vol.target] == vol && g.volumes[vol.target] == vol,
 		failing: vol.failing || vol.stale,
 		written: vol.written, print: fingerprint(g.binding, bundle),
@@ -236,7 +236,7 @@ func (r *rotation) write(target string, group *int64, bundle *volume.Bundle) (ch
 	}
 	if state != tmpfs.Complete {
 		return false, &volume.Error{
-			Reason:  volume.Filesystem,
+			Reason:  volume.ReasonFilesystem,
 			Message: fmt.Sprintf("the volume at %s is %s: kubelet's next call mounts it again", target, state),
 		}
 	}

@@ -27,9 +27,9 @@ type rotation struct {
 	wake     chan struct{}
 
 	mu      sync.Mutex
-	volumes map[string]*mounted // by target path
-	groups  map[string]*group   // by binding key
-	sources map[string]*source  // by source key
+	volumes map[string]*mounted          // by target path
+	groups  map[string]*group            // by binding key
+	sources map[volume.SourceKey]*source // by source key
 	edits   map[classKey]*edit
 }
 
@@ -40,7 +40,7 @@ type group struct {
 	binding volume.Binding
 	volumes map[string]*mounted
 	// digests are those of the sources as the group last got them; nil before its first fetch in this process.
-	digests map[string][32]byte
+	digests map[volume.SourceKey][32]byte
 	// due is when to refresh; zero means never.
 	due time.Time
 	// regular is true where due is a tick of the rhythm, which others' requests may make needless.
@@ -66,7 +66,7 @@ func newRotation(d *Driver, interval time.Duration) *rotation {
 	return &rotation{
 		d: d, interval: interval, schedule: schedule{node: d.nodeID},
 		slots: make(chan struct{}, refreshesAtOnce), wake: make(chan struct{}, 1),
-		volumes: map[string]*mounted{}, groups: map[string]*group{}, sources: map[string]*source{},
+		volumes: map[string]*mounted{}, groups: map[string]*group{}, sources: map[volume.SourceKey]*source{},
 		edits: map[classKey]*edit{},
 	}
 }
@@ -146,7 +146,7 @@ func (r *rotation) published(vol *mounted, bundle *volume.Bundle) {
 	if bundle.Stale {
 		g.failures = max(g.failures, 1)
 		vol.failing, vol.trouble = true, bundle.Cause
-		r.soon(g, r.d.clock.Now().Add(r.schedule.retry(g.binding.Phase(), g.failures, r.intervalOf(g.binding), 0)))
+		r.soon(g, r.d.clock.Now().Add(r.schedule.retry(g.binding.ScheduleKey(), g.failures, r.intervalOf(g.binding), 0)))
 		return
 	}
 	r.note(g, bundle)
@@ -175,7 +175,7 @@ func (r *rotation) renew(fresh *mounted) []report.Event {
 		return append([]report.Event{adopted}, r.rotateNow(g, fresh, nil)...)
 	}
 	known.misbound = nil
-	same, old := known.sameAsk(fresh), known.request.Class
+	same, old := known.sameAsk(fresh), known.class
 	if known.binding.Key() != fresh.binding.Key() {
 		r.drop(known.target)
 	}
@@ -184,7 +184,7 @@ func (r *rotation) renew(fresh *mounted) []report.Event {
 	switch {
 	case !same && r.intervalOf(g.binding) > 0:
 		r.soon(g, now)
-	case g.failures > 0 && (g.reason == volume.Identity || g.reason == volume.TokenExpired) && now.Sub(g.tried) > identityRetry:
+	case g.failures > 0 && (g.reason == volume.ReasonIdentity || g.reason == volume.ReasonTokenExpired) && now.Sub(g.tried) > identityRetry:
 		r.soon(g, now)
 	}
 	return r.rotateNow(g, known, old)
@@ -246,7 +246,7 @@ func (r *rotation) drop(target string) {
 	}
 }
 
-func (r *rotation) used(source string) bool {
+func (r *rotation) used(source volume.SourceKey) bool {
 	for _, g := range r.groups {
 		if _, ok := g.digests[source]; ok {
 			return true
@@ -268,7 +268,7 @@ func (r *rotation) onTick(g *group, after time.Time) {
 	if interval == 0 {
 		return
 	}
-	at := r.schedule.next(g.binding.Phase(), interval, after)
+	at := r.schedule.next(g.binding.ScheduleKey(), interval, after)
 	if g.due.IsZero() || at.Before(g.due) {
 		g.due, g.regular = at, true
 	}
@@ -307,10 +307,10 @@ func (r *rotation) plan(g *group, bundle *volume.Bundle) {
 func (r *rotation) note(g *group, bundle *volume.Bundle) {
 	g.failures, g.reason, g.fetched = 0, "", bundle.FetchedAt
 	before := g.digests
-	g.digests = make(map[string][32]byte, len(bundle.Sources))
+	g.digests = make(map[volume.SourceKey][32]byte, len(bundle.Sources))
 	now := r.d.clock.Now()
 	for _, s := range bundle.Sources {
-		g.digests[s.Key] = s.Digest
+		g.digests[s.Key] = s.Hash
 		known, ok := r.sources[s.Key]
 		if !ok {
 			known = &source{}
@@ -319,17 +319,17 @@ func (r *rotation) note(g *group, bundle *volume.Bundle) {
 		if known.at.After(bundle.FetchedAt) {
 			continue
 		}
-		changed := known.digest != s.Digest
-		known.digest, known.at = s.Digest, bundle.FetchedAt
+		changed := known.digest != s.Hash
+		known.digest, known.at = s.Hash, bundle.FetchedAt
 		if !changed {
 			continue
 		}
 		for _, other := range r.groups {
-			if had, uses := other.digests[s.Key]; other != g && uses && had != s.Digest && r.intervalOf(other.binding) > 0 {
+			if had, uses := other.digests[s.Key]; other != g && uses && had != s.Hash && r.intervalOf(other.binding) > 0 {
 				r.soon(other, now)
 			}
 		}
-		if had, uses := before[s.Key]; uses && had != s.Digest && len(g.volumes) > 1 && !g.busy && r.intervalOf(g.binding) > 0 {
+		if had, uses := before[s.Key]; uses && had != s.Hash && len(g.volumes) > 1 && !g.busy && r.intervalOf(g.binding) > 0 {
 			// a new pod of the group saw the change first: the others follow
 			r.soon(g, now)
 		}

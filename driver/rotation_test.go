@@ -155,7 +155,7 @@ func TestFailedRefreshHarmsNothingAndBacksOff(t *testing.T) {
 	n.vault.set("user", "alice")
 	n.classes.put("db", map[string]string{"objects": "user"})
 	n.mustPublish("a", "db")
-	n.vault.locked(func() { n.vault.fail = &volume.Error{Reason: volume.Unavailable, Message: "503"} })
+	n.vault.locked(func() { n.vault.fail = &volume.Error{Reason: volume.ReasonUnavailable, Message: "503"} })
 	n.advance(6*time.Hour, 10*time.Second)
 	n.wantFile("a", "user", "alice")
 	n.mustPublish("a", "db")
@@ -179,7 +179,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	n.classes.put("db", map[string]string{"objects": "user"})
 	n.mustPublish("a", "db")
 	n.vault.locked(func() {
-		n.vault.fail = &volume.Error{Reason: volume.Throttled, Message: "429", RetryAfter: time.Hour}
+		n.vault.fail = &volume.Error{Reason: volume.ReasonThrottled, Message: "429", RetryAfter: time.Hour}
 	})
 	n.advance(50*time.Minute, 10*time.Second)
 	var failed int

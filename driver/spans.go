@@ -36,7 +36,7 @@ func endSpan(span trace.Span, err error) {
 		reason := volume.ReasonOf(err)
 		span.SetAttributes(attribute.String("error.type", string(reason)))
 		text := string(reason)
-		if reason != volume.Internal {
+		if reason != volume.ReasonInternal {
 			text = err.Error()
 		}
 		span.SetStatus(codes.Error, text)

@@ -71,8 +71,8 @@ func (r *rotation) status(s Status) Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.Volumes = make([]VolumeStatus, 0, len(r.volumes))
-	users := map[string]int{}
-	identities := map[string]string{}
+	users := map[volume.SourceKey]int{}
+	identities := map[volume.SourceKey]string{}
 	for _, g := range r.groups {
 		for _, vol := range g.volumes {
 			s.Volumes = append(s.Volumes, g.volumeStatus(vol))
@@ -84,8 +84,7 @@ func (r *rotation) status(s Status) Status {
 	}
 	s.Sources = make([]SourceStatus, 0, len(r.sources))
 	for key, known := range r.sources {
-		name, _, _ := strings.Cut(key, " ")
-		s.Sources = append(s.Sources, SourceStatus{Source: name, Identity: identities[key], AskedAt: known.at, Volumes: users[key]})
+		s.Sources = append(s.Sources, SourceStatus{Source: key.String(), Identity: identities[key], AskedAt: known.at, Volumes: users[key]})
 	}
 	slices.SortFunc(s.Volumes, func(a, b VolumeStatus) int {
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Pod, b.Pod), strings.Compare(a.Target, b.Target))

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -17,6 +18,7 @@ type mounted struct {
 	group  *int64
 
 	ref     volume.Ref
+	class   *v1.SecretProviderClass
 	request volume.Request
 	binding volume.Binding
 	// written is the fingerprint of what the files hold; zero where an earlier process wrote them.
@@ -36,7 +38,7 @@ type mounted struct {
 
 // sameAsk tells whether two volumes ask for the same of the vault and of the API server.
 func (m *mounted) sameAsk(other *mounted) bool {
-	a, b := m.request.Class, other.request.Class
+	a, b := m.class, other.class
 	return m.binding.Key() == other.binding.Key() &&
 		(a == b || reflect.DeepEqual(a.Spec.SecretObjects, b.Spec.SecretObjects))
 }
@@ -46,10 +48,10 @@ func fingerprint(binding volume.Binding, bundle *volume.Bundle) [32]byte {
 	h := sha256.New()
 	h.Write([]byte(binding.Key()))
 	for _, s := range slices.SortedFunc(slices.Values(bundle.Sources), func(a, b volume.Source) int {
-		return strings.Compare(a.Key, b.Key)
+		return strings.Compare(a.Key.String(), b.Key.String())
 	}) {
-		h.Write([]byte("\x00" + s.Key + "\x00"))
-		h.Write(s.Digest[:])
+		h.Write([]byte("\x00" + s.Key.String() + "\x00"))
+		h.Write(s.Hash[:])
 	}
 	return [32]byte(h.Sum(nil))
 }

@@ -44,8 +44,8 @@ func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, erro
 
 // understand parses the class.
 func (p *Provider) understand(req volume.Request) (*class.Class, error) {
-	if name := req.Class.Spec.Provider; !class.Served(name) {
-		return nil, &volume.Error{Reason: volume.InvalidClass, Message: fmt.Sprintf(
+	if name := req.Provider; !class.Served(name) {
+		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
 			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the Secrets Store CSI Driver "+
 				"under its own driver name beside this one", name)}
 	}
@@ -75,17 +75,17 @@ func (p *Provider) account(ctx context.Context, c *class.Class, req volume.Reque
 
 // binding implements volume.Binding. It is immutable.
 type binding struct {
-	provider *Provider
-	class    *class.Class
-	identity *identity.Identity
-	key      string
-	phase    string
-	warnings []string
+	provider    *Provider
+	class       *class.Class
+	identity    *identity.Identity
+	key         string
+	scheduleKey string
+	warnings    []string
 }
 
 func newBinding(p *Provider, c *class.Class, id *identity.Identity) *binding {
 	b := &binding{provider: p, class: c, identity: id, key: c.Digest + " " + id.Key()}
-	b.phase = strings.Join(append(vaultsOf(c), id.Key()), " ")
+	b.scheduleKey = strings.Join(append(vaultsOf(c), id.Key()), " ")
 	for _, w := range c.Warnings {
 		b.warnings = append(b.warnings, w.String())
 	}
@@ -95,8 +95,8 @@ func newBinding(p *Provider, c *class.Class, id *identity.Identity) *binding {
 // Key implements volume.Binding.
 func (b *binding) Key() string { return b.key }
 
-// Phase implements volume.Binding.
-func (b *binding) Phase() string { return b.phase }
+// ScheduleKey implements volume.Binding.
+func (b *binding) ScheduleKey() string { return b.scheduleKey }
 
 // Identity implements volume.Binding.
 func (b *binding) Identity() string { return b.identity.String() }
@@ -133,7 +133,7 @@ func newClassCache(o class.Options) *classCache {
 }
 
 func (c *classCache) get(req volume.Request) (*class.Class, error) {
-	parameters := class.Merge(req.Class.Spec.Parameters, req.Attributes)
+	parameters := class.Merge(req.Parameters, req.Attributes)
 	if parameters["cloudEnvFileName"] != "" {
 		return c.parse(parameters) // the file may change while the class does not
 	}

@@ -30,7 +30,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 	f := &fetch{
 		binding: b, opts: opts, now: b.provider.options.Clock.Now(), bundle: &volume.Bundle{},
 	}
-	ctx, wait := identity.WithWait(limiter.WithUrgency(ctx, opts.Priority == volume.Mount))
+	ctx, wait := identity.WithWait(limiter.WithUrgency(ctx, opts.Priority == volume.PriorityMount))
 	results := make([]fetched, len(b.class.Objects))
 	var work sync.WaitGroup
 	for i := range b.class.Objects {
@@ -78,7 +78,7 @@ func (f *fetch) object(ctx context.Context, o *class.Object) fetched {
 
 // one gets one version.
 func (f *fetch) one(ctx context.Context, o *class.Object, version string) (answer, error) {
-	s := source{identity: f.identity.Key(), vaultURL: o.VaultURL, kind: o.Kind, name: strings.ToLower(o.Name), version: version}
+	s := volume.SourceKey{Identity: f.identity.Key(), Vault: o.VaultURL, Kind: string(o.Kind), Name: strings.ToLower(o.Name), Version: version}
 	return f.ask(ctx, s, func(ctx context.Context, client *vault.Client) (a answer, err error) {
 		a.object, err = client.Get(ctx, o.Kind, o.Name, version)
 		return a, err
@@ -87,7 +87,7 @@ func (f *fetch) one(ctx context.Context, o *class.Object, version string) (answe
 
 // history gets the newest enabled versions, the newest first, from the start version on.
 func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) {
-	s := source{identity: f.identity.Key(), vaultURL: o.VaultURL, kind: o.Kind, name: strings.ToLower(o.Name), list: true}
+	s := volume.SourceKey{Identity: f.identity.Key(), Vault: o.VaultURL, Kind: string(o.Kind), Name: strings.ToLower(o.Name), List: true}
 	listed, err := f.ask(ctx, s, func(ctx context.Context, client *vault.Client) (a answer, err error) {
 		a.versions, err = client.Versions(ctx, o.Kind, o.Name)
 		return a, err
@@ -129,7 +129,7 @@ func pick(all []vault.Attributes, o *class.Object) ([]string, error) {
 		if o.Version != "" {
 			what = "has no enabled version " + o.Version + " to start from"
 		}
-		return nil, &volume.Error{Reason: volume.NotFound, Message: fmt.Sprintf("vault %s: %s %q %s: enable it, or correct objectVersion",
+		return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf("vault %s: %s %q %s: enable it, or correct objectVersion",
 			host(o.VaultURL), o.Kind, o.Name, what)}
 	}
 	var versions []string
@@ -140,9 +140,9 @@ func pick(all []vault.Attributes, o *class.Object) ([]string, error) {
 }
 
 // ask gets a source from the table or the vault, or, where that cannot be reached, a last known good answer.
-func (f *fetch) ask(ctx context.Context, s source, request func(context.Context, *vault.Client) (answer, error)) (answer, error) {
+func (f *fetch) ask(ctx context.Context, s volume.SourceKey, request func(context.Context, *vault.Client) (answer, error)) (answer, error) {
 	a, err := f.provider.table.get(ctx, s, f.opts.NotBefore, f.class.StaleIfError, func(ctx context.Context) (answer, error) {
-		client, err := f.provider.vaults.Client(s.vaultURL, f.class.Cloud.Scope, f.identity)
+		client, err := f.provider.vaults.Client(s.Vault, f.class.Cloud.Scope, f.identity)
 		if err != nil {
 			return answer{}, err
 		}
@@ -156,8 +156,8 @@ func (f *fetch) ask(ctx context.Context, s source, request func(context.Context,
 		return a, nil
 	}
 	if ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) {
-		err = &volume.Error{Reason: volume.Network, Message: fmt.Sprintf("vault %s: %s %q: no answer within %s: check firewalls and routes "+
-			"from the node", host(s.vaultURL), s.kind, s.name, f.provider.options.FetchTimeout)}
+		err = &volume.Error{Reason: volume.ReasonNetwork, Message: fmt.Sprintf("vault %s: %s %q: no answer within %s: check firewalls and routes "+
+			"from the node", host(s.Vault), s.Kind, s.Name, f.provider.options.FetchTimeout)}
 	}
 	if f.opts.AllowStale && f.class.StaleIfError > 0 && outage(volume.ReasonOf(err)) {
 		if a, ok := f.provider.table.lastGood(s, f.class.StaleIfError); ok {
@@ -174,21 +174,24 @@ func (f *fetch) ask(ctx context.Context, s source, request func(context.Context,
 // outage tells whether an error says that a service cannot be reached, and not that it refuses.
 func outage(reason volume.Reason) bool {
 	switch reason {
-	case volume.DNS, volume.Proxy, volume.Network, volume.Unavailable, volume.Throttled:
+	case volume.ReasonDNS, volume.ReasonProxy, volume.ReasonNetwork, volume.ReasonUnavailable, volume.ReasonThrottled:
 		return true
-	case volume.InvalidClass, volume.InvalidRequest, volume.ClassNotFound, volume.Identity, volume.Permission, volume.Firewall,
-		volume.NotFound, volume.Disabled, volume.InvalidContent, volume.NotReady, volume.Filesystem, volume.Internal, volume.TokenExpired:
+	case volume.ReasonInvalidClass, volume.ReasonInvalidRequest, volume.ReasonClassNotFound, volume.ReasonIdentity, volume.ReasonPermission, volume.ReasonFirewall,
+		volume.ReasonNotFound, volume.ReasonDisabled, volume.ReasonInvalidContent, volume.ReasonNotReady, volume.ReasonFilesystem, volume.ReasonInternal, volume.ReasonTokenExpired:
 	}
 	return false
 }
 
 // note remembers a source for the bundle.
-func (f *fetch) note(s source, a answer) {
+func (f *fetch) note(s volume.SourceKey, a answer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := s.String()
-	if !slices.ContainsFunc(f.bundle.Sources, func(have volume.Source) bool { return have.Key == key }) {
-		f.bundle.Sources = append(f.bundle.Sources, volume.Source{Key: key, Digest: a.digest})
+	if !slices.ContainsFunc(f.bundle.Sources, func(have volume.Source) bool { return have.Key == s }) {
+		source := volume.Source{Key: s, Hash: a.digest, Asked: a.at, Date: a.date}
+		if a.object != nil {
+			source.Version = a.object.Version
+		}
+		f.bundle.Sources = append(f.bundle.Sources, source)
 	}
 	if f.bundle.FetchedAt.IsZero() || a.at.Before(f.bundle.FetchedAt) {
 		f.bundle.FetchedAt = a.at
@@ -217,14 +220,14 @@ func (f *fetch) assemble(results []fetched) (*volume.Bundle, error) {
 		return nil, join(failed)
 	}
 	if err := volume.CheckFiles(f.bundle.Files); err != nil {
-		return nil, &volume.Error{Reason: volume.InvalidClass, Cause: err,
+		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Cause: err,
 			Message: "objects clash: " + strings.ReplaceAll(err.Error(), "\n", "; ") + ": give one of them another objectAlias"}
 	}
 	if len(f.class.Objects) == 0 {
 		f.bundle.FetchedAt = f.now
 	}
 	// they came in the order of the answers
-	slices.SortFunc(f.bundle.Sources, func(a, b volume.Source) int { return strings.Compare(a.Key, b.Key) })
+	slices.SortFunc(f.bundle.Sources, func(a, b volume.Source) int { return strings.Compare(a.Key.String(), b.Key.String()) })
 	return f.bundle, nil
 }
 
@@ -233,7 +236,7 @@ func (f *fetch) render(o *class.Object, index int, a answer) (contents, volume.O
 	file, id := place(o.Path, string(o.Kind)+"/"+o.Name, o.History, index)
 	c, err := f.contents(o, a.object, file)
 	if err != nil {
-		return c, volume.Object{}, &volume.Error{Reason: volume.InvalidContent, Cause: err, RequestID: a.object.RequestID,
+		return c, volume.Object{}, &volume.Error{Reason: volume.ReasonInvalidContent, Cause: err, RequestID: a.object.RequestID,
 			Message: fmt.Sprintf("vault %s: %s %q: %v", host(o.VaultURL), o.Kind, o.Name, err)}
 	}
 	return c, volume.Object{

@@ -35,26 +35,26 @@ func TestPickVersions(t *testing.T) {
 			if !slices.Equal(got, tc.want) || (err == nil) != (tc.want != nil) {
 				t.Errorf("got %v, %v", got, err)
 			}
-			if err != nil && (volume.ReasonOf(err) != volume.NotFound || !strings.Contains(err.Error(), `kv.vault.azure.net: secret "s"`)) {
+			if err != nil && (volume.ReasonOf(err) != volume.ReasonNotFound || !strings.Contains(err.Error(), `kv.vault.azure.net: secret "s"`)) {
 				t.Errorf("error: %v", err)
 			}
 		})
 	}
-	if _, err := pick(nil, &class.Object{History: 2}); volume.ReasonOf(err) != volume.NotFound {
+	if _, err := pick(nil, &class.Object{History: 2}); volume.ReasonOf(err) != volume.ReasonNotFound {
 		t.Errorf("no version: %v", err)
 	}
 }
 
 func TestJoinedErrorsTellTheWorstFirst(t *testing.T) {
 	err := join([]*volume.Error{
-		{Reason: volume.Unavailable, Message: "a passes", RetryAfter: time.Minute, RequestID: "1"},
-		{Reason: volume.Unavailable, Message: "b passes"}, {Reason: volume.Unavailable, Message: "b passes"},
-		{Reason: volume.Throttled, Message: "c passes"},
-		{Reason: volume.Permission, Message: "d must be mended", RequestID: "4", RetryAfter: time.Second},
-		{Reason: volume.NotFound, Message: "e must be mended"},
+		{Reason: volume.ReasonUnavailable, Message: "a passes", RetryAfter: time.Minute, RequestID: "1"},
+		{Reason: volume.ReasonUnavailable, Message: "b passes"}, {Reason: volume.ReasonUnavailable, Message: "b passes"},
+		{Reason: volume.ReasonThrottled, Message: "c passes"},
+		{Reason: volume.ReasonPermission, Message: "d must be mended", RequestID: "4", RetryAfter: time.Second},
+		{Reason: volume.ReasonNotFound, Message: "e must be mended"},
 	})
 	e, ok := err.(*volume.Error) //nolint:errorlint // made by join
-	if !ok || e.Reason != volume.Permission || e.RequestID != "4" || e.RetryAfter != time.Minute ||
+	if !ok || e.Reason != volume.ReasonPermission || e.RequestID != "4" || e.RetryAfter != time.Minute ||
 		e.Message != "d must be mended; e must be mended; a passes; and 2 more objects failed" {
 		t.Errorf("got %#v", err)
 	}

@@ -83,7 +83,7 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 		v := &in.Vaults[i]
 		unreachable[v.Host] = v.Err != nil
 		if own := in.Caller.Tenant; v.Err == nil && own != "" && guid(v.Tenant) && !strings.EqualFold(own, v.Tenant) {
-			v.Err = &volume.Error{Reason: volume.Identity, Message: fmt.Sprintf("vault %s belongs to tenant %s, and the token is of tenant "+
+			v.Err = &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf("vault %s belongs to tenant %s, and the token is of tenant "+
 				"%s: set tenantID to the vault's tenant, and use an identity of it", v.Host, v.Tenant, own)}
 		}
 	}

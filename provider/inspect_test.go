@@ -25,10 +25,10 @@ func TestInspect(t *testing.T) {
 	if v := in.Vaults; len(v) != 1 || v[0].Err != nil || v[0].Tenant != "tenant" || v[0].Host != "contoso.vault.azure.net" {
 		t.Errorf("%+v", v)
 	}
-	if o := in.Objects; len(o) != 2 || o[0].Err != nil || len(o[0].Versions) != 1 || o[1].Err == nil || o[1].Err.Reason != volume.NotFound {
+	if o := in.Objects; len(o) != 2 || o[0].Err != nil || len(o[0].Versions) != 1 || o[1].Err == nil || o[1].Err.Reason != volume.ReasonNotFound {
 		t.Errorf("%+v", o)
 	}
-	if _, err := w.Inspect(t.Context(), w.request(map[string]string{"keyvaultName": "k_v"})); volume.ReasonOf(err) != volume.InvalidClass {
+	if _, err := w.Inspect(t.Context(), w.request(map[string]string{"keyvaultName": "k_v"})); volume.ReasonOf(err) != volume.ReasonInvalidClass {
 		t.Errorf("got %v", err)
 	}
 }
@@ -41,11 +41,11 @@ func TestInspectOfBrokenWays(t *testing.T) {
 		reason volume.Reason
 		want   string
 	}{
-		"name":     {noSuchHost("contoso."), nil, volume.DNS, "private DNS zone"},
-		"refused":  {syscallFailure("contoso.", syscall.ECONNREFUSED), nil, volume.Network, "refused the connection"},
-		"no route": {syscallFailure("contoso.", syscall.EHOSTUNREACH), nil, volume.Network, "no route"},
-		"page":     {nil, &emulator.Fault{Kind: emulator.FaultHTML, Status: 200, Host: "contoso.vault.azure.net"}, volume.Unavailable, "not as a vault does"},
-		"redirect": {nil, &emulator.Fault{Kind: emulator.FaultStatus, Status: http.StatusFound, Host: "contoso.vault.azure.net"}, volume.Unavailable, "302"},
+		"name":     {noSuchHost("contoso."), nil, volume.ReasonDNS, "private DNS zone"},
+		"refused":  {syscallFailure("contoso.", syscall.ECONNREFUSED), nil, volume.ReasonNetwork, "refused the connection"},
+		"no route": {syscallFailure("contoso.", syscall.EHOSTUNREACH), nil, volume.ReasonNetwork, "no route"},
+		"page":     {nil, &emulator.Fault{Kind: emulator.FaultHTML, Status: 200, Host: "contoso.vault.azure.net"}, volume.ReasonUnavailable, "not as a vault does"},
+		"redirect": {nil, &emulator.Fault{Kind: emulator.FaultStatus, Status: http.StatusFound, Host: "contoso.vault.azure.net"}, volume.ReasonUnavailable, "302"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, nil)
@@ -88,7 +88,7 @@ func TestInspectWithoutAnybody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in.IdentityErr == nil || in.IdentityErr.Reason != volume.Identity || in.Identity != "" || in.Vaults[0].Err != nil || !in.Objects[0].Skipped {
+	if in.IdentityErr == nil || in.IdentityErr.Reason != volume.ReasonIdentity || in.Identity != "" || in.Vaults[0].Err != nil || !in.Objects[0].Skipped {
 		t.Errorf("%+v", in)
 	}
 }
@@ -101,7 +101,7 @@ func TestInspectWithoutEntra(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in.IdentityErr == nil || in.IdentityErr.Reason != volume.DNS || in.Vaults[0].Err != nil || !in.Objects[0].Skipped {
+	if in.IdentityErr == nil || in.IdentityErr.Reason != volume.ReasonDNS || in.Vaults[0].Err != nil || !in.Objects[0].Skipped {
 		t.Errorf("%+v", in)
 	}
 	if strings.Contains(in.IdentityErr.Message, "\n") {

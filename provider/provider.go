@@ -216,5 +216,5 @@ func asError(err error) *volume.Error {
 	if known, ok := errors.AsType[*volume.Error](err); ok {
 		return known
 	}
-	return &volume.Error{Reason: volume.Internal, Message: err.Error(), Cause: err}
+	return &volume.Error{Reason: volume.ReasonInternal, Message: err.Error(), Cause: err}
 }

@@ -18,7 +18,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
@@ -119,8 +118,8 @@ func (w *world) request(parameters map[string]string, secrets ...string) volume.
 	}
 	maps.Copy(all, parameters)
 	return volume.Request{
-		Pod:   volume.Pod{Namespace: "default", Name: "pod", ServiceAccount: "app"},
-		Class: &v1.SecretProviderClass{Spec: v1.SecretProviderClassSpec{Provider: "azure", Parameters: all}},
+		Pod:      volume.Pod{Namespace: "default", Name: "pod", ServiceAccount: "app"},
+		Provider: "azure", Parameters: all,
 		Tokens: map[string]volume.Token{identity.ExchangeAudience: {
 			Value: w.issuer.Token("default", "app", identity.ExchangeAudience, time.Hour)}},
 	}
@@ -138,7 +137,7 @@ func (w *world) bind(t *testing.T, r volume.Request) volume.Binding {
 func TestFetch(t *testing.T) {
 	w := newWorld(t, nil)
 	b := w.bind(t, w.request(nil, "one", "two"))
-	bundle, err := b.Fetch(t.Context(), volume.FetchOptions{Priority: volume.Mount})
+	bundle, err := b.Fetch(t.Context(), volume.FetchOptions{Priority: volume.PriorityMount})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +151,7 @@ func TestFetch(t *testing.T) {
 		t.Errorf("bundle: %+v", bundle)
 	}
 	again, err := b.Fetch(t.Context(), volume.FetchOptions{})
-	if err != nil || !again.Objects[0].Cached || again.Sources[0].Digest != bundle.Sources[0].Digest || !again.FetchedAt.Equal(bundle.FetchedAt) {
+	if err != nil || !again.Objects[0].Cached || again.Sources[0].Hash != bundle.Sources[0].Hash || !again.FetchedAt.Equal(bundle.FetchedAt) {
 		t.Errorf("a moment later: %+v, %v", again, err)
 	}
 }
@@ -167,7 +166,7 @@ func TestStormIsOneRequestForEachSource(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if _, err := b.Fetch(t.Context(), volume.FetchOptions{Priority: volume.Mount}); err != nil {
+			if _, err := b.Fetch(t.Context(), volume.FetchOptions{Priority: volume.PriorityMount}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -188,7 +187,7 @@ func TestValuesAreNotSharedWithAnotherIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := w.bind(t, w.request(map[string]string{"clientID": "nobody"}, "one"))
-	if bundle, err := other.Fetch(t.Context(), volume.FetchOptions{}); volume.ReasonOf(err) != volume.Permission || bundle != nil {
+	if bundle, err := other.Fetch(t.Context(), volume.FetchOptions{}); volume.ReasonOf(err) != volume.ReasonPermission || bundle != nil {
 		t.Errorf("got %+v, %v", bundle, err)
 	}
 }
@@ -205,7 +204,7 @@ func TestNamesWithoutAddress(t *testing.T) {
 			w := newWorld(t, nil)
 			w.failing(noSuchHost(tc.host))
 			_, err := w.bind(t, w.request(nil, "one")).Fetch(t.Context(), volume.FetchOptions{})
-			if volume.ReasonOf(err) != volume.DNS {
+			if volume.ReasonOf(err) != volume.ReasonDNS {
 				t.Fatalf("got %v", err)
 			}
 			for _, text := range tc.want {
@@ -221,7 +220,7 @@ func TestFetchFailsWholeAndNamesTheWorst(t *testing.T) {
 	w := newWorld(t, nil)
 	w.AddFault(emulator.Fault{Kind: emulator.FaultStatus, Status: 503, Name: "one"})
 	bundle, err := w.bind(t, w.request(nil, "one", "two", "missing")).Fetch(t.Context(), volume.FetchOptions{})
-	if bundle != nil || volume.ReasonOf(err) != volume.NotFound || !strings.HasPrefix(err.Error(), `vault contoso.vault.azure.net: secret "missing"`) ||
+	if bundle != nil || volume.ReasonOf(err) != volume.ReasonNotFound || !strings.HasPrefix(err.Error(), `vault contoso.vault.azure.net: secret "missing"`) ||
 		!strings.Contains(err.Error(), `secret "one"`) {
 		t.Errorf("got %v, %v", bundle, err)
 	}
@@ -230,8 +229,8 @@ func TestFetchFailsWholeAndNamesTheWorst(t *testing.T) {
 func TestHangEndsWithTheFetch(t *testing.T) {
 	w := newWorld(t, func(o *provider.Options) { o.FetchTimeout = 300 * time.Millisecond })
 	w.AddFault(emulator.Fault{Kind: emulator.FaultHang, Operation: "get secret"})
-	_, err := w.bind(t, w.request(nil, "one")).Fetch(t.Context(), volume.FetchOptions{Priority: volume.Mount})
-	if volume.ReasonOf(err) != volume.Network || !strings.Contains(err.Error(), `secret "one"`) {
+	_, err := w.bind(t, w.request(nil, "one")).Fetch(t.Context(), volume.FetchOptions{Priority: volume.PriorityMount})
+	if volume.ReasonOf(err) != volume.ReasonNetwork || !strings.Contains(err.Error(), `secret "one"`) {
 		t.Errorf("got %v", err)
 	}
 	w.DropConnections()
@@ -244,11 +243,11 @@ func TestBindRefuses(t *testing.T) {
 		reason volume.Reason
 		want   string
 	}{
-		"another provider": {func(r *volume.Request) { r.Class.Spec.Provider = "vault" }, volume.InvalidClass, `provider "vault" is not served`},
-		"mistakes":         {func(r *volume.Request) { r.Class.Spec.Parameters["keyvaultName"] = "no_name" }, volume.InvalidClass, "no_name"},
+		"another provider": {func(r *volume.Request) { r.Provider = "vault" }, volume.ReasonInvalidClass, `provider "vault" is not served`},
+		"mistakes":         {func(r *volume.Request) { r.Parameters["keyvaultName"] = "no_name" }, volume.ReasonInvalidClass, "no_name"},
 		"attributes go over parameters": {func(r *volume.Request) { r.Attributes = map[string]string{"keyvaultName": "no_name"} },
-			volume.InvalidClass, "no_name"},
-		"no token": {func(r *volume.Request) { r.Tokens = nil }, volume.Identity, "tokenRequests"},
+			volume.ReasonInvalidClass, "no_name"},
+		"no token": {func(r *volume.Request) { r.Tokens = nil }, volume.ReasonIdentity, "tokenRequests"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 2 { // from the text and from memory
@@ -269,10 +268,10 @@ func TestBindRefuses(t *testing.T) {
 func TestBindingsOfTheSameAreEqual(t *testing.T) {
 	w := newWorld(t, nil)
 	one, two := w.bind(t, w.request(nil, "one")), w.bind(t, w.request(nil, "one"))
-	if one.Key() != two.Key() || one.Phase() != two.Phase() {
+	if one.Key() != two.Key() || one.ScheduleKey() != two.ScheduleKey() {
 		t.Error("the same class and pod make two keys")
 	}
-	if other := w.bind(t, w.request(nil, "two")); other.Key() == one.Key() || other.Phase() != one.Phase() {
+	if other := w.bind(t, w.request(nil, "two")); other.Key() == one.Key() || other.ScheduleKey() != one.ScheduleKey() {
 		t.Error("another object must make another key and leave the phase")
 	}
 	if other := w.bind(t, w.request(map[string]string{"clientID": "nobody"}, "one")); other.Key() == one.Key() {

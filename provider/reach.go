@@ -57,7 +57,7 @@ func (p *Provider) reach(ctx context.Context, vaultURL string) VaultInspection {
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, w.trace()), http.MethodGet,
 		strings.TrimSuffix(vaultURL, "/")+"/secrets/reach?api-version=7.4", nil)
 	if err != nil {
-		v.Err = &volume.Error{Reason: volume.InvalidClass, Message: "vault URL is not usable", Cause: err}
+		v.Err = &volume.Error{Reason: volume.ReasonInvalidClass, Message: "vault URL is not usable", Cause: err}
 		return v
 	}
 	if through, err := transport.Proxy(req); err == nil && through != nil {
@@ -75,7 +75,7 @@ func (p *Provider) reach(ctx context.Context, vaultURL string) VaultInspection {
 		v.Tenant = m[1]
 		return v
 	}
-	v.Err = &volume.Error{Reason: volume.Unavailable, RequestID: resp.Header.Get("X-Ms-Request-Id"), Message: fmt.Sprintf(
+	v.Err = &volume.Error{Reason: volume.ReasonUnavailable, RequestID: resp.Header.Get("X-Ms-Request-Id"), Message: fmt.Sprintf(
 		"%s answered %d and not as a vault does: check proxies on the way, and the name", v.Host, resp.StatusCode)}
 	return v
 }

@@ -6,40 +6,24 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
-	"fmt"
 	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/flight"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
-// source is one thing that is asked of a vault as one identity: a version of an object, or the list of its versions.
-type source struct {
-	identity string
-	vaultURL string
-	kind     class.Kind
-	name     string
-	version  string
-	list     bool
-}
-
-// String is the source's key for package driver.
-func (s source) String() string {
-	return fmt.Sprintf("%s%s/%s/%s?list=%t %s", s.vaultURL, s.kind, s.name, s.version, s.list, s.identity)
-}
-
 // answer is what the vault said.
 type answer struct {
 	object   *vault.Object
 	versions []vault.Attributes
-	// at is when it was asked.
-	at     time.Time
-	digest [sha256.Size]byte
+	// at is when it was asked, date when it was answered by the vault's clock.
+	at, date time.Time
+	digest   [sha256.Size]byte
 	// shared is true where the answer was asked for somebody else.
 	shared bool
 }
@@ -51,10 +35,10 @@ type table struct {
 	ttl      time.Duration
 	salt     []byte
 	observer Observer
-	flights  flight.Group[source, answer]
+	flights  flight.Group[volume.SourceKey, answer]
 
 	mu      sync.Mutex
-	entries map[source]entry
+	entries map[volume.SourceKey]entry
 	timer   clock.Timer
 	closed  bool
 }
@@ -65,7 +49,7 @@ type entry struct {
 }
 
 func newTable(clk clock.WithDelayedExecution, ttl time.Duration, observer Observer) *table {
-	t := &table{clock: clk, ttl: ttl, salt: make([]byte, 32), observer: observer, entries: map[source]entry{}}
+	t := &table{clock: clk, ttl: ttl, salt: make([]byte, 32), observer: observer, entries: map[volume.SourceKey]entry{}}
 	_, _ = rand.Read(t.salt) // never fails (crypto/rand)
 	t.flights.OnJoin = limiter.Promote
 	return t
@@ -84,7 +68,7 @@ func (t *table) close() {
 
 // get returns an answer that was asked for at or after notBefore, from a request under way or of somebody else where
 // there is one. It is kept for the table's time, or longer for later emergencies where keep says so.
-func (t *table) get(ctx context.Context, s source, notBefore time.Time, keep time.Duration,
+func (t *table) get(ctx context.Context, s volume.SourceKey, notBefore time.Time, keep time.Duration,
 	ask func(context.Context) (answer, error),
 ) (answer, error) {
 	if a, ok := t.kept(s, notBefore); ok {
@@ -121,7 +105,7 @@ func (t *table) get(ctx context.Context, s source, notBefore time.Time, keep tim
 	}
 }
 
-func (t *table) kept(s source, notBefore time.Time) (answer, bool) {
+func (t *table) kept(s volume.SourceKey, notBefore time.Time) (answer, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[s]
@@ -133,7 +117,7 @@ func (t *table) kept(s source, notBefore time.Time) (answer, bool) {
 }
 
 // lastGood returns the newest answer that is not older than the age.
-func (t *table) lastGood(s source, age time.Duration) (answer, bool) {
+func (t *table) lastGood(s volume.SourceKey, age time.Duration) (answer, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[s]
@@ -146,7 +130,7 @@ func (t *table) lastGood(s source, age time.Duration) (answer, bool) {
 }
 
 // keep remembers an answer; one that another class wants longer stays as long.
-func (t *table) keep(s source, a answer, d time.Duration) {
+func (t *table) keep(s volume.SourceKey, a answer, d time.Duration) {
 	if d <= 0 {
 		return
 	}

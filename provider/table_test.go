@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
@@ -34,7 +35,7 @@ func (c *counter) told() []string {
 	return slices.Clone(c.hows)
 }
 
-var aSource = source{identity: "me", vaultURL: "https://kv.vault.azure.net/", kind: "secret", name: "s"}
+var aSource = volume.SourceKey{Identity: "me", Vault: "https://kv.vault.azure.net/", Kind: "secret", Name: "s"}
 
 func saying(value string) func(context.Context) (answer, error) {
 	return func(context.Context) (answer, error) { return answer{object: &vault.Object{Value: value}}, nil }
@@ -62,7 +63,7 @@ func TestAnswersAreKeptForTheirTime(t *testing.T) {
 			t.Errorf("after 10 s: %+v", a)
 		}
 		other := aSource
-		other.identity = "somebody else"
+		other.Identity = "somebody else"
 		if a, err := tab.get(t.Context(), other, time.Time{}, 0, saying("theirs")); err != nil || a.object.Value != "theirs" {
 			t.Errorf("another identity: %+v, %v", a, err)
 		}

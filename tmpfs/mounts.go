@@ -220,7 +220,7 @@ func failure(cause error, format string, args ...any) error {
 	if cause != nil {
 		message += ": " + cause.Error()
 	}
-	return &volume.Error{Reason: volume.Filesystem, Message: message, Cause: cause}
+	return &volume.Error{Reason: volume.ReasonFilesystem, Message: message, Cause: cause}
 }
 
 // Usage is what a volume takes.

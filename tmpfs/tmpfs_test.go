@@ -167,7 +167,7 @@ func TestUnmountKeepsFilesThatAreNotOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	var e *volume.Error
-	if err := m.Unmount(target); !errors.As(err, &e) || e.Reason != volume.Filesystem {
+	if err := m.Unmount(target); !errors.As(err, &e) || e.Reason != volume.ReasonFilesystem {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(target, "precious")); err != nil {

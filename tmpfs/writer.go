@@ -29,7 +29,7 @@ const (
 func (m *Mounts) Write(target string, files []volume.File, group *int64) (changed bool, err error) {
 	if err := volume.CheckFiles(files); err != nil {
 		message := strings.ReplaceAll(err.Error(), "\n", "; ")
-		return false, &volume.Error{Reason: volume.InvalidClass, Message: message, Cause: err}
+		return false, &volume.Error{Reason: volume.ReasonInvalidClass, Message: message, Cause: err}
 	}
 	root, err := os.OpenRoot(target)
 	if err != nil {

@@ -183,7 +183,7 @@ func TestFullVolumeKeepsTheLastGeneration(t *testing.T) {
 	write(t, m, target, file("a", strings.Repeat("x", 100<<10)))
 	_, err := m.Write(target, []volume.File{file("a", strings.Repeat("y", 200<<10)), file("b", "2")}, nil)
 	var e *volume.Error
-	if !errors.As(err, &e) || e.Reason != volume.Filesystem || !strings.Contains(err.Error(), "--volume-size") {
+	if !errors.As(err, &e) || e.Reason != volume.ReasonFilesystem || !strings.Contains(err.Error(), "--volume-size") {
 		t.Fatalf("got %v", err)
 	}
 	data, err := os.ReadFile(filepath.Join(target, "a"))

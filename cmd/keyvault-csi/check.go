@@ -80,23 +80,23 @@ const (
 // statusOf says in a word what an error means for a step.
 func statusOf(reason volume.Reason) string {
 	switch reason {
-	case volume.InvalidClass, volume.InvalidRequest, volume.InvalidContent:
+	case volume.ReasonInvalidClass, volume.ReasonInvalidRequest, volume.ReasonInvalidContent:
 		return statusInvalid
-	case volume.Identity, volume.TokenExpired:
+	case volume.ReasonIdentity, volume.ReasonTokenExpired:
 		return "refused"
-	case volume.Permission:
+	case volume.ReasonPermission:
 		return "denied"
-	case volume.Firewall:
+	case volume.ReasonFirewall:
 		return "blocked"
-	case volume.NotFound, volume.ClassNotFound:
+	case volume.ReasonNotFound, volume.ReasonClassNotFound:
 		return "missing"
-	case volume.Disabled:
+	case volume.ReasonDisabled:
 		return "disabled"
-	case volume.Throttled:
+	case volume.ReasonThrottled:
 		return "throttled"
-	case volume.DNS, volume.Proxy, volume.Network, volume.Unavailable:
+	case volume.ReasonDNS, volume.ReasonProxy, volume.ReasonNetwork, volume.ReasonUnavailable:
 		return "unreachable"
-	case volume.NotReady, volume.Filesystem, volume.Internal:
+	case volume.ReasonNotReady, volume.ReasonFilesystem, volume.ReasonInternal:
 	}
 	return "failed"
 }
@@ -137,7 +137,7 @@ func (s *subjects) check(ctx context.Context, one subject, now time.Time) (c che
 	}()
 	for _, m := range one.mistakes {
 		c.Steps = append(c.Steps, checkup{
-			Step: "class", Name: one.name(), Status: statusInvalid, Reason: volume.InvalidClass,
+			Step: "class", Name: one.name(), Status: statusInvalid, Reason: volume.ReasonInvalidClass,
 			Message: fmt.Sprintf("%s:%d: %s", m.File, m.Line, m.Message),
 		})
 	}

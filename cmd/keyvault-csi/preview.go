@@ -116,7 +116,7 @@ func preview(cmd *cobra.Command, names []string, f *subjectFlags, reveal bool) e
 func (s *subjects) preview(ctx context.Context, one subject, reveal bool) previewed {
 	p := previewed{Class: one.name(), Origin: one.origin, Files: []previewedFile{}}
 	if len(one.mistakes) > 0 {
-		p.Error = &failure{Reason: volume.InvalidClass, Message: one.mistake()}
+		p.Error = &failure{Reason: volume.ReasonInvalidClass, Message: one.mistake()}
 		return p
 	}
 	bundle, err := s.fetch(ctx, one, &p)
@@ -154,7 +154,7 @@ func (s *subjects) fetch(ctx context.Context, one subject, p *previewed) (*volum
 		return nil, err //nolint:wrapcheck // says all
 	}
 	p.Identity, p.Warnings = binding.Identity(), binding.Warnings()
-	return binding.Fetch(ctx, volume.FetchOptions{Priority: volume.Mount}) //nolint:wrapcheck // says all
+	return binding.Fetch(ctx, volume.FetchOptions{Priority: volume.PriorityMount}) //nolint:wrapcheck // says all
 }
 
 // describe says what a file is, and which object fills it.

@@ -246,7 +246,7 @@ func (s *subjects) addNamed(ctx context.Context, name string) error {
 
 // request is what kubelet would ask for a pod of the service account.
 func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volume.Request, error) {
-	req := volume.Request{Class: c, Secrets: s.secrets, Pod: volume.Pod{Namespace: c.Namespace, ServiceAccount: s.flags.serviceAccount}}
+	req := volume.Request{Provider: c.Spec.Provider, Parameters: c.Spec.Parameters, Secrets: s.secrets, Pod: volume.Pod{Namespace: c.Namespace, ServiceAccount: s.flags.serviceAccount}}
 	if s.flags.serviceAccount == "" {
 		return req, nil
 	}

@@ -156,13 +156,13 @@ func (a *accounts) makeRoom(now time.Time) {
 func accountError(name types.NamespacedName, err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
-		return &volume.Error{Reason: volume.Identity, Cause: err, Message: fmt.Sprintf(
+		return &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: fmt.Sprintf(
 			"serviceaccount %s does not exist: create it, or set clientID and tenantID in the class", name)}
 	case apierrors.IsForbidden(err):
-		return &volume.Error{Reason: volume.Identity, Cause: err, Message: fmt.Sprintf(
+		return &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: fmt.Sprintf(
 			"serviceaccount %s must not be read by the driver: its operator sets serviceAccountAnnotations.enabled in the chart; "+
 				"or set clientID and tenantID in the class", name)}
 	}
-	return &volume.Error{Reason: volume.NotReady, Cause: err, Message: fmt.Sprintf(
+	return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
 		"serviceaccount %s cannot be read from the API server: %s: kubelet tries again", name, oneLine(err))}
 }

@@ -110,7 +110,7 @@ func TestAccountsAreRenewed(t *testing.T) {
 		look("still away", "b", 5)
 		d.set("", apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, "cart"))
 		look("removed, at the look that learns of it", "b", 6)
-		if _, err := a.annotations(t.Context(), cart); volume.ReasonOf(err) != volume.Identity || !strings.Contains(err.Error(), "shop/cart does not exist") {
+		if _, err := a.annotations(t.Context(), cart); volume.ReasonOf(err) != volume.ReasonIdentity || !strings.Contains(err.Error(), "shop/cart does not exist") {
 			t.Errorf("removed: %v", err)
 		}
 	})
@@ -140,8 +140,8 @@ func TestAccountErrors(t *testing.T) {
 		reason volume.Reason
 		says   string
 	}{
-		"forbidden": {apierrors.NewForbidden(kind, "cart", errors.New("no rights")), volume.Identity, "serviceAccountAnnotations.enabled"},
-		"cut off":   {errors.New("dial tcp: connection\nrefused"), volume.NotReady, "connection refused: kubelet tries again"},
+		"forbidden": {apierrors.NewForbidden(kind, "cart", errors.New("no rights")), volume.ReasonIdentity, "serviceAccountAnnotations.enabled"},
+		"cut off":   {errors.New("dial tcp: connection\nrefused"), volume.ReasonNotReady, "connection refused: kubelet tries again"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := accountError(cart, tt.err); volume.ReasonOf(err) != tt.reason || !strings.Contains(err.Error(), tt.says) {

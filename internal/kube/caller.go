@@ -95,7 +95,7 @@ func (c *Caller) Class(ctx context.Context, namespace, name string) (*v1.SecretP
 		return class, nil
 	}
 	if apierrors.IsNotFound(err) {
-		return nil, &volume.Error{Reason: volume.ClassNotFound, Cause: err, Message: fmt.Sprintf(
+		return nil, &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: fmt.Sprintf(
 			"secretproviderclass %s/%s was not found: correct the name or --namespace, or check --context", namespace, name)}
 	}
 	return nil, refused(fmt.Sprintf("secretproviderclass %s/%s", namespace, name), "get secretproviderclasses", err)
@@ -125,7 +125,7 @@ func (c *Caller) EachClass(ctx context.Context, namespace string, take func(*v1.
 		list := &v1.SecretProviderClassList{}
 		err := c.classes.Get().Namespace(namespace).Resource(classResource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(list)
 		if apierrors.IsNotFound(err) {
-			return &volume.Error{Reason: volume.ClassNotFound, Cause: err, Message: "the cluster has no SecretProviderClasses: " +
+			return &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: "the cluster has no SecretProviderClasses: " +
 				"its CustomResourceDefinitions are not installed, or --context is another cluster's"}
 		}
 		if err != nil {
@@ -167,7 +167,7 @@ func (c *Caller) Token(ctx context.Context, namespace, serviceAccount, audience 
 	}, metav1.CreateOptions{})
 	if err != nil {
 		if apierrors.IsNotFound(err) {
-			return volume.Token{}, &volume.Error{Reason: volume.Identity, Cause: err, Message: fmt.Sprintf(
+			return volume.Token{}, &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: fmt.Sprintf(
 				"service account %s/%s was not found: correct --service-account or --namespace", namespace, serviceAccount)}
 		}
 		return volume.Token{}, refused(fmt.Sprintf("a token of service account %s/%s", namespace, serviceAccount),
@@ -188,8 +188,8 @@ func (c *Caller) Annotations(ctx context.Context, namespace, name string) (map[s
 // refused says what the API server's refusal means for the person.
 func refused(what, right string, err error) error {
 	if apierrors.IsForbidden(err) {
-		return &volume.Error{Reason: volume.Permission, Cause: err, Message: fmt.Sprintf(
+		return &volume.Error{Reason: volume.ReasonPermission, Cause: err, Message: fmt.Sprintf(
 			"the API server refuses you %s: ask for the right to %s (%s)", what, right, oneLine(err))}
 	}
-	return &volume.Error{Reason: volume.NotReady, Cause: err, Message: fmt.Sprintf("the API server did not give %s: %s", what, oneLine(err))}
+	return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf("the API server did not give %s: %s", what, oneLine(err))}
 }

@@ -70,7 +70,7 @@ func (c *Cluster) Ready() error {
 // class that it names, or right after it.
 func (c *Cluster) Get(ctx context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
 	if err := c.Ready(); err != nil {
-		return nil, &volume.Error{Reason: volume.NotReady, Cause: err, Message: oneLine(err) +
+		return nil, &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: oneLine(err) +
 			": kubelet tries again; if this stays, look at the driver's rights and its way to the API server"}
 	}
 	key := namespace + "/" + name
@@ -105,11 +105,11 @@ func (c *Cluster) read(ctx context.Context, namespace, name string) (*v1.SecretP
 // classError says what the API server's refusal means for the pod.
 func classError(namespace, name string, err error) error {
 	if apierrors.IsNotFound(err) {
-		return &volume.Error{Reason: volume.ClassNotFound, Cause: err, Message: fmt.Sprintf(
+		return &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: fmt.Sprintf(
 			"failed to get secretproviderclass %s/%s: not found: create it in the pod's namespace, or correct the name in "+
 				"the pod's volumeAttributes.secretProviderClass", namespace, name)}
 	}
-	return &volume.Error{Reason: volume.NotReady, Cause: err, Message: fmt.Sprintf(
+	return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
 		"failed to get secretproviderclass %s/%s from the API server: %s: kubelet tries again", namespace, name, oneLine(err))}
 }
 

@@ -131,8 +131,8 @@ func TestWordsOfFailures(t *testing.T) {
 		reason  volume.Reason
 		want    string
 	}{
-		"class":     {&volume.Error{Reason: volume.InvalidClass, Message: "no name"}, false, volume.InvalidClass, "Secret shop/db cannot be made: no name"},
-		"content":   {&volume.Error{Reason: volume.InvalidContent, Message: "no key"}, false, volume.InvalidContent, "Secret shop/db cannot be made: no key"},
+		"class":     {&volume.Error{Reason: volume.ReasonInvalidClass, Message: "no name"}, false, volume.ReasonInvalidClass, "Secret shop/db cannot be made: no name"},
+		"content":   {&volume.Error{Reason: volume.ReasonInvalidContent, Message: "no key"}, false, volume.ReasonInvalidContent, "Secret shop/db cannot be made: no key"},
 		"type":      {answer(422, metav1.StatusReasonInvalid, canary, "type"), false, "", "another type than the class asks for (kubernetes.io/tls)"},
 		"immutable": {answer(422, metav1.StatusReasonInvalid, canary, "data"), false, "", "is immutable and holds older values: delete"},
 		"rights":    {apierrors.NewForbidden(gr, "db", errors.New("no right")), true, "", "because the driver may not: switch Secret sync on"},
@@ -141,11 +141,11 @@ func TestWordsOfFailures(t *testing.T) {
 		"webhook that quotes": {answer(400, metav1.StatusReasonBadRequest, `admission webhook "w" denied the request: `+canary+"\nx"), true, "",
 			"words are withheld"},
 		"webhook that quotes base64": {answer(500, metav1.StatusReasonInternalError, base64.StdEncoding.EncodeToString([]byte(canary+"\nx"))), true,
-			volume.Unavailable, "words are withheld"},
-		"invalid":   {answer(422, metav1.StatusReasonInvalid, "bad", "metadata.labels"), false, volume.InvalidClass, "takes it for wrong: bad"},
-		"throttled": {apierrors.NewTooManyRequests("slow down", 1), true, volume.Unavailable, "does not take it now: it is tried again: slow down"},
-		"time":      {fmt.Errorf("patch: %w", context.DeadlineExceeded), true, volume.Unavailable, "does not answer in time"},
-		"network":   {errors.New("dial tcp: connection refused"), true, volume.Unavailable, "connection refused"},
+			volume.ReasonUnavailable, "words are withheld"},
+		"invalid":   {answer(422, metav1.StatusReasonInvalid, "bad", "metadata.labels"), false, volume.ReasonInvalidClass, "takes it for wrong: bad"},
+		"throttled": {apierrors.NewTooManyRequests("slow down", 1), true, volume.ReasonUnavailable, "does not take it now: it is tried again: slow down"},
+		"time":      {fmt.Errorf("patch: %w", context.DeadlineExceeded), true, volume.ReasonUnavailable, "does not answer in time"},
+		"network":   {errors.New("dial tcp: connection refused"), true, volume.ReasonUnavailable, "connection refused"},
 		"foreign":   {foreign(key), false, "", "exists and is not the driver's"},
 		"owners":    {errors.Join(ownersForbidden(key, apierrors.NewForbidden(gr, "db", errors.New("x"))), nil), true, "", "rbac.ownerReferences"},
 	} {

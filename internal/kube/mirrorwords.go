@@ -39,7 +39,7 @@ func (f *failure) Error() string { return f.message }
 func (f *failure) Unwrap() error { return f.cause }
 
 func twice(key secretKey) *failure {
-	return &failure{kind: report.SyncFailed, reason: volume.InvalidClass, message: key.String() +
+	return &failure{kind: report.SyncFailed, reason: volume.ReasonInvalidClass, message: key.String() +
 		" stands in secretObjects more than once: only the first counts: merge them"}
 }
 
@@ -50,7 +50,7 @@ func foreign(key secretKey) *failure {
 }
 
 func notFromStale(key secretKey) *failure {
-	return &failure{kind: report.SyncFailed, reason: volume.Unavailable, message: key.String() +
+	return &failure{kind: report.SyncFailed, reason: volume.ReasonUnavailable, message: key.String() +
 		" does not exist, and is not made from last known good values: it is made at the first refresh that succeeds"}
 }
 
@@ -102,7 +102,7 @@ func explain(key secretKey, err error, secret *secretdata.Secret) *failure {
 		copied := *f
 		return &copied
 	}
-	f := &failure{kind: report.SyncFailed, reason: volume.Unavailable, passing: true, cause: err}
+	f := &failure{kind: report.SyncFailed, reason: volume.ReasonUnavailable, passing: true, cause: err}
 	status := apierrors.APIStatus(nil)
 	invalid, bad := errors.AsType[*volume.Error](err)
 	switch answered := asStatus(err, &status); {
@@ -122,7 +122,7 @@ func explain(key secretKey, err error, secret *secretdata.Secret) *failure {
 		f.message = key.String() + " is not written, because the driver may not: switch Secret sync on in the chart, which grants it, or ask " +
 			"who keeps the cluster's policies: " + quote(err, secret)
 	case answered && (apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)):
-		f.reason, f.passing = volume.InvalidClass, false
+		f.reason, f.passing = volume.ReasonInvalidClass, false
 		f.message = key.String() + " is not written, because the API server takes it for wrong: " + quote(err, secret)
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
 		f.message = key.String() + " is not written, because the API server does not answer in time: it is tried again"

@@ -67,9 +67,9 @@ func TestClassErrors(t *testing.T) {
 		reason volume.Reason
 		says   string
 	}{
-		"missing":   {apierrors.NewNotFound(kind, "web"), volume.ClassNotFound, "create it in the pod's namespace"},
-		"forbidden": {apierrors.NewForbidden(kind, "web", errors.New("no\nrights")), volume.NotReady, "is forbidden: no rights"},
-		"cut off":   {errors.New("dial tcp: connection refused"), volume.NotReady, "connection refused"},
+		"missing":   {apierrors.NewNotFound(kind, "web"), volume.ReasonClassNotFound, "create it in the pod's namespace"},
+		"forbidden": {apierrors.NewForbidden(kind, "web", errors.New("no\nrights")), volume.ReasonNotReady, "is forbidden: no rights"},
+		"cut off":   {errors.New("dial tcp: connection refused"), volume.ReasonNotReady, "connection refused"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

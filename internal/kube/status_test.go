@@ -144,7 +144,7 @@ func TestStatusIsWrittenOnlyOnChange(t *testing.T) {
 	step("mounted", report.Event{Kind: report.Published, Bundle: bundle(noon, "secret/db", "v1")}, 1)
 	step("the same again", report.Event{Kind: report.Refreshed, Bundle: bundle(at(2), "secret/db", "v1")}, 0)
 	failed := step("a failure", report.Event{
-		Kind: report.RefreshFailed, Time: at(4), Reason: volume.Throttled, Message: "too much\nby 9 s",
+		Kind: report.RefreshFailed, Time: at(4), Reason: volume.ReasonThrottled, Message: "too much\nby 9 s",
 	}, 1)
 	want := map[string]string{
 		"keyvault-csi/last-success": "2026-03-01T12:02:00Z", "keyvault-csi/failing-since": "2026-03-01T12:04:00Z",
@@ -154,9 +154,9 @@ func TestStatusIsWrittenOnlyOnChange(t *testing.T) {
 		t.Error(diff)
 	}
 	step("the same failure in other words", report.Event{
-		Kind: report.RefreshFailed, Time: at(6), Reason: volume.Throttled, Message: "too much by 7 s",
+		Kind: report.RefreshFailed, Time: at(6), Reason: volume.ReasonThrottled, Message: "too much by 7 s",
 	}, 0)
-	other := step("another failure", report.Event{Kind: report.RefreshFailed, Time: at(8), Reason: volume.DNS, Message: "no address"}, 1)
+	other := step("another failure", report.Event{Kind: report.RefreshFailed, Time: at(8), Reason: volume.ReasonDNS, Message: "no address"}, 1)
 	if other["keyvault-csi/failing-since"] != "2026-03-01T12:04:00Z" || other["keyvault-csi/failure-reason"] != "DNS" {
 		t.Errorf("another failure: %v", other)
 	}
@@ -225,7 +225,7 @@ func TestStatusIsTriedAgain(t *testing.T) {
 
 func TestUnknownContentIsNotWritten(t *testing.T) {
 	w, s, work := newWriter(t)
-	w.Report(report.Event{Kind: report.RefreshFailed, Volume: ref("u1", "/a"), Reason: volume.DNS})
+	w.Report(report.Event{Kind: report.RefreshFailed, Volume: ref("u1", "/a"), Reason: volume.ReasonDNS})
 	w.Report(report.Event{Kind: report.Panicked})
 	work()
 	if got := s.take(t); len(got) != 0 {

@@ -28,20 +28,20 @@ func TestDedup(t *testing.T) {
 		got = nil
 	}
 	for range 9 {
-		fail(a, volume.Network)
+		fail(a, volume.ReasonNetwork)
 		clk.Step(time.Minute)
 	}
 	want("one cause in nine minutes", RefreshFailed)
 	clk.Step(2 * time.Minute)
-	fail(a, volume.Network)
+	fail(a, volume.ReasonNetwork)
 	want("again after ten", RefreshFailed)
-	fail(a, volume.Throttled)
-	fail(b, volume.Network)
+	fail(a, volume.ReasonThrottled)
+	fail(b, volume.ReasonNetwork)
 	want("another cause, another volume", RefreshFailed, RefreshFailed)
 	d.Report(Event{Kind: Recovered, Volume: a})
 	d.Report(Event{Kind: Recovered, Volume: a})
 	want("one recovery", Recovered)
-	fail(a, volume.Network)
+	fail(a, volume.ReasonNetwork)
 	want("a failure after the recovery is news", RefreshFailed)
 	d.Report(Event{Kind: Warning, Volume: a, Message: "x"})
 	d.Report(Event{Kind: Warning, Volume: a, Message: "x"})

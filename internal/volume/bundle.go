@@ -13,6 +13,8 @@ type File struct {
 	// Mode holds permission bits only.
 	Mode fs.FileMode
 	Data []byte
+	// Source is what the file was made from.
+	Source SourceKey
 }
 
 // Object is what the status object says of one fetched object.
@@ -34,11 +36,47 @@ type Object struct {
 	NotBefore, Expires time.Time
 }
 
-// Source is one thing that was asked of a vault as one identity. Bindings with an equal Key shared the answer.
+// SourceKey names one thing that is asked of a vault as one identity: a version of an object, or the list of an object's
+// versions. Requests with an equal key share their answer.
+type SourceKey struct {
+	// Identity is the key of the identity that asks.
+	Identity string
+	// Vault is the vault's URL.
+	Vault string
+	// Kind is the object's type: "secret", "key" or "cert".
+	Kind string
+	// Name is in lower case, since Key Vault's names have no case.
+	Name string
+	// Version is empty for the newest one.
+	Version string
+	// List is true for the list of the object's versions.
+	List bool
+}
+
+// String names the object for people, without the identity.
+func (k SourceKey) String() string {
+	text := k.Vault + k.Kind + "/" + k.Name
+	if k.Version != "" {
+		text += "/" + k.Version
+	}
+	if k.List {
+		text += " (versions)"
+	}
+	return text
+}
+
+// Source is one answer that a bundle is made of.
 type Source struct {
-	Key string
-	// Digest changes when the answer changes. It is keyed per process: it cannot be tested against guesses.
-	Digest [32]byte
+	Key SourceKey
+	// Hash changes when the answer changes. It is keyed per process: it cannot be tested against guesses.
+	Hash [32]byte
+	// Version is the version that the vault answered with; empty for a list, or where the object does not exist.
+	Version string
+	// Asked is when the request began, by this node's clock.
+	Asked time.Time
+	// Date is when the vault answered, by the vault's clock (the Date header, whole seconds); zero where it sent none. A cached
+	// answer keeps its own.
+	Date time.Time
 }
 
 // Bundle is the whole content of a volume, fetched as one.
@@ -62,10 +100,10 @@ type Bundle struct {
 type Priority int
 
 const (
-	// Rotation can wait.
-	Rotation Priority = iota
-	// Mount is a pod that waits to start: it goes first.
-	Mount
+	// PriorityRefresh can wait.
+	PriorityRefresh Priority = iota
+	// PriorityMount is for a Pod that waits to start: it goes first.
+	PriorityMount
 )
 
 // FetchOptions say how fresh and how urgent.
@@ -81,8 +119,8 @@ type FetchOptions struct {
 type Binding interface {
 	// Key is equal for volumes that get the same bundle: same parsed class, same identity.
 	Key() string
-	// Phase is equal for bindings that should be refreshed at the same moment, because they may share sources.
-	Phase() string
+	// ScheduleKey is equal for bindings that should be refreshed at the same moment, because they may share sources.
+	ScheduleKey() string
 	// Identity names who asks, for logs and audit; no secret.
 	Identity() string
 	// RotationInterval is the class's own interval; ok is false where the class leaves it to the driver. 0 means never.

@@ -10,42 +10,42 @@ import (
 type Reason string
 
 const (
-	// InvalidClass is a mistake in the SecretProviderClass or in the pod's volume attributes.
-	InvalidClass Reason = "InvalidClass"
-	// InvalidRequest is a CSI request that kubelet would not send.
-	InvalidRequest Reason = "InvalidRequest"
-	// ClassNotFound means that no SecretProviderClass of that name is in the pod's namespace.
-	ClassNotFound Reason = "ClassNotFound"
-	// Identity means that Entra, IMDS or the token proxy refused the identity, or that a credential is missing.
-	Identity Reason = "Identity"
-	// TokenExpired means that kubelet has sent no valid service account token since the last one ended.
-	TokenExpired Reason = "TokenExpired"
-	// Permission means that the vault knows the identity and refuses it the object.
-	Permission Reason = "Permission"
-	// Firewall means that the vault refuses the caller's network.
-	Firewall Reason = "Firewall"
-	// NotFound means that the object or version does not exist.
-	NotFound Reason = "NotFound"
-	// Disabled means that the object exists and is disabled.
-	Disabled Reason = "Disabled"
-	// InvalidContent means that the vault's content cannot become the files that the class asks for.
-	InvalidContent Reason = "InvalidContent"
-	// Throttled means that vault, Entra or IMDS asked for fewer requests.
-	Throttled Reason = "Throttled"
-	// DNS means that a host name has no address.
-	DNS Reason = "DNS"
-	// Proxy means that the HTTP proxy on the way refused or failed.
-	Proxy Reason = "Proxy"
-	// Network means that there is a route problem, a reset, a time-out or a TLS failure.
-	Network Reason = "Network"
-	// Unavailable means that a service answered with an error of its own, or with what is no answer at all.
-	Unavailable Reason = "Unavailable"
-	// NotReady means that the driver itself cannot serve yet.
-	NotReady Reason = "NotReady"
-	// Filesystem means that the node refused a mount or a write.
-	Filesystem Reason = "Filesystem"
-	// Internal is a defect of the driver.
-	Internal Reason = "Internal"
+	// ReasonInvalidClass is a mistake in the SecretProviderClass or in the pod's volume attributes.
+	ReasonInvalidClass Reason = "InvalidClass"
+	// ReasonInvalidRequest is a CSI request that kubelet would not send.
+	ReasonInvalidRequest Reason = "InvalidRequest"
+	// ReasonClassNotFound means that no SecretProviderClass of that name is in the pod's namespace.
+	ReasonClassNotFound Reason = "ClassNotFound"
+	// ReasonIdentity means that Entra, IMDS or the token proxy refused the identity, or that a credential is missing.
+	ReasonIdentity Reason = "Identity"
+	// ReasonTokenExpired means that kubelet has sent no valid service account token since the last one ended.
+	ReasonTokenExpired Reason = "TokenExpired"
+	// ReasonPermission means that the vault knows the identity and refuses it the object.
+	ReasonPermission Reason = "Permission"
+	// ReasonFirewall means that the vault refuses the caller's network.
+	ReasonFirewall Reason = "Firewall"
+	// ReasonNotFound means that the object or version does not exist.
+	ReasonNotFound Reason = "NotFound"
+	// ReasonDisabled means that the object exists and is disabled.
+	ReasonDisabled Reason = "Disabled"
+	// ReasonInvalidContent means that the vault's content cannot become the files that the class asks for.
+	ReasonInvalidContent Reason = "InvalidContent"
+	// ReasonThrottled means that vault, Entra or IMDS asked for fewer requests.
+	ReasonThrottled Reason = "Throttled"
+	// ReasonDNS means that a host name has no address.
+	ReasonDNS Reason = "DNS"
+	// ReasonProxy means that the HTTP proxy on the way refused or failed.
+	ReasonProxy Reason = "Proxy"
+	// ReasonNetwork means that there is a route problem, a reset, a time-out or a TLS failure.
+	ReasonNetwork Reason = "Network"
+	// ReasonUnavailable means that a service answered with an error of its own, or with what is no answer at all.
+	ReasonUnavailable Reason = "Unavailable"
+	// ReasonNotReady means that the driver itself cannot serve yet.
+	ReasonNotReady Reason = "NotReady"
+	// ReasonFilesystem means that the node refused a mount or a write.
+	ReasonFilesystem Reason = "Filesystem"
+	// ReasonInternal is a defect of the driver.
+	ReasonInternal Reason = "Internal"
 )
 
 // Error is what a user reads: one line that says what failed, for which object, whose fault it is and the fix.
@@ -68,10 +68,10 @@ func (e *Error) Error() string { return e.Message }
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// ReasonOf returns the reason of the first *Error in err's tree, else Internal.
+// ReasonOf returns the reason of the first *Error in err's tree, else ReasonInternal.
 func ReasonOf(err error) Reason {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Reason
 	}
-	return Internal
+	return ReasonInternal
 }

@@ -3,8 +3,6 @@ package volume
 import (
 	"log/slog"
 	"time"
-
-	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 )
 
 // Pod is the pod that a volume belongs to, as kubelet names it (podInfoOnMount).
@@ -58,8 +56,10 @@ func (Secrets) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
 // Request is all that a provider may know of the volume that it is to fill.
 type Request struct {
-	Pod   Pod
-	Class *v1.SecretProviderClass
+	Pod Pod
+	// Provider and Parameters are those of the SecretProviderClass. The parameters must not be changed.
+	Provider   string
+	Parameters map[string]string
 	// Attributes are the volume attributes of the pod spec without the keys that kubelet sets. They override class
 	// parameters of the same name.
 	Attributes map[string]string

@@ -81,11 +81,11 @@ func TestCredentialsNeverPrint(t *testing.T) {
 }
 
 func TestReasonOf(t *testing.T) {
-	e := &Error{Reason: Permission, Message: "no"}
-	if got := ReasonOf(fmt.Errorf("around: %w", e)); got != Permission {
+	e := &Error{Reason: ReasonPermission, Message: "no"}
+	if got := ReasonOf(fmt.Errorf("around: %w", e)); got != ReasonPermission {
 		t.Errorf("got %s", got)
 	}
-	if got := ReasonOf(errors.New("plain")); got != Internal {
+	if got := ReasonOf(errors.New("plain")); got != ReasonInternal {
 		t.Errorf("got %s", got)
 	}
 }

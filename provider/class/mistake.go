@@ -44,7 +44,7 @@ func Error(mistakes []Mistake) error {
 		}
 		lines = append(lines, m.String())
 	}
-	return &volume.Error{Reason: volume.InvalidClass, Message: strings.Join(lines, "; ")}
+	return &volume.Error{Reason: volume.ReasonInvalidClass, Message: strings.Join(lines, "; ")}
 }
 
 // shorten cuts a value to a length that a person reads.

@@ -157,7 +157,7 @@ func TestMistakes(t *testing.T) {
 			if strings.Contains(line, "\n") {
 				t.Errorf("not one line: %q", line)
 			}
-			if volume.ReasonOf(Error(mistakes)) != volume.InvalidClass {
+			if volume.ReasonOf(Error(mistakes)) != volume.ReasonInvalidClass {
 				t.Error("wrong reason")
 			}
 		})

@@ -38,11 +38,11 @@ func readPrincipal(secrets volume.Secrets) (p principal, client string, err erro
 	const where = "in the Secret of nodePublishSecretRef"
 	switch {
 	case client == "":
-		return p, "", &volume.Error{Reason: volume.Identity, Message: "there is no clientid " + where + ": add it"}
+		return p, "", &volume.Error{Reason: volume.ReasonIdentity, Message: "there is no clientid " + where + ": add it"}
 	case p.secret == "" && len(p.certificate) == 0:
-		return p, "", &volume.Error{Reason: volume.Identity, Message: "there is neither clientsecret nor clientcertificate " + where + ": add one"}
+		return p, "", &volume.Error{Reason: volume.ReasonIdentity, Message: "there is neither clientsecret nor clientcertificate " + where + ": add one"}
 	case p.secret != "" && len(p.certificate) > 0:
-		return p, "", &volume.Error{Reason: volume.Identity, Message: "there are both clientsecret and clientcertificate " + where + ": remove one"}
+		return p, "", &volume.Error{Reason: volume.ReasonIdentity, Message: "there are both clientsecret and clientcertificate " + where + ": remove one"}
 	}
 	return p, client, nil
 }
@@ -59,7 +59,7 @@ func (i *Identity) current() (azcore.TokenCredential, error) {
 		if known, ok := err.(*volume.Error); ok { //nolint:errorlint // made just below
 			return nil, known
 		}
-		return nil, &volume.Error{Reason: volume.Identity, Message: "the identity " + i.String() + " is not usable: " + oneLine(err.Error()), Cause: err}
+		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "the identity " + i.String() + " is not usable: " + oneLine(err.Error()), Cause: err}
 	}
 	i.credential = credential
 	return credential, nil
@@ -98,7 +98,7 @@ func (i *Identity) newCredential() (azcore.TokenCredential, error) {
 	}
 	certificates, key, err := azidentity.ParseCertificates(i.principal.decoded(), []byte(i.principal.password))
 	if err != nil {
-		return nil, &volume.Error{Reason: volume.Identity, Message: "clientcertificate in the Secret of nodePublishSecretRef is not " +
+		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "clientcertificate in the Secret of nodePublishSecretRef is not " +
 			"readable: give a PEM file with certificate and private key, or a PFX (its password as clientcertificatepassword)", Cause: err}
 	}
 	return azidentity.NewClientCertificateCredential(i.tenant, i.client, certificates, key, &azidentity.ClientCertificateCredentialOptions{

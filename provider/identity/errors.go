@@ -28,7 +28,7 @@ func (i *Identity) explain(err error, seen *recorder) error {
 	}
 	if seen.err != nil {
 		e := neterr.Classify(seen.err, host)
-		if i.mode == managedIdentity && (e.Reason == volume.Network || e.Reason == volume.Proxy) {
+		if i.mode == managedIdentity && (e.Reason == volume.ReasonNetwork || e.Reason == volume.ReasonProxy) {
 			e = &volume.Error{Reason: e.Reason, Cause: err, Message: "the instance metadata service " + host + " cannot be reached for " +
 				i.String() + ": the node must be an Azure VM, and nothing may block the pod from it (hostNetwork, network policies)"}
 		}
@@ -37,31 +37,31 @@ func (i *Identity) explain(err error, seen *recorder) error {
 	if seen.status >= http.StatusBadRequest {
 		return i.refused(seen, host)
 	}
-	return &volume.Error{Reason: volume.Unavailable, Cause: err, Message: fmt.Sprintf(
+	return &volume.Error{Reason: volume.ReasonUnavailable, Cause: err, Message: fmt.Sprintf(
 		"%s gave no token to %s but an answer that is not understood: check proxies on the way", host, i)}
 }
 
 // refused explains an answer that is an error.
 func (i *Identity) refused(seen *recorder, host string) error {
 	now := i.registry.options.Clock.Now()
-	e := &volume.Error{Reason: volume.Identity, RequestID: seen.header.Get("X-Ms-Request-Id")}
+	e := &volume.Error{Reason: volume.ReasonIdentity, RequestID: seen.header.Get("X-Ms-Request-Id")}
 	outcome, wait := limiter.Judge(&http.Response{StatusCode: seen.status, Header: seen.header}, now)
 	answer := parseAnswer(seen.body)
 	switch {
 	case outcome == limiter.Throttled || answer.code == "50196":
-		e.Reason, e.RetryAfter = volume.Throttled, wait
+		e.Reason, e.RetryAfter = volume.ReasonThrottled, wait
 		e.Message = fmt.Sprintf("%s asked for fewer token requests: it is tried again later", host)
 	case i.mode == managedIdentity:
 		e.Reason, e.Message = i.refusedByIMDS(seen.status, answer)
 	case answer.code != "":
 		e.Message = i.refusedByEntra(answer)
 	case outcome == limiter.Failed:
-		e.Reason, e.RetryAfter = volume.Unavailable, wait
+		e.Reason, e.RetryAfter = volume.ReasonUnavailable, wait
 		e.Message = fmt.Sprintf("%s answered %d to a token request: it is tried again later", host, seen.status)
 	case answer.known:
 		e.Message = fmt.Sprintf("%s refused %s: %s", host, i, answer.summary())
 	default:
-		e.Reason = volume.Unavailable
+		e.Reason = volume.ReasonUnavailable
 		e.Message = fmt.Sprintf("%s answered %d and not as Entra ID does: check proxies on the way", host, seen.status)
 	}
 	return e
@@ -70,16 +70,16 @@ func (i *Identity) refused(seen *recorder, host string) error {
 func (i *Identity) refusedByIMDS(status int, a answer) (volume.Reason, string) {
 	switch {
 	case status == http.StatusBadRequest && i.managed.value != "":
-		return volume.Identity, fmt.Sprintf("%s is not assigned to this node: assign it to the VM or scale set, or correct "+
+		return volume.ReasonIdentity, fmt.Sprintf("%s is not assigned to this node: assign it to the VM or scale set, or correct "+
 			"userAssignedIdentityID", i)
 	case status == http.StatusBadRequest && strings.Contains(strings.ToLower(a.description), "multiple user assigned"):
-		return volume.Identity, "the node has several user-assigned identities and the class names none: set userAssignedIdentityID " +
+		return volume.ReasonIdentity, "the node has several user-assigned identities and the class names none: set userAssignedIdentityID " +
 			"to the client id of one"
 	case status == http.StatusBadRequest:
-		return volume.Identity, "the node has no system-assigned managed identity: switch it on for the VM or scale set, or set " +
+		return volume.ReasonIdentity, "the node has no system-assigned managed identity: switch it on for the VM or scale set, or set " +
 			"userAssignedIdentityID"
 	}
-	return volume.Unavailable, fmt.Sprintf("the instance metadata service answered %d: it is tried again later", status)
+	return volume.ReasonUnavailable, fmt.Sprintf("the instance metadata service answered %d: it is tried again later", status)
 }
 
 // refusedByEntra says what an AADSTS code means for the class, and the fix. The codes are those of

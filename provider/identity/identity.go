@@ -108,16 +108,16 @@ func (i *Identity) asFederated(audience string, req volume.Request) error {
 			": the CSIDriver object must list it in tokenRequests")
 	}
 	if len(lacks) > 0 {
-		return &volume.Error{Reason: volume.Identity, Message: strings.Join(lacks, "; ")}
+		return &volume.Error{Reason: volume.ReasonIdentity, Message: strings.Join(lacks, "; ")}
 	}
 	c, err := parseClaims(token.Value)
 	if err != nil {
-		return &volume.Error{Reason: volume.Identity, Message: fmt.Sprintf(
+		return &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf(
 			"the service account token for the audience %s is not usable: %v: check the cluster's service account issuer", audience, err)}
 	}
 	want := "system:serviceaccount:" + req.Pod.Namespace + ":" + req.Pod.ServiceAccount
 	if c.Subject != want {
-		return &volume.Error{Reason: volume.Identity, Message: fmt.Sprintf(
+		return &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf(
 			"the service account token is that of %q, not the pod's %q: volume attributes must not carry tokens", shorten(c.Subject), want)}
 	}
 	i.issuer, i.subject = c.Issuer, c.Subject
@@ -133,7 +133,7 @@ func (i *Identity) asPrincipal(secrets volume.Secrets) error {
 		return err
 	}
 	if i.tenant == "" {
-		return &volume.Error{Reason: volume.Identity, Message: "no tenant is known: set tenantID in the class"}
+		return &volume.Error{Reason: volume.ReasonIdentity, Message: "no tenant is known: set tenantID in the class"}
 	}
 	i.client, i.principal = client, p
 	i.key = keyOf(i.mode, i.authority, i.tenant, client, i.registry.digest(p.secret, string(p.certificate), p.password))

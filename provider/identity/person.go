@@ -40,12 +40,12 @@ func (i *Identity) explainPerson(err error, seen *recorder, host string) error {
 	failed, tried := errors.AsType[*azidentity.AuthenticationFailedError](err)
 	switch answer := parseAnswer(seen.body); {
 	case tried && answer.code != "":
-		return &volume.Error{Reason: volume.Identity, Cause: err, RequestID: seen.header.Get("X-Ms-Request-Id"), Message: fmt.Sprintf(
+		return &volume.Error{Reason: volume.ReasonIdentity, Cause: err, RequestID: seen.header.Get("X-Ms-Request-Id"), Message: fmt.Sprintf(
 			"AADSTS%s: Entra ID refused %s: %s: correct the AZURE_ variables, or log in again", answer.code, i, answer.summary())}
 	case tried && failed.RawResponse == nil && seen.err != nil:
 		return neterr.Classify(seen.err, host)
 	case tried && seen.status >= http.StatusInternalServerError:
-		return &volume.Error{Reason: volume.Unavailable, Cause: err, Message: fmt.Sprintf("%s answered %d to a token request: try again",
+		return &volume.Error{Reason: volume.ReasonUnavailable, Cause: err, Message: fmt.Sprintf("%s answered %d to a token request: try again",
 			host, seen.status)}
 	}
 	// what each credential of the chain says, in a line
@@ -60,7 +60,7 @@ func (i *Identity) explainPerson(err error, seen *recorder, host string) error {
 	if len(tries) > 0 {
 		message += " (" + strings.Join(tries, "; ") + ")"
 	}
-	return &volume.Error{Reason: volume.Identity, Cause: err, Message: message}
+	return &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: message}
 }
 
 // Caller is for whom a token was given.

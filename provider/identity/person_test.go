@@ -46,7 +46,7 @@ func TestPersonIsWhoeverAsks(t *testing.T) {
 		t.Errorf("%s and %s", managed, other)
 	}
 	_, err := get(t, managed)
-	if volume.ReasonOf(err) != volume.Identity || !strings.Contains(err.Error(), "run `az login`") || strings.Contains(err.Error(), "\n") ||
+	if volume.ReasonOf(err) != volume.ReasonIdentity || !strings.Contains(err.Error(), "run `az login`") || strings.Contains(err.Error(), "\n") ||
 		!strings.Contains(err.Error(), "AZURE_TENANT_ID") {
 		t.Errorf("got %v", err)
 	}

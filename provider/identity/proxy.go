@@ -62,7 +62,7 @@ func newTokenProxy(o ProxyOptions) *tokenProxy {
 func (p *tokenProxy) Do(req *http.Request) (*http.Response, error) {
 	base, err := url.Parse(p.options.URL)
 	if err != nil || base.Scheme != "https" || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
-		return nil, &volume.Error{Reason: volume.Identity, Message: "--token-proxy-url is not an https URL without user, query and " +
+		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "--token-proxy-url is not an https URL without user, query and " +
 			"fragment: correct it, or leave it out on AKS"}
 	}
 	transport, err := p.current(req.Context(), base)
@@ -85,7 +85,7 @@ func (p *tokenProxy) Do(req *http.Request) (*http.Response, error) {
 func (p *tokenProxy) current(ctx context.Context, base *url.URL) (*http.Transport, error) {
 	authority, err := os.ReadFile(p.options.CAFile)
 	if err != nil {
-		return nil, &volume.Error{Reason: volume.Identity, Cause: err, Message: "the authorities of the AKS token proxy cannot be read: " +
+		return nil, &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: "the authorities of the AKS token proxy cannot be read: " +
 			"set --token-proxy-ca-file, or let the pod have its service account's ca.crt"}
 	}
 	p.mu.Lock()
@@ -95,7 +95,7 @@ func (p *tokenProxy) current(ctx context.Context, base *url.URL) (*http.Transpor
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(authority) {
-		return nil, &volume.Error{Reason: volume.Identity, Message: "the file of the AKS token proxy's authorities holds no PEM certificate: " +
+		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "the file of the AKS token proxy's authorities holds no PEM certificate: " +
 			"correct --token-proxy-ca-file"}
 	}
 	if p.name == "" {
@@ -149,7 +149,7 @@ func serverName(ctx context.Context, host string, pool *x509.CertPool) (string, 
 			return bindingServerName(id), nil
 		}
 	}
-	return "", &volume.Error{Reason: volume.Identity, Message: "the API server's certificate names no AKS cluster: identity binding " +
+	return "", &volume.Error{Reason: volume.ReasonIdentity, Message: "the API server's certificate names no AKS cluster: identity binding " +
 		"works on AKS only, or with --token-proxy-sni"}
 }
 

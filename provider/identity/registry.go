@@ -126,7 +126,7 @@ func missing(client string, hasToken bool) error {
 		message = "no identity is named: set clientID in the class for workload identity, or name a Secret with clientid and " +
 			"clientsecret in nodePublishSecretRef, or set useVMManagedIdentity"
 	}
-	return &volume.Error{Reason: volume.Identity, Message: message}
+	return &volume.Error{Reason: volume.ReasonIdentity, Message: message}
 }
 
 // intern returns the identity that is known by the key already, with the newest token of both.

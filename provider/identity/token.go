@@ -140,7 +140,7 @@ func (i *Identity) assertable() error {
 	if i.assertion.expires.IsZero() || now.Before(i.assertion.expires) {
 		return nil
 	}
-	return &volume.Error{Reason: volume.TokenExpired, Message: "the service account token of " + i.subject + " ended at " +
+	return &volume.Error{Reason: volume.ReasonTokenExpired, Message: "the service account token of " + i.subject + " ended at " +
 		i.assertion.expires.UTC().Format(time.RFC3339) + " and kubelet has sent no newer one: the CSIDriver object must have " +
 		"requiresRepublish: true; the next republish mends it"}
 }
@@ -174,5 +174,5 @@ func (i *Identity) unrenewable() error {
 		message = "the vault refused the token of " + i.String() + ", and a managed identity's token cannot be renewed before its " +
 			"end: wait, or restart the driver on this node"
 	}
-	return &volume.Error{Reason: volume.Identity, Message: message}
+	return &volume.Error{Reason: volume.ReasonIdentity, Message: message}
 }

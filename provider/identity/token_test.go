@@ -102,7 +102,7 @@ func TestExpiredServiceAccountTokenIsNotSent(t *testing.T) {
 	clk.SetTime(clk.Now().Add(11 * time.Minute))
 	_, err := get(t, id)
 	e, ok := errors.AsType[*volume.Error](err)
-	if !ok || e.Reason != volume.TokenExpired || !strings.Contains(e.Message, "requiresRepublish: true") {
+	if !ok || e.Reason != volume.ReasonTokenExpired || !strings.Contains(e.Message, "requiresRepublish: true") {
 		t.Errorf("got %v", err)
 	}
 	if n := len(w.asked()); n != 0 {
@@ -154,7 +154,7 @@ func TestManagedIdentityThatGivesTheRefusedTokenAgain(t *testing.T) {
 	// an id of its own: the SDK keeps the tokens of managed identities for the whole process
 	id := resolve(t, r, public(class.Class{Mode: class.ManagedIdentity, ManagedClientID: rand.Text()}), volume.Request{})
 	id.Reject(mustGet(t, id))
-	if _, err := get(t, id); volume.ReasonOf(err) != volume.Identity || !strings.Contains(err.Error(), "cannot be renewed before its end") {
+	if _, err := get(t, id); volume.ReasonOf(err) != volume.ReasonIdentity || !strings.Contains(err.Error(), "cannot be renewed before its end") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -213,7 +213,7 @@ func (g *Gate) refuseHopeless(now time.Time) {
 func (g *Gate) closed(now time.Time) error {
 	wait := g.notBefore.Sub(now)
 	message := fmt.Sprintf("%s does not answer: nothing is sent to it for %s", g.host, wait.Round(time.Second))
-	if g.reason == volume.Throttled {
+	if g.reason == volume.ReasonThrottled {
 		message = fmt.Sprintf("%s asked for fewer requests: nothing is sent to it for %s; if this goes on, spread the "+
 			"load over more vaults or rotate less often", g.host, wait.Round(time.Second))
 	}
@@ -245,7 +245,7 @@ func (g *Gate) leave(sent uint64, o Outcome, asked time.Duration) {
 			}
 		}
 		g.tokens = min(g.tokens, 1)
-		g.close(now, asked, volume.Throttled)
+		g.close(now, asked, volume.ReasonThrottled)
 	case Failed:
 		if news {
 			g.failures++
@@ -253,7 +253,7 @@ func (g *Gate) leave(sent uint64, o Outcome, asked time.Duration) {
 				asked = backoff(g.failures - tripping + 1)
 			}
 		}
-		g.close(now, asked, volume.Unavailable)
+		g.close(now, asked, volume.ReasonUnavailable)
 	case GivenUp:
 	}
 	g.dispatch()

@@ -301,7 +301,7 @@ func TestHopelessWaitsFailAtOnce(t *testing.T) {
 	for name, tc := range map[string]struct {
 		outcome Outcome
 		reason  volume.Reason
-	}{"throttled": {Throttled, volume.Throttled}, "failed": {Failed, volume.Unavailable}} {
+	}{"throttled": {Throttled, volume.ReasonThrottled}, "failed": {Failed, volume.ReasonUnavailable}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := gateOf(100, 1, 1)

@@ -105,35 +105,35 @@ func TestClassify(t *testing.T) {
 		want   string // in the message
 	}{
 		"no such name": {get(t, dialing(&net.DNSError{Err: "no such host", Name: host, IsNotFound: true}), target),
-			volume.DNS, "no address is known for " + host},
+			volume.ReasonDNS, "no address is known for " + host},
 		"DNS server down": {get(t, dialing(&net.DNSError{Err: "i/o timeout", Name: host, IsTimeout: true}), target),
-			volume.DNS, "the DNS server did not answer for " + host},
-		"refused":  {get(t, &http.Transport{}, "https://"+unused(t)+"/"), volume.Network, "refused the connection"},
-		"no route": {get(t, dialing(&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}), target), volume.Network, "no route"},
-		"reset":    {get(t, &http.Transport{}, "http://"+serve(t, reset)+"/"), volume.Network, "broke off"},
-		"closed":   {get(t, &http.Transport{}, "http://"+answering("")+"/"), volume.Network, "broke off"},
-		"cut body": {get(t, &http.Transport{}, "http://"+answering("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")+"/"), volume.Network, "broke off"},
-		"no answer": {get(t, &http.Transport{ResponseHeaderTimeout: 50 * time.Millisecond}, slow.URL), volume.Network,
+			volume.ReasonDNS, "the DNS server did not answer for " + host},
+		"refused":  {get(t, &http.Transport{}, "https://"+unused(t)+"/"), volume.ReasonNetwork, "refused the connection"},
+		"no route": {get(t, dialing(&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}), target), volume.ReasonNetwork, "no route"},
+		"reset":    {get(t, &http.Transport{}, "http://"+serve(t, reset)+"/"), volume.ReasonNetwork, "broke off"},
+		"closed":   {get(t, &http.Transport{}, "http://"+answering("")+"/"), volume.ReasonNetwork, "broke off"},
+		"cut body": {get(t, &http.Transport{}, "http://"+answering("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")+"/"), volume.ReasonNetwork, "broke off"},
+		"no answer": {get(t, &http.Transport{ResponseHeaderTimeout: 50 * time.Millisecond}, slow.URL), volume.ReasonNetwork,
 			"did not answer in time"},
-		"deadline": {fmt.Errorf("send: %w", context.DeadlineExceeded), volume.Network, "did not answer in time"},
+		"deadline": {fmt.Errorf("send: %w", context.DeadlineExceeded), volume.ReasonNetwork, "did not answer in time"},
 		"authority not known": {get(t, &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}, secure.URL),
-			volume.Network, "not trusted (unknown authority)"},
+			volume.ReasonNetwork, "not trusted (unknown authority)"},
 		"another's certificate": {get(t, &http.Transport{TLSClientConfig: &tls.Config{
-			RootCAs: trusted, ServerName: host, MinVersion: tls.VersionTLS12}}, secure.URL), volume.Network, "another host"},
+			RootCAs: trusted, ServerName: host, MinVersion: tls.VersionTLS12}}, secure.URL), volume.ReasonNetwork, "another host"},
 		"certificate too old": {get(t, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12,
-			Time: func() time.Time { return secure.Certificate().NotAfter.Add(time.Hour) }}}, secure.URL), volume.Network, "the node's clock"},
-		"not TLS": {get(t, &http.Transport{}, "https://"+answering("HTTP/1.1 400 Bad Request\r\n\r\n")+"/"), volume.Network, "no request reached"},
+			Time: func() time.Time { return secure.Certificate().NotAfter.Add(time.Hour) }}}, secure.URL), volume.ReasonNetwork, "the node's clock"},
+		"not TLS": {get(t, &http.Transport{}, "https://"+answering("HTTP/1.1 400 Bad Request\r\n\r\n")+"/"), volume.ReasonNetwork, "no request reached"},
 		"proxy 403": {get(t, viaProxy(answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")), target),
-			volume.Proxy, "(403 Forbidden): allow the host"},
+			volume.ReasonProxy, "(403 Forbidden): allow the host"},
 		"proxy 403 in its own words": {get(t, viaProxy(answering("HTTP/1.0 403 Filtered by policy canary\r\n\r\n")), target),
-			volume.Proxy, "(403 Forbidden): allow the host"},
+			volume.ReasonProxy, "(403 Forbidden): allow the host"},
 		"proxy 407": {get(t, viaProxy(answering("HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")), target),
-			volume.Proxy, "put user and password into HTTPS_PROXY"},
-		"proxy 502":          {get(t, viaProxy(answering("HTTP/1.1 502 Bad Gateway\r\n\r\n")), target), volume.Proxy, "(502 Bad Gateway)"},
-		"proxy 599":          {get(t, viaProxy(answering("HTTP/1.1 599 \r\n\r\n")), target), volume.Proxy, "(599)"},
-		"proxy away":         {get(t, viaProxy(unused(t)), target), volume.Proxy, "cannot be reached"},
-		"proxy unknown name": {get(t, proxyWithoutName(), target), volume.Proxy, "cannot be reached"},
-		"anything else":      {errors.New("odd\nthing"), volume.Network, "(odd thing)"},
+			volume.ReasonProxy, "put user and password into HTTPS_PROXY"},
+		"proxy 502":          {get(t, viaProxy(answering("HTTP/1.1 502 Bad Gateway\r\n\r\n")), target), volume.ReasonProxy, "(502 Bad Gateway)"},
+		"proxy 599":          {get(t, viaProxy(answering("HTTP/1.1 599 \r\n\r\n")), target), volume.ReasonProxy, "(599)"},
+		"proxy away":         {get(t, viaProxy(unused(t)), target), volume.ReasonProxy, "cannot be reached"},
+		"proxy unknown name": {get(t, proxyWithoutName(), target), volume.ReasonProxy, "cannot be reached"},
+		"anything else":      {errors.New("odd\nthing"), volume.ReasonNetwork, "(odd thing)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := Classify(tc.err, host)
@@ -164,7 +164,7 @@ func proxyWithoutName() *http.Transport {
 }
 
 func TestKnownErrorsStay(t *testing.T) {
-	known := &volume.Error{Reason: volume.Throttled, Message: "said already"}
+	known := &volume.Error{Reason: volume.ReasonThrottled, Message: "said already"}
 	if got := Classify(fmt.Errorf("around: %w", known), host); got != known {
 		t.Errorf("got %+v", got)
 	}

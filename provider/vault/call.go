@@ -57,10 +57,10 @@ func (c *Client) observe(d description, reason volume.Reason, start time.Time) {
 // passing tells whether an error may pass by itself within a pod's start.
 func passing(reason volume.Reason) bool {
 	switch reason {
-	case volume.Throttled, volume.Network, volume.Unavailable, volume.Proxy, volume.DNS:
+	case volume.ReasonThrottled, volume.ReasonNetwork, volume.ReasonUnavailable, volume.ReasonProxy, volume.ReasonDNS:
 		return true
-	case volume.InvalidClass, volume.InvalidRequest, volume.ClassNotFound, volume.Identity, volume.Permission, volume.Firewall,
-		volume.NotFound, volume.Disabled, volume.InvalidContent, volume.NotReady, volume.Filesystem, volume.Internal, volume.TokenExpired:
+	case volume.ReasonInvalidClass, volume.ReasonInvalidRequest, volume.ReasonClassNotFound, volume.ReasonIdentity, volume.ReasonPermission, volume.ReasonFirewall,
+		volume.ReasonNotFound, volume.ReasonDisabled, volume.ReasonInvalidContent, volume.ReasonNotReady, volume.ReasonFilesystem, volume.ReasonInternal, volume.ReasonTokenExpired:
 	}
 	return false
 }

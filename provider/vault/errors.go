@@ -61,7 +61,7 @@ func (c *Client) explain(err error, raw *http.Response, d description) *volume.E
 		return c.refused(raw, raw.StatusCode, d)
 	}
 	e := neterr.Classify(err, c.host)
-	if e.Reason == volume.DNS || e.Reason == volume.Network || e.Reason == volume.Proxy {
+	if e.Reason == volume.ReasonDNS || e.Reason == volume.ReasonNetwork || e.Reason == volume.ReasonProxy {
 		e.Message = fmt.Sprintf("vault %s: %s: %s", c.host, d, e.Message)
 	}
 	return e
@@ -69,7 +69,7 @@ func (c *Client) explain(err error, raw *http.Response, d description) *volume.E
 
 // notAnAnswer explains a success that holds nothing usable.
 func (c *Client) notAnAnswer(err error, d description, raw *http.Response) *volume.Error {
-	e := &volume.Error{Reason: volume.Unavailable, RequestID: requestID(raw), Cause: err}
+	e := &volume.Error{Reason: volume.ReasonUnavailable, RequestID: requestID(raw), Cause: err}
 	e.Message = fmt.Sprintf("vault %s: %s: the answer is not one of Key Vault's (status %d): check proxies on the way", c.host, d, raw.StatusCode)
 	return e
 }
@@ -98,7 +98,7 @@ func parseProblem(body []byte) problem {
 
 // refused explains an answer that is an error.
 func (c *Client) refused(raw *http.Response, status int, d description) *volume.Error {
-	e := &volume.Error{Reason: volume.Unavailable}
+	e := &volume.Error{Reason: volume.ReasonUnavailable}
 	var p problem
 	if raw != nil {
 		body, err := runtime.Payload(raw)
@@ -115,18 +115,18 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 	case status == http.StatusForbidden && p.code != "":
 		e.Reason, e.Message = c.forbidden(p, d)
 	case status == http.StatusNotFound && p.code != "":
-		e.Reason, e.Message = volume.NotFound, "it was not found: create it, recover it if it was deleted, or correct objectName and objectVersion"
+		e.Reason, e.Message = volume.ReasonNotFound, "it was not found: create it, recover it if it was deleted, or correct objectName and objectVersion"
 	case status == http.StatusTooManyRequests:
-		e.Reason, e.Message = volume.Throttled, "the vault asked for fewer requests: it is tried again later; if this goes on, spread the "+
+		e.Reason, e.Message = volume.ReasonThrottled, "the vault asked for fewer requests: it is tried again later; if this goes on, spread the "+
 			"load over more vaults or rotate less often"
 	case status == http.StatusProxyAuthRequired:
-		e.Reason, e.Message = volume.Proxy, "the HTTP proxy wants authentication: put user and password into HTTPS_PROXY of the driver"
+		e.Reason, e.Message = volume.ReasonProxy, "the HTTP proxy wants authentication: put user and password into HTTPS_PROXY of the driver"
 	case status >= http.StatusInternalServerError || status == http.StatusRequestTimeout:
 		e.Message = fmt.Sprintf("the vault or a proxy before it answered %d: it is tried again later", status)
 	case p.code == "":
 		e.Message = fmt.Sprintf("the answer is not one of Key Vault's (status %d): check proxies on the way", status)
 	default:
-		e.Reason = volume.InvalidClass
+		e.Reason = volume.ReasonInvalidClass
 		e.Message = fmt.Sprintf("the vault refused the request (%s): %s", shorten(p.code), shorten(p.message))
 	}
 	e.Message = prefix + e.Message
@@ -134,7 +134,7 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 }
 
 func (c *Client) unauthorized(raw *http.Response, d description) *volume.Error {
-	return &volume.Error{Reason: volume.Identity, RequestID: requestID(raw), Message: fmt.Sprintf(
+	return &volume.Error{Reason: volume.ReasonIdentity, RequestID: requestID(raw), Message: fmt.Sprintf(
 		"vault %s: %s: the vault refused a fresh token of %s: the vault must belong to the tenant of tenantID, and cloudName must be the "+
 			"vault's cloud", c.host, d, c.credential)}
 }
@@ -171,18 +171,18 @@ func (c *Client) forbidden(p problem, d description) (volume.Reason, string) {
 	text := strings.ToLower(p.message)
 	switch {
 	case strings.HasSuffix(inner, "disabled") && !strings.Contains(inner, "forbidden"):
-		return volume.Disabled, "it is disabled: enable it in the vault, or name another version"
+		return volume.ReasonDisabled, "it is disabled: enable it in the vault, or name another version"
 	case inner == "forbiddenbyfirewall", inner == "forbiddenbyconnection", strings.Contains(text, "client address is not authorized"),
 		strings.Contains(text, "public network access is disabled"):
-		return volume.Firewall, "the vault's network rules refuse the node: allow the node's subnet or address in the vault's networking, " +
+		return volume.ReasonFirewall, "the vault's network rules refuse the node: allow the node's subnet or address in the vault's networking, " +
 			"or reach the vault through a private endpoint; a change takes up to 15 minutes"
 	case inner == "forbiddenbyrbac":
-		return volume.Permission, fmt.Sprintf("%s has no permission: assign it the role %q on the vault; a new assignment takes minutes "+
+		return volume.ReasonPermission, fmt.Sprintf("%s has no permission: assign it the role %q on the vault; a new assignment takes minutes "+
 			"to count", who, role)
 	case inner == "forbiddenbypolicy":
-		return volume.Permission, fmt.Sprintf("%s has no permission: add %q to its access policy of the vault", who, permission)
+		return volume.ReasonPermission, fmt.Sprintf("%s has no permission: add %q to its access policy of the vault", who, permission)
 	}
-	return volume.Permission, fmt.Sprintf("%s has no permission: assign it the role %q, or add %q to its access policy of the vault",
+	return volume.ReasonPermission, fmt.Sprintf("%s has no permission: assign it the role %q, or add %q to its access policy of the vault",
 		who, role, permission)
 }
 

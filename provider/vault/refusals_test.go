@@ -32,37 +32,37 @@ func TestRefusals(t *testing.T) {
 	}
 	const policiesHost = "policies.vault.azure.net"
 	for name, tc := range map[string]ask{
-		"missing":            {name: "no", reason: volume.NotFound, want: []string{`vault contoso.vault.azure.net: secret "no": it was not found`}},
-		"missing version":    {name: "s", version: strings.Repeat("a", 32), reason: volume.NotFound, want: []string{`secret "s" version aaaa`}},
-		"missing key":        {name: "no", kind: class.Key, reason: volume.NotFound, want: []string{`key "no"`}},
-		"missing cert":       {name: "no", kind: class.Certificate, reason: volume.NotFound, want: []string{`certificate "no"`}},
-		"deleted":            {name: "deleted", reason: volume.NotFound, want: []string{"recover it"}},
-		"disabled":           {name: "disabled", reason: volume.Disabled, want: []string{"it is disabled: enable it"}},
-		"no role":            {client: "nobody", name: "s", reason: volume.Permission, want: []string{`"Key Vault Secrets User"`, "oid b2", "minutes"}},
-		"no role for keys":   {client: "nobody", name: "s", kind: class.Key, reason: volume.Permission, want: []string{`"Key Vault Crypto User"`}},
-		"no role for certs":  {client: "nobody", name: "s", kind: class.Certificate, reason: volume.Permission, want: []string{`"Key Vault Certificate User"`}},
-		"no policy":          {host: policiesHost, name: "s", reason: volume.Permission, want: []string{`add "secret get" to its access policy`}},
-		"another tenant":     {host: "foreign.vault.azure.net", name: "s", reason: volume.Identity, want: []string{"tenant of tenantID"}},
-		"no such vault":      {host: "unknown.vault.azure.net", name: "s", reason: volume.Proxy, want: []string{"unknown.vault.azure.net"}},
-		"firewall":           {fault: status(403, "Forbidden", "ForbiddenByFirewall", "Client address is not authorized."), reason: volume.Firewall, want: []string{"15 minutes"}},
-		"private":            {fault: status(403, "Forbidden", "ForbiddenByConnection", "Public network access is disabled."), reason: volume.Firewall, want: []string{"private endpoint"}},
-		"firewall, by words": {fault: status(403, "Forbidden", "", "Client address is not authorized and caller is not a trusted service."), reason: volume.Firewall},
-		"403 of no kind":     {fault: status(403, "Forbidden", "", "No."), reason: volume.Permission, want: []string{"assign it the role", "access policy"}},
-		"403 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 403}, reason: volume.Unavailable, want: []string{"status 403", "check proxies"}},
-		"404 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 404}, reason: volume.Unavailable, want: []string{"status 404", "check proxies"}},
-		"302 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 302}, reason: volume.Unavailable, want: []string{"status 302", "check proxies"}},
-		"407":                {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 407}, reason: volume.Proxy, want: []string{"user and password"}},
-		"502 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML}, reason: volume.Unavailable, want: []string{"answered 502"}},
-		"200 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 200}, reason: volume.Unavailable, want: []string{"not one of Key Vault's"}},
-		"empty":              {fault: &emulator.Fault{Kind: emulator.FaultEmpty}, reason: volume.Unavailable, want: []string{"not one of Key Vault's"}},
-		"truncated":          {fault: &emulator.Fault{Kind: emulator.FaultTruncated}, reason: volume.Unavailable, want: []string{"not one of Key Vault's"}},
-		"reset":              {fault: &emulator.Fault{Kind: emulator.FaultReset}, reason: volume.Network, want: []string{"broke off"}},
-		"500":                {fault: status(500, "InternalError", "", "canary"), reason: volume.Unavailable, want: []string{"answered 500"}},
-		"408":                {fault: status(408, "", "", ""), reason: volume.Unavailable},
-		"429":                {fault: &emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 7}, reason: volume.Throttled, want: []string{"fewer requests"}},
-		"400":                {fault: status(400, "BadParameter", "", "The request URI\r\ncontains\u001b[31m an invalid name: x"), reason: volume.InvalidClass, want: []string{"(BadParameter): The request URI contains [31m an invalid name: x"}},
-		"401 for ever":       {fault: &emulator.Fault{Kind: emulator.FaultChallenge}, reason: volume.Identity, want: []string{"refused a fresh token", "cloudName"}},
-		"a list":             {kind: "list", fault: status(403, "Forbidden", "ForbiddenByPolicy", "no"), reason: volume.Permission, want: []string{`add "secret list"`}},
+		"missing":            {name: "no", reason: volume.ReasonNotFound, want: []string{`vault contoso.vault.azure.net: secret "no": it was not found`}},
+		"missing version":    {name: "s", version: strings.Repeat("a", 32), reason: volume.ReasonNotFound, want: []string{`secret "s" version aaaa`}},
+		"missing key":        {name: "no", kind: class.Key, reason: volume.ReasonNotFound, want: []string{`key "no"`}},
+		"missing cert":       {name: "no", kind: class.Certificate, reason: volume.ReasonNotFound, want: []string{`certificate "no"`}},
+		"deleted":            {name: "deleted", reason: volume.ReasonNotFound, want: []string{"recover it"}},
+		"disabled":           {name: "disabled", reason: volume.ReasonDisabled, want: []string{"it is disabled: enable it"}},
+		"no role":            {client: "nobody", name: "s", reason: volume.ReasonPermission, want: []string{`"Key Vault Secrets User"`, "oid b2", "minutes"}},
+		"no role for keys":   {client: "nobody", name: "s", kind: class.Key, reason: volume.ReasonPermission, want: []string{`"Key Vault Crypto User"`}},
+		"no role for certs":  {client: "nobody", name: "s", kind: class.Certificate, reason: volume.ReasonPermission, want: []string{`"Key Vault Certificate User"`}},
+		"no policy":          {host: policiesHost, name: "s", reason: volume.ReasonPermission, want: []string{`add "secret get" to its access policy`}},
+		"another tenant":     {host: "foreign.vault.azure.net", name: "s", reason: volume.ReasonIdentity, want: []string{"tenant of tenantID"}},
+		"no such vault":      {host: "unknown.vault.azure.net", name: "s", reason: volume.ReasonProxy, want: []string{"unknown.vault.azure.net"}},
+		"firewall":           {fault: status(403, "Forbidden", "ForbiddenByFirewall", "Client address is not authorized."), reason: volume.ReasonFirewall, want: []string{"15 minutes"}},
+		"private":            {fault: status(403, "Forbidden", "ForbiddenByConnection", "Public network access is disabled."), reason: volume.ReasonFirewall, want: []string{"private endpoint"}},
+		"firewall, by words": {fault: status(403, "Forbidden", "", "Client address is not authorized and caller is not a trusted service."), reason: volume.ReasonFirewall},
+		"403 of no kind":     {fault: status(403, "Forbidden", "", "No."), reason: volume.ReasonPermission, want: []string{"assign it the role", "access policy"}},
+		"403 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 403}, reason: volume.ReasonUnavailable, want: []string{"status 403", "check proxies"}},
+		"404 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 404}, reason: volume.ReasonUnavailable, want: []string{"status 404", "check proxies"}},
+		"302 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 302}, reason: volume.ReasonUnavailable, want: []string{"status 302", "check proxies"}},
+		"407":                {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 407}, reason: volume.ReasonProxy, want: []string{"user and password"}},
+		"502 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML}, reason: volume.ReasonUnavailable, want: []string{"answered 502"}},
+		"200 page":           {fault: &emulator.Fault{Kind: emulator.FaultHTML, Status: 200}, reason: volume.ReasonUnavailable, want: []string{"not one of Key Vault's"}},
+		"empty":              {fault: &emulator.Fault{Kind: emulator.FaultEmpty}, reason: volume.ReasonUnavailable, want: []string{"not one of Key Vault's"}},
+		"truncated":          {fault: &emulator.Fault{Kind: emulator.FaultTruncated}, reason: volume.ReasonUnavailable, want: []string{"not one of Key Vault's"}},
+		"reset":              {fault: &emulator.Fault{Kind: emulator.FaultReset}, reason: volume.ReasonNetwork, want: []string{"broke off"}},
+		"500":                {fault: status(500, "InternalError", "", "canary"), reason: volume.ReasonUnavailable, want: []string{"answered 500"}},
+		"408":                {fault: status(408, "", "", ""), reason: volume.ReasonUnavailable},
+		"429":                {fault: &emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 7}, reason: volume.ReasonThrottled, want: []string{"fewer requests"}},
+		"400":                {fault: status(400, "BadParameter", "", "The request URI\r\ncontains\u001b[31m an invalid name: x"), reason: volume.ReasonInvalidClass, want: []string{"(BadParameter): The request URI contains [31m an invalid name: x"}},
+		"401 for ever":       {fault: &emulator.Fault{Kind: emulator.FaultChallenge}, reason: volume.ReasonIdentity, want: []string{"refused a fresh token", "cloudName"}},
+		"a list":             {kind: "list", fault: status(403, "Forbidden", "ForbiddenByPolicy", "no"), reason: volume.ReasonPermission, want: []string{`add "secret list"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.ClearFaults()
@@ -99,7 +99,7 @@ func TestRefusals(t *testing.T) {
 			if strings.ContainsAny(e.Message, "\r\n\x1b") || strings.Contains(e.Message, "canary") {
 				t.Errorf("message %q", e.Message)
 			}
-			answered := tc.reason != volume.Network && at != "unknown.vault.azure.net"
+			answered := tc.reason != volume.ReasonNetwork && at != "unknown.vault.azure.net"
 			if answered && e.RequestID == "" {
 				t.Error("the service's request id is lost")
 			}

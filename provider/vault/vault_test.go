@@ -146,7 +146,7 @@ func TestWhatMayPassIsTriedAgainWhereAPodWaits(t *testing.T) {
 
 func TestWhatDoesNotPassIsAskedOnce(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.client.Get(starting(t), class.Secret, "missing", ""); volume.ReasonOf(err) != volume.NotFound {
+	if _, err := w.client.Get(starting(t), class.Secret, "missing", ""); volume.ReasonOf(err) != volume.ReasonNotFound {
 		t.Errorf("got %v", err)
 	}
 	if n := w.counted(); n != 1 {
@@ -154,7 +154,7 @@ func TestWhatDoesNotPassIsAskedOnce(t *testing.T) {
 	}
 	w.AddFault(emulator.Fault{Kind: emulator.FaultStatus, Status: 503})
 	w.ResetRequests()
-	if _, err := w.client.Get(t.Context(), class.Secret, "missing", ""); volume.ReasonOf(err) != volume.Unavailable {
+	if _, err := w.client.Get(t.Context(), class.Secret, "missing", ""); volume.ReasonOf(err) != volume.ReasonUnavailable {
 		t.Errorf("got %v", err)
 	}
 	if n := w.counted(); n != 1 {
@@ -167,7 +167,7 @@ func TestHangEndsWithTheTry(t *testing.T) {
 	w.secret(t, "s", "v")
 	w.AddFault(emulator.Fault{Kind: emulator.FaultHang, Operation: "get secret"})
 	_, err := w.client.Get(t.Context(), class.Secret, "s", "")
-	if volume.ReasonOf(err) != volume.Network || !strings.Contains(err.Error(), "did not answer in time") {
+	if volume.ReasonOf(err) != volume.ReasonNetwork || !strings.Contains(err.Error(), "did not answer in time") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -180,7 +180,7 @@ func TestDeadlineTellsTheRealCause(t *testing.T) {
 	ctx, cancel := context.WithTimeout(starting(t), 3*time.Second)
 	defer cancel()
 	_, err := w.client.Get(ctx, class.Secret, "s", "")
-	if volume.ReasonOf(err) != volume.Unavailable || !strings.Contains(err.Error(), "answered 503") {
+	if volume.ReasonOf(err) != volume.ReasonUnavailable || !strings.Contains(err.Error(), "answered 503") {
 		t.Errorf("got %v", err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -198,7 +198,7 @@ func TestRetryAfterBeyondTheDeadlineIsNotWaitedFor(t *testing.T) {
 	defer cancel()
 	_, err := w.client.Get(ctx, class.Secret, "s", "")
 	e, ok := errors.AsType[*volume.Error](err)
-	if !ok || e.Reason != volume.Throttled || e.RetryAfter != 10*time.Minute || ctx.Err() != nil {
+	if !ok || e.Reason != volume.ReasonThrottled || e.RetryAfter != 10*time.Minute || ctx.Err() != nil {
 		t.Errorf("got %#v", err)
 	}
 }
@@ -218,7 +218,7 @@ func TestFailureBehindTheTokenRequest(t *testing.T) {
 	w := newWorld(t)
 	w.AddFault(emulator.Fault{Kind: emulator.FaultConnect, Host: host, Status: 403})
 	_, err := w.client.Get(t.Context(), class.Secret, "s", "")
-	if volume.ReasonOf(err) != volume.Proxy || !strings.Contains(err.Error(), "403 Forbidden") {
+	if volume.ReasonOf(err) != volume.ReasonProxy || !strings.Contains(err.Error(), "403 Forbidden") {
 		t.Errorf("got %v", err)
 	}
 }

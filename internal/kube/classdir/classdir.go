@@ -94,7 +94,7 @@ func (d *Dir) Get(ctx context.Context, namespace, name string) (*v1.SecretProvid
 	if len(d.broken) > 0 {
 		message += "; files that could not be read: " + strings.Join(d.broken, "; ")
 	}
-	return nil, &volume.Error{Reason: volume.ClassNotFound, Message: message}
+	return nil, &volume.Error{Reason: volume.ReasonClassNotFound, Message: message}
 }
 
 // Watch calls changed for each class that differs after a change in the directory, until ctx ends.

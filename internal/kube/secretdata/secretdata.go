@@ -58,7 +58,7 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 		for _, m := range mistakes {
 			lines = append(lines, m.String())
 		}
-		return nil, &volume.Error{Reason: volume.InvalidClass, Message: strings.Join(lines, "; ")}
+		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: strings.Join(lines, "; ")}
 	}
 	s := &Secret{
 		Name: o.SecretName, Type: typeOf(o), Labels: map[string]string{}, Annotations: maps.Clone(o.Annotations),
@@ -83,7 +83,7 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 	}
 	if err := errors.Join(wrong...); err != nil {
 		return nil, &volume.Error{
-			Reason: volume.InvalidContent, Cause: err, Message: strings.ReplaceAll(err.Error(), "\n", "; "),
+			Reason: volume.ReasonInvalidContent, Cause: err, Message: strings.ReplaceAll(err.Error(), "\n", "; "),
 		}
 	}
 	return s, nil

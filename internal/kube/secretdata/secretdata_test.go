@@ -167,40 +167,40 @@ func TestRefused(t *testing.T) {
 		reason volume.Reason
 		want   string
 	}{
-		"no name":          {edited(func(o *v1.SecretObject) { o.SecretName = "" }), nil, volume.InvalidClass, `secretName "" is not a name`},
-		"bad name":         {edited(func(o *v1.SecretObject) { o.SecretName = "A_b" }), nil, volume.InvalidClass, `secretName "A_b" is not a name`},
-		"label's key":      {edited(func(o *v1.SecretObject) { o.Labels = map[string]string{"a b": "c"} }), nil, volume.InvalidClass, `labels "a b" is not a label's key`},
-		"label's value":    {edited(func(o *v1.SecretObject) { o.Labels = map[string]string{"a": "b c"} }), nil, volume.InvalidClass, `labels a has "b c"`},
-		"our label":        {edited(func(o *v1.SecretObject) { o.Labels = map[string]string{ManagedLabel: "false"} }), nil, volume.InvalidClass, "is the driver's own"},
-		"annotation's key": {edited(func(o *v1.SecretObject) { o.Annotations = map[string]string{"a b": "c"} }), nil, volume.InvalidClass, `annotations "a b" is not`},
-		"long annotations": {edited(func(o *v1.SecretObject) { o.Annotations = map[string]string{"a": strings.Repeat("x", 1<<18)} }), nil, volume.InvalidClass, "have 262145 bytes together"},
-		"no such file":     {object("", "nope", "k"), nil, volume.InvalidClass, `data[0].objectName "nope" is not mounted by the class: write the alias of an object, or its name where it has none: "f"`},
-		"no file":          {object("", "", "k"), nil, volume.InvalidClass, `data[0].objectName "" is not mounted`},
-		"no key":           {object("", "f", ""), nil, volume.InvalidClass, `data[0].key "" is not a key`},
-		"bad key":          {object("", "f", "a/b"), nil, volume.InvalidClass, `data[0].key "a/b" is not a key`},
-		"dots":             {object("", "f", ".."), nil, volume.InvalidClass, `data[0].key ".." is not a key`},
-		"key twice":        {object("", "f", "k", "f", "k"), nil, volume.InvalidClass, `data[1].key "k" stands in the Secret twice`},
-		"half a pair":      {object("kubernetes.io/tls", "f", "tls.crt"), nil, volume.InvalidClass, "data has no key tls.key, which a Secret of the type kubernetes.io/tls needs"},
-		"dockerconfigjson": {object("kubernetes.io/dockerconfigjson", "f", "config.json"), nil, volume.InvalidClass, "data has no key .dockerconfigjson"},
-		"dockercfg":        {object("kubernetes.io/dockercfg", "f", ".dockerconfigjson"), nil, volume.InvalidClass, "data has no key .dockercfg"},
-		"basic-auth":       {object("kubernetes.io/basic-auth", "f", "user"), nil, volume.InvalidClass, "data has no key username and no key password"},
-		"ssh-auth":         {object("kubernetes.io/ssh-auth", "f", "key"), nil, volume.InvalidClass, "data has no key ssh-privatekey"},
-		"account":          {object("kubernetes.io/service-account-token", "f", "k"), nil, volume.InvalidClass, "annotations lack kubernetes.io/service-account.name"},
-		"clash of keys":    {object(""), files("a/b", canary, "a.b", canary), volume.InvalidClass, `the files "a/b" and "a.b" would both be the key a.b`},
-		"no key of a path": {object(""), files(strings.Repeat("x/", 130)+"y", canary), volume.InvalidClass, "cannot be a key"},
-		"TLS of two files": {object("kubernetes.io/tls"), files("a", canary, "b", canary), volume.InvalidClass, "data has no key tls.crt and no key tls.key"},
+		"no name":          {edited(func(o *v1.SecretObject) { o.SecretName = "" }), nil, volume.ReasonInvalidClass, `secretName "" is not a name`},
+		"bad name":         {edited(func(o *v1.SecretObject) { o.SecretName = "A_b" }), nil, volume.ReasonInvalidClass, `secretName "A_b" is not a name`},
+		"label's key":      {edited(func(o *v1.SecretObject) { o.Labels = map[string]string{"a b": "c"} }), nil, volume.ReasonInvalidClass, `labels "a b" is not a label's key`},
+		"label's value":    {edited(func(o *v1.SecretObject) { o.Labels = map[string]string{"a": "b c"} }), nil, volume.ReasonInvalidClass, `labels a has "b c"`},
+		"our label":        {edited(func(o *v1.SecretObject) { o.Labels = map[string]string{ManagedLabel: "false"} }), nil, volume.ReasonInvalidClass, "is the driver's own"},
+		"annotation's key": {edited(func(o *v1.SecretObject) { o.Annotations = map[string]string{"a b": "c"} }), nil, volume.ReasonInvalidClass, `annotations "a b" is not`},
+		"long annotations": {edited(func(o *v1.SecretObject) { o.Annotations = map[string]string{"a": strings.Repeat("x", 1<<18)} }), nil, volume.ReasonInvalidClass, "have 262145 bytes together"},
+		"no such file":     {object("", "nope", "k"), nil, volume.ReasonInvalidClass, `data[0].objectName "nope" is not mounted by the class: write the alias of an object, or its name where it has none: "f"`},
+		"no file":          {object("", "", "k"), nil, volume.ReasonInvalidClass, `data[0].objectName "" is not mounted`},
+		"no key":           {object("", "f", ""), nil, volume.ReasonInvalidClass, `data[0].key "" is not a key`},
+		"bad key":          {object("", "f", "a/b"), nil, volume.ReasonInvalidClass, `data[0].key "a/b" is not a key`},
+		"dots":             {object("", "f", ".."), nil, volume.ReasonInvalidClass, `data[0].key ".." is not a key`},
+		"key twice":        {object("", "f", "k", "f", "k"), nil, volume.ReasonInvalidClass, `data[1].key "k" stands in the Secret twice`},
+		"half a pair":      {object("kubernetes.io/tls", "f", "tls.crt"), nil, volume.ReasonInvalidClass, "data has no key tls.key, which a Secret of the type kubernetes.io/tls needs"},
+		"dockerconfigjson": {object("kubernetes.io/dockerconfigjson", "f", "config.json"), nil, volume.ReasonInvalidClass, "data has no key .dockerconfigjson"},
+		"dockercfg":        {object("kubernetes.io/dockercfg", "f", ".dockerconfigjson"), nil, volume.ReasonInvalidClass, "data has no key .dockercfg"},
+		"basic-auth":       {object("kubernetes.io/basic-auth", "f", "user"), nil, volume.ReasonInvalidClass, "data has no key username and no key password"},
+		"ssh-auth":         {object("kubernetes.io/ssh-auth", "f", "key"), nil, volume.ReasonInvalidClass, "data has no key ssh-privatekey"},
+		"account":          {object("kubernetes.io/service-account-token", "f", "k"), nil, volume.ReasonInvalidClass, "annotations lack kubernetes.io/service-account.name"},
+		"clash of keys":    {object(""), files("a/b", canary, "a.b", canary), volume.ReasonInvalidClass, `the files "a/b" and "a.b" would both be the key a.b`},
+		"no key of a path": {object(""), files(strings.Repeat("x/", 130)+"y", canary), volume.ReasonInvalidClass, "cannot be a key"},
+		"TLS of two files": {object("kubernetes.io/tls"), files("a", canary, "b", canary), volume.ReasonInvalidClass, "data has no key tls.crt and no key tls.key"},
 
-		"encrypted key":        {tls, files("f", made(t, "rsa.pem", "rsa.encrypted.key")), volume.InvalidContent, `key tls.key from file "f": the private key is encrypted`},
-		"legacy encrypted key": {tls, files("f", made(t, "rsa.pem", "rsa.legacy-encrypted.key")), volume.InvalidContent, `key tls.key from file "f": the private key is encrypted`},
-		"no private key":       {tls, files("f", made(t, "rsa.pem")), volume.InvalidContent, `key tls.key from file "f": the file holds no private key`},
-		"no certificate":       {tls, files("f", made(t, "rsa.key")), volume.InvalidContent, `key tls.crt from file "f": the file holds no certificate`},
-		"curve":                {tls, files("f", made(t, "k256.pem", "k256.key")), volume.InvalidContent, `key tls.key from file "f": the private key`},
-		"no PEM":               {tls, files("f", canary), volume.InvalidContent, "neither PEM nor PFX"},
-		"PFX with a password":  {tls, files("f", pfx(t, "password")), volume.InvalidContent, "password"},
-		"no JSON":              {object("kubernetes.io/dockerconfigjson", "f", ".dockerconfigjson"), files("f", canary), volume.InvalidContent, `key .dockerconfigjson from file "f": the value is not a JSON object`},
-		"JSON, no object":      {object("kubernetes.io/dockercfg", "f", ".dockercfg"), files("f", `["`+canary+`"]`), volume.InvalidContent, "the value is not a JSON object"},
-		"empty SSH key":        {object("kubernetes.io/ssh-auth", "f", "ssh-privatekey"), files("f", ""), volume.InvalidContent, "the value is empty"},
-		"too much": {object("", "f", "a", "f", "b"), files("f", bytes.Repeat([]byte("x"), 1<<19+1)), volume.InvalidContent,
+		"encrypted key":        {tls, files("f", made(t, "rsa.pem", "rsa.encrypted.key")), volume.ReasonInvalidContent, `key tls.key from file "f": the private key is encrypted`},
+		"legacy encrypted key": {tls, files("f", made(t, "rsa.pem", "rsa.legacy-encrypted.key")), volume.ReasonInvalidContent, `key tls.key from file "f": the private key is encrypted`},
+		"no private key":       {tls, files("f", made(t, "rsa.pem")), volume.ReasonInvalidContent, `key tls.key from file "f": the file holds no private key`},
+		"no certificate":       {tls, files("f", made(t, "rsa.key")), volume.ReasonInvalidContent, `key tls.crt from file "f": the file holds no certificate`},
+		"curve":                {tls, files("f", made(t, "k256.pem", "k256.key")), volume.ReasonInvalidContent, `key tls.key from file "f": the private key`},
+		"no PEM":               {tls, files("f", canary), volume.ReasonInvalidContent, "neither PEM nor PFX"},
+		"PFX with a password":  {tls, files("f", pfx(t, "password")), volume.ReasonInvalidContent, "password"},
+		"no JSON":              {object("kubernetes.io/dockerconfigjson", "f", ".dockerconfigjson"), files("f", canary), volume.ReasonInvalidContent, `key .dockerconfigjson from file "f": the value is not a JSON object`},
+		"JSON, no object":      {object("kubernetes.io/dockercfg", "f", ".dockercfg"), files("f", `["`+canary+`"]`), volume.ReasonInvalidContent, "the value is not a JSON object"},
+		"empty SSH key":        {object("kubernetes.io/ssh-auth", "f", "ssh-privatekey"), files("f", ""), volume.ReasonInvalidContent, "the value is empty"},
+		"too much": {object("", "f", "a", "f", "b"), files("f", bytes.Repeat([]byte("x"), 1<<19+1)), volume.ReasonInvalidContent,
 			"the values have 1048578 bytes together, a Secret takes 1048576"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -218,7 +218,7 @@ func TestRefused(t *testing.T) {
 			if strings.Contains(err.Error(), canary) || strings.ContainsAny(err.Error(), "\n\r") {
 				t.Errorf("%q", err)
 			}
-			if mistakes := Check(tc.object, nil); tc.reason == volume.InvalidContent && len(mistakes) > 0 {
+			if mistakes := Check(tc.object, nil); tc.reason == volume.ReasonInvalidContent && len(mistakes) > 0 {
 				t.Errorf("the class is good, and is told %v", mistakes)
 			}
 		})

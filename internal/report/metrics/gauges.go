@@ -121,7 +121,7 @@ func (m *Metrics) collectVolumes(g gauges, gauge set) {
 	for reason, count := range failing {
 		gauge(g.failing, float64(count), string(reason))
 	}
-	gauge(g.waiting, float64(failing[volume.TokenExpired]))
+	gauge(g.waiting, float64(failing[volume.ReasonTokenExpired]))
 	gauge(g.bytes, float64(bytes))
 	gauge(g.expired, float64(expired))
 	if !oldest.IsZero() {

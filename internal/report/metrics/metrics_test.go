@@ -42,12 +42,12 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 			Phases: report.Phases{Class: time.Millisecond, Token: 100 * time.Millisecond, Fetch: 800 * time.Millisecond}},
 		{Kind: report.Published, Volume: b, Bundle: bundle, FetchedAt: fetched},
 		{Kind: report.Adopted, Volume: volume.Ref{TargetPath: "/c"}},
-		{Kind: report.PublishFailed, Reason: volume.NotFound},
+		{Kind: report.PublishFailed, Reason: volume.ReasonNotFound},
 		{Kind: report.Refreshed, Volume: a, Bundle: bundle, FetchedAt: fetched.Add(-time.Minute), Changed: true},
 		{Kind: report.Confirmed, Volume: a, FetchedAt: fetched},
 		{Kind: report.UnpublishFailed, Volume: a},
 		{Kind: report.Synced, Volume: a, Duration: time.Second},
-		{Kind: report.RefreshFailed, Volume: b, Reason: volume.TokenExpired},
+		{Kind: report.RefreshFailed, Volume: b, Reason: volume.ReasonTokenExpired},
 		{Kind: report.Panicked},
 	} {
 		m.Report(e)
