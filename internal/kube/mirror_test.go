@@ -18,7 +18,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/secretdata"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )

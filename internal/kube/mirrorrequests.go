@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/secretdata"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 )
 
 // The driver has no right to read Secrets. Each of these requests is a patch, and asks for the metadata alone, so that no
