@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -13,6 +12,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
 // Inspection is what stands between a class and its files, all of it, whatever fails.
@@ -82,7 +82,7 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 	for i := range in.Vaults {
 		v := &in.Vaults[i]
 		unreachable[v.Host] = v.Err != nil
-		if own := in.Caller.Tenant; v.Err == nil && own != "" && guid(v.Tenant) && !strings.EqualFold(own, v.Tenant) {
+		if own := in.Caller.Tenant; v.Err == nil && (vault.Challenge{Tenant: v.Tenant}).OtherTenant(own) {
 			v.Err = &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf("vault %s belongs to tenant %s, and the token is of tenant "+
 				"%s: set tenantID to the vault's tenant, and use an identity of it", v.Host, v.Tenant, own)}
 		}
@@ -132,6 +132,3 @@ func (f *fetch) inspect(ctx context.Context, index int, skip bool) ObjectInspect
 	}
 	return found
 }
-
-// guid tells whether a tenant is named by its id, so that it can be compared with a token's.
-func guid(tenant string) bool { return len(tenant) == 36 && strings.Count(tenant, "-") == 4 }

@@ -10,13 +10,13 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
 // Step is one thing that had to work on the way to a vault.
@@ -40,10 +40,6 @@ type VaultInspection struct {
 	// Err is why the vault cannot be used; nil where it answers as a vault.
 	Err *volume.Error
 }
-
-// challenged is the tenant in a vault's challenge
-// (https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses).
-var challenged = regexp.MustCompile(`authorization(?:_uri)?="?https://[^/"]+/([^/",\s]+)`)
 
 // reach makes one request without a token on a connection of its own, over the same transport as all requests, and notes
 // how far it gets. A vault answers it with a challenge.
@@ -71,8 +67,8 @@ func (p *Provider) reach(ctx context.Context, vaultURL string) VaultInspection {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16)) // the status and the header say all
-	if m := challenged.FindStringSubmatch(resp.Header.Get("WWW-Authenticate")); m != nil && resp.StatusCode == http.StatusUnauthorized {
-		v.Tenant = m[1]
+	if c := vault.ParseChallenge(resp.Header); c.Tenant != "" && resp.StatusCode == http.StatusUnauthorized {
+		v.Tenant = c.Tenant
 		return v
 	}
 	v.Err = &volume.Error{Reason: volume.ReasonUnavailable, RequestID: resp.Header.Get("X-Ms-Request-Id"), Message: fmt.Sprintf(

@@ -54,8 +54,6 @@ type Identity struct {
 	tokens     map[string]azcore.AccessToken // by scope
 	// retry is before when no renewal is tried, since one has just failed.
 	retry time.Time
-	// rejected holds tokens that the vault refused, so that they are not sent again.
-	rejected map[string]time.Time
 }
 
 // assertion is a service account token in use.

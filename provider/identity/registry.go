@@ -62,6 +62,8 @@ type tokenKey struct {
 	identity *Identity
 	scope    string
 	claims   string
+	// renews is the hash of the token that a vault refused; empty for others.
+	renews string
 }
 
 // New returns an empty registry. Close must be called.

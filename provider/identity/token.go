@@ -15,8 +15,6 @@ import (
 const (
 	// ahead is how long before its end a token is renewed, or a tenth of its life where that is shorter.
 	ahead = 5 * time.Minute
-	// memory is how long a refused token is remembered; by then it has ended anyway.
-	memory = 24 * time.Hour
 	// patience is how long a caller waits for a renewal while it holds a token that still serves.
 	patience = 5 * time.Second
 	// pauseAfterFailure is how long a token serves as it is after it could not be renewed.
@@ -26,10 +24,7 @@ const (
 // GetToken implements azcore.TokenCredential. Callers that want the same token share one request. A challenge's tenant is
 // not passed on: the identity's own counts.
 func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	scope := ""
-	if len(opts.Scopes) == 1 {
-		scope = opts.Scopes[0]
-	}
+	scope := scopeOf(opts)
 	cached, fresh := i.cached(scope)
 	if fresh && opts.Claims == "" {
 		return cached, nil
@@ -54,8 +49,7 @@ func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions
 	return token, err
 }
 
-// postpone gives a token that could not be renewed, unless the vault refused it meanwhile, and lets others use it for a
-// while without trying.
+// postpone gives a token that could not be renewed, and lets others use it for a while without trying.
 func (i *Identity) postpone(scope string, cached azcore.AccessToken, cause error) (azcore.AccessToken, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -96,9 +90,6 @@ func (i *Identity) request(ctx context.Context, scope string, opts policy.TokenR
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if _, refused := i.rejected[token.Token]; refused {
-		return azcore.AccessToken{}, i.unrenewable()
-	}
 	life := token.ExpiresOn.Sub(i.registry.options.Clock.Now())
 	if renew := token.ExpiresOn.Add(-min(ahead, life/10)); token.RefreshOn.IsZero() || renew.Before(token.RefreshOn) {
 		token.RefreshOn = renew
@@ -145,34 +136,29 @@ func (i *Identity) assertable() error {
 		"requiresRepublish: true; the next republish mends it"}
 }
 
-// Reject tells that the vault refused a token. It is not sent again: the next GetToken asks anew, with a new credential
-// object, since the SDK's would give the same token from its cache.
-func (i *Identity) Reject(token string) {
-	now := i.registry.options.Clock.Now()
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.rejected == nil {
-		i.rejected = map[string]time.Time{}
+// Renew returns a token that was issued after the refused one. It asks Entra ID only where the identity still has the refused
+// token, and returns that one where its tokens cannot be renewed before their end. Until a newer token is there, the identity
+// keeps the one that it has: one vault's refusal says nothing about other vaults.
+func (i *Identity) Renew(ctx context.Context, opts policy.TokenRequestOptions, refused string) (azcore.AccessToken, error) {
+	scope := scopeOf(opts)
+	have, _ := i.cached(scope)
+	if have.Token != "" && (have.Token != refused || i.mode == managedIdentity) {
+		return have, nil
 	}
-	for old, at := range i.rejected {
-		if now.Sub(at) > memory {
-			delete(i.rejected, old)
-		}
-	}
-	i.rejected[token] = now
-	for scope, have := range i.tokens {
-		if have.Token == token {
-			delete(i.tokens, scope)
-			i.credential = nil
-		}
-	}
+	opts.TenantID = ""
+	key := tokenKey{identity: i, scope: scope, renews: i.registry.digest(refused)}
+	token, _, err := i.registry.tokens.Do(ctx, key, func(ctx context.Context) (azcore.AccessToken, error) {
+		i.mu.Lock()
+		i.credential = nil // the SDK's object would give the same token from its cache
+		i.mu.Unlock()
+		return i.request(ctx, scope, opts)
+	})
+	return token, err
 }
 
-func (i *Identity) unrenewable() error {
-	message := "the vault refused the token of " + i.String() + " and Entra ID gave the same again: check the vault's tenant"
-	if i.mode == managedIdentity {
-		message = "the vault refused the token of " + i.String() + ", and a managed identity's token cannot be renewed before its " +
-			"end: wait, or restart the driver on this node"
+func scopeOf(opts policy.TokenRequestOptions) string {
+	if len(opts.Scopes) != 1 {
+		return ""
 	}
-	return &volume.Error{Reason: volume.ReasonIdentity, Message: message}
+	return opts.Scopes[0]
 }

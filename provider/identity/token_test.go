@@ -131,32 +131,59 @@ func TestTheNewestServiceAccountTokenIsSent(t *testing.T) {
 	}
 }
 
-func TestRefusedTokenIsNotGivenAgain(t *testing.T) {
+func renew(t *testing.T, id *Identity, refused string) (string, error) {
+	t.Helper()
+	token, err := id.Renew(t.Context(), policy.TokenRequestOptions{Scopes: []string{vaultScope}, EnableCAE: true}, refused)
+	return token.Token, err
+}
+
+func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 	w := &wire{answer: &granting{life: "3599"}}
 	r, clk := registry(t, w)
 	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
 	first := mustGet(t, id)
-	id.Reject(first)
-	second := mustGet(t, id)
-	if second == first {
-		t.Error("the vault would get the token again that it refused")
+	second, err := renew(t, id, first)
+	if err != nil || second == first {
+		t.Errorf("got %q, %v", second, err)
 	}
-	id.Reject(first) // a late one, of a request that was under way
-	if token := mustGet(t, id); token != second {
-		t.Error("a late refusal of the old token took the new one away")
+	// a late refusal, of a request that was under way, gets the token that is there already
+	if token, err := renew(t, id, first); err != nil || token != second {
+		t.Errorf("got %q, %v", token, err)
+	}
+	if token := mustGet(t, id); token != second || len(w.asked()) != 2 {
+		t.Errorf("got %q after %d requests", token, len(w.asked()))
 	}
 }
 
-func TestManagedIdentityThatGivesTheRefusedTokenAgain(t *testing.T) {
-	w := &wire{answer: refusing{http.StatusOK, `{"access_token":"same","expires_in":"86399","expires_on":"4102444800","token_type":"Bearer",` +
-		`"resource":"https://vault.azure.net"}`}}
-	r, _ := registry(t, w)
-	// an id of its own: the SDK keeps the tokens of managed identities for the whole process
-	id := resolve(t, r, public(class.Class{Mode: class.ManagedIdentity, ManagedClientID: rand.Text()}), volume.Request{})
-	id.Reject(mustGet(t, id))
-	if _, err := get(t, id); volume.ReasonOf(err) != volume.ReasonIdentity || !strings.Contains(err.Error(), "cannot be renewed before its end") {
-		t.Errorf("got %v", err)
-	}
+// One vault's refusal takes no token away from the others.
+func TestTokenThatCannotBeRenewedStays(t *testing.T) {
+	t.Run("Entra ID is away", func(t *testing.T) {
+		w := &wire{answer: &granting{life: "3599"}}
+		r, clk := registry(t, w)
+		id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
+		first := mustGet(t, id)
+		w.answer = refusing{http.StatusServiceUnavailable, "<html>"}
+		if token, err := renew(t, id, first); err == nil {
+			t.Errorf("got %q", token)
+		}
+		if token := mustGet(t, id); token != first {
+			t.Errorf("got %q", token)
+		}
+	})
+	t.Run("managed identity", func(t *testing.T) {
+		w := &wire{answer: refusing{http.StatusOK, `{"access_token":"same","expires_in":"86399","expires_on":"4102444800","token_type":"Bearer",` +
+			`"resource":"https://vault.azure.net"}`}}
+		r, _ := registry(t, w)
+		// an id of its own: the SDK keeps the tokens of managed identities for the whole process
+		id := resolve(t, r, public(class.Class{Mode: class.ManagedIdentity, ManagedClientID: rand.Text()}), volume.Request{})
+		first := mustGet(t, id)
+		if token, err := renew(t, id, first); err != nil || token != first {
+			t.Errorf("got %q, %v", token, err)
+		}
+		if token := mustGet(t, id); token != first || len(w.asked()) != 1 {
+			t.Errorf("got %q after %d requests", token, len(w.asked()))
+		}
+	})
 }
 
 func TestIdentitiesAreIsolated(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strings"
 	"unicode"
 
@@ -48,15 +47,15 @@ func (c *Client) explain(err error, raw *http.Response, d description) *volume.E
 	if known, ok := errors.AsType[*volume.Error](err); ok {
 		return known
 	}
+	if r, ok := errors.AsType[*rejection](err); ok {
+		return &volume.Error{Reason: r.reason, RequestID: r.requestID, Message: fmt.Sprintf("vault %s: %s: %s", c.host, d, r.message), Cause: err}
+	}
 	answered, ok := errors.AsType[*azcore.ResponseError](err)
 	switch {
 	case ok:
 		return c.refused(answered.RawResponse, answered.StatusCode, d)
 	case raw != nil && raw.StatusCode < http.StatusBadRequest && !neterr.Interrupted(err):
 		return c.notAnAnswer(err, d, raw)
-	case raw != nil && raw.StatusCode == http.StatusUnauthorized && !neterr.Interrupted(err):
-		// the SDK could not follow the challenge
-		return c.unauthorized(raw, d)
 	case raw != nil && raw.StatusCode >= http.StatusBadRequest:
 		return c.refused(raw, raw.StatusCode, d)
 	}
@@ -110,8 +109,6 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 	}
 	prefix := fmt.Sprintf("vault %s: %s: ", c.host, d)
 	switch {
-	case status == http.StatusUnauthorized:
-		return c.unauthorized(raw, d)
 	case status == http.StatusForbidden && p.code != "":
 		e.Reason, e.Message = c.forbidden(p, d)
 	case status == http.StatusNotFound && p.code != "":
@@ -133,12 +130,6 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 	return e
 }
 
-func (c *Client) unauthorized(raw *http.Response, d description) *volume.Error {
-	return &volume.Error{Reason: volume.ReasonIdentity, RequestID: requestID(raw), Message: fmt.Sprintf(
-		"vault %s: %s: the vault refused a fresh token of %s: the vault must belong to the tenant of tenantID, and cloudName must be the "+
-			"vault's cloud", c.host, d, c.credential)}
-}
-
 // role is the least built-in role that permits an operation, and the permission of an access policy.
 func role(d description) (role, permission string) {
 	switch d.kind {
@@ -155,17 +146,11 @@ func role(d description) (role, permission string) {
 	return role, permission + d.operation
 }
 
-var callerPattern = regexp.MustCompile(`(?i)(appid|oid)=([0-9a-f-]{1,64})`)
-
 func (c *Client) forbidden(p problem, d description) (volume.Reason, string) {
 	role, permission := role(d)
 	who := c.credential.String()
-	if seen := callerPattern.FindAllStringSubmatch(p.message, 2); len(seen) > 0 {
-		parts := []string{who}
-		for _, m := range seen {
-			parts = append(parts, strings.ToLower(m[1])+" "+m[2])
-		}
-		who = strings.Join(parts, ", ")
+	if ids := c.authorizer.ids(); ids != "" {
+		who += ", " + ids
 	}
 	inner := strings.ToLower(p.inner)
 	text := strings.ToLower(p.message)

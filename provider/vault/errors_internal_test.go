@@ -25,7 +25,9 @@ func (someone) GetToken(context.Context, policy.TokenRequestOptions) (azcore.Acc
 }
 func (someone) Key() string    { return "key" }
 func (someone) String() string { return "someone" }
-func (someone) Reject(string)  {}
+func (someone) Renew(context.Context, policy.TokenRequestOptions, string) (azcore.AccessToken, error) {
+	return azcore.AccessToken{}, nil
+}
 
 // Whatever a service or a proxy answers, a person reads one line of bounded length.
 func FuzzRefusal(f *testing.F) {
@@ -37,7 +39,7 @@ func FuzzRefusal(f *testing.F) {
 	f.Add(500, []byte(`{"error":null}`))
 	f.Add(407, []byte{0xff})
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		c := &Client{options: Options{Clock: clock.RealClock{}}, host: "kv.vault.azure.net", credential: someone{}}
+		c := &Client{options: Options{Clock: clock.RealClock{}}, host: "kv.vault.azure.net", credential: someone{}, authorizer: &authorizer{}}
 		e := c.refused(&http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body))}, status,
 			description{kind: class.Secret, name: "s", operation: "get"})
 		if e.Reason == "" || len(e.Message) > 1000 || !strings.HasPrefix(e.Message, `vault kv.vault.azure.net: secret "s": `) ||

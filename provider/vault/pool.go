@@ -31,8 +31,9 @@ type Credential interface {
 	Key() string
 	// String names the identity for a person.
 	String() string
-	// Reject tells that the vault refused a token, which must not be given again.
-	Reject(token string)
+	// Renew returns a token that was issued after the refused one. It returns the refused one itself where the identity's tokens
+	// cannot be renewed before their end. What others use stays valid.
+	Renew(ctx context.Context, opts policy.TokenRequestOptions, refused string) (azcore.AccessToken, error)
 }
 
 // Options configure New.
@@ -70,6 +71,7 @@ type Client struct {
 	options      Options
 	host         string
 	credential   Credential
+	authorizer   *authorizer
 	secrets      *azsecrets.Client
 	keys         *azkeys.Client
 	certificates *azcertificates.Client
@@ -107,15 +109,15 @@ func (p *Pool) newClient(vaultURL, scope string, credential Credential) (*Client
 	if err != nil {
 		return nil, fmt.Errorf("vault URL: %w", err)
 	}
+	authorize := &authorizer{credential: credential, scope: scope, host: u.Host, clock: p.options.Clock}
 	options := azcore.ClientOptions{
-		Transport: p.options.Transport,
-		Retry:     policy.RetryOptions{MaxRetries: -1}, // the gates and this package retry
-		Telemetry: policy.TelemetryOptions{ApplicationID: p.options.ApplicationID},
-		PerRetryPolicies: append([]policy.Policy{presetToken{credential: credential, scope: scope}},
-			p.options.Policies...),
-		TracingProvider: p.options.Tracing,
+		Transport:        p.options.Transport,
+		Retry:            policy.RetryOptions{MaxRetries: -1}, // the gates and this package retry
+		Telemetry:        policy.TelemetryOptions{ApplicationID: p.options.ApplicationID},
+		PerRetryPolicies: append([]policy.Policy{authorize}, p.options.Policies...),
+		TracingProvider:  p.options.Tracing,
 	}
-	c := &Client{options: p.options, host: u.Host, credential: credential}
+	c := &Client{options: p.options, host: u.Host, credential: credential, authorizer: authorize}
 	if c.secrets, err = azsecrets.NewClient(vaultURL, credential, &azsecrets.ClientOptions{ClientOptions: options}); err != nil {
 		return nil, fmt.Errorf("secrets client: %w", err)
 	}
@@ -127,33 +129,6 @@ func (p *Pool) newClient(vaultURL, scope string, credential Credential) (*Client
 		return nil, fmt.Errorf("certificates client: %w", err)
 	}
 	return c, nil
-}
-
-// presetToken authorizes requests that the SDK would send bare, to learn the scope from the vault's refusal. The scope is
-// known: it is the cloud's. A real challenge still heals, by the SDK's policy before this one.
-type presetToken struct {
-	credential Credential
-	scope      string
-}
-
-const authorization = "Authorization"
-
-// Do implements policy.Policy.
-func (t presetToken) Do(req *policy.Request) (*http.Response, error) {
-	header := req.Raw().Header
-	if header.Get(authorization) == "" {
-		token, err := t.credential.GetToken(req.Raw().Context(), policy.TokenRequestOptions{Scopes: []string{t.scope}, EnableCAE: true})
-		if err != nil {
-			return nil, fmt.Errorf("token: %w", err)
-		}
-		header.Set(authorization, "Bearer "+token.Token)
-	}
-	sent := header.Get(authorization)
-	resp, err := req.Next()
-	if err == nil && resp.StatusCode == http.StatusUnauthorized {
-		t.credential.Reject(sent[len("Bearer "):])
-	}
-	return resp, err
 }
 
 // TryTimeout returns a policy that bounds one try, from when it is sent to the last byte of its answer. It belongs behind

@@ -42,7 +42,7 @@ func TestRefusals(t *testing.T) {
 		"no role for keys":   {client: "nobody", name: "s", kind: class.Key, reason: volume.ReasonPermission, want: []string{`"Key Vault Crypto User"`}},
 		"no role for certs":  {client: "nobody", name: "s", kind: class.Certificate, reason: volume.ReasonPermission, want: []string{`"Key Vault Certificate User"`}},
 		"no policy":          {host: policiesHost, name: "s", reason: volume.ReasonPermission, want: []string{`add "secret get" to its access policy`}},
-		"another tenant":     {host: "foreign.vault.azure.net", name: "s", reason: volume.ReasonIdentity, want: []string{"tenant of tenantID"}},
+		"another tenant":     {host: "foreign.vault.azure.net", name: "s", reason: volume.ReasonInvalidClass, want: []string{"belongs to tenant other-tenant", "is of tenant tenant", "keyvaultName"}},
 		"no such vault":      {host: "unknown.vault.azure.net", name: "s", reason: volume.ReasonProxy, want: []string{"unknown.vault.azure.net"}},
 		"firewall":           {fault: status(403, "Forbidden", "ForbiddenByFirewall", "Client address is not authorized."), reason: volume.ReasonFirewall, want: []string{"15 minutes"}},
 		"private":            {fault: status(403, "Forbidden", "ForbiddenByConnection", "Public network access is disabled."), reason: volume.ReasonFirewall, want: []string{"private endpoint"}},
@@ -61,7 +61,6 @@ func TestRefusals(t *testing.T) {
 		"408":                {fault: status(408, "", "", ""), reason: volume.ReasonUnavailable},
 		"429":                {fault: &emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 7}, reason: volume.ReasonThrottled, want: []string{"fewer requests"}},
 		"400":                {fault: status(400, "BadParameter", "", "The request URI\r\ncontains\u001b[31m an invalid name: x"), reason: volume.ReasonInvalidClass, want: []string{"(BadParameter): The request URI contains [31m an invalid name: x"}},
-		"401 for ever":       {fault: &emulator.Fault{Kind: emulator.FaultChallenge}, reason: volume.ReasonIdentity, want: []string{"refused a fresh token", "cloudName"}},
 		"a list":             {kind: "list", fault: status(403, "Forbidden", "ForbiddenByPolicy", "no"), reason: volume.ReasonPermission, want: []string{`add "secret list"`}},
 	} {
 		t.Run(name, func(t *testing.T) {

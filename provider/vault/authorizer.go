@@ -1,0 +1,190 @@
+package vault
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
+)
+
+// refusalTime is how long a token that the vault refused is not sent to that vault again. It is short, because the vault may
+// be corrected while the token is still valid: a managed identity's token is valid for a day.
+const refusalTime = time.Minute
+
+// authorizer puts the identity's token on the requests to one vault, and answers the vault's challenges. It runs behind the
+// SDK's own challenge policy, which then has nothing to do: no request leaves without a token, and no 401 gets back to it.
+//
+// A refusal counts for this vault alone. The identity's token stays valid for all other vaults.
+type authorizer struct {
+	credential Credential
+	scope      string
+	host       string
+	clock      clock.PassiveClock
+
+	mu      sync.Mutex
+	caller  identity.Caller
+	refused refusal
+	// cure is the token that was asked for because this vault refused the one before. Where the vault refuses it as well, no
+	// further token is asked for: else each request would cost one.
+	cure [sha256.Size]byte
+}
+
+// refusal is a token that the vault refused.
+type refusal struct {
+	token [sha256.Size]byte
+	until time.Time
+	err   *rejection
+}
+
+// rejection is why a vault does not accept a token.
+type rejection struct {
+	reason             volume.Reason
+	message, requestID string
+}
+
+// Error implements error.
+func (r *rejection) Error() string { return r.message }
+
+// Do implements policy.Policy.
+func (a *authorizer) Do(req *policy.Request) (*http.Response, error) {
+	if host := req.Raw().URL.Host; !strings.EqualFold(host, a.host) {
+		// the next page of a list is named by the answer: the token must not follow it to another host
+		return nil, &rejection{reason: volume.ReasonUnavailable, message: "the answer points to another host: check proxies on the way"}
+	}
+	options := policy.TokenRequestOptions{Scopes: []string{a.scope}, EnableCAE: true}
+	token, err := a.credential.GetToken(req.Raw().Context(), options)
+	if err != nil {
+		return nil, fmt.Errorf("token: %w", err)
+	}
+	if err := a.remembered(token); err != nil {
+		return nil, err
+	}
+	resp, err := a.send(req, token)
+	if err == nil && resp.StatusCode == http.StatusForbidden {
+		a.as(token) // the message names who was refused
+	}
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	challenge := ParseChallenge(resp.Header)
+	if own := a.as(token).Tenant; challenge.Claims == "" && challenge.OtherTenant(own) {
+		return nil, a.otherTenant(challenge.Tenant, own, resp)
+	}
+	newer, err := a.newer(req, options, token, challenge)
+	if err != nil {
+		return nil, err
+	}
+	if newer.Token != token.Token {
+		if resp, err = a.send(req, newer); err != nil || resp.StatusCode != http.StatusUnauthorized {
+			return resp, err
+		}
+	}
+	return nil, a.refuse(newer, resp)
+}
+
+// send sends the request with the token.
+func (a *authorizer) send(req *policy.Request, token azcore.AccessToken) (*http.Response, error) {
+	if err := req.RewindBody(); err != nil {
+		return nil, fmt.Errorf("rewind: %w", err)
+	}
+	req.Raw().Header.Set("Authorization", "Bearer "+token.Token)
+	return req.Next()
+}
+
+// newer returns a token that was issued after the refused one, or the refused one where there is none.
+func (a *authorizer) newer(req *policy.Request, options policy.TokenRequestOptions, refused azcore.AccessToken, c Challenge,
+) (azcore.AccessToken, error) {
+	if a.cured(refused) {
+		return refused, nil
+	}
+	var newer azcore.AccessToken
+	var err error
+	if c.Claims != "" {
+		options.Claims = c.Claims
+		newer, err = a.credential.GetToken(req.Raw().Context(), options)
+	} else {
+		newer, err = a.credential.Renew(req.Raw().Context(), options, refused.Token)
+	}
+	if err != nil {
+		return newer, fmt.Errorf("token: %w", err)
+	}
+	if newer.Token != refused.Token {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.cure = sha256.Sum256([]byte(newer.Token))
+	}
+	return newer, nil
+}
+
+// cured returns whether the token was asked for because the vault refused the one before.
+func (a *authorizer) cured(token azcore.AccessToken) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cure == sha256.Sum256([]byte(token.Token))
+}
+
+// as reads for whom the token was given, and keeps it for messages.
+func (a *authorizer) as(token azcore.AccessToken) identity.Caller {
+	caller := identity.CallerOf(token)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.caller = caller
+	return caller
+}
+
+// remembered returns why the vault refused this token a moment ago.
+func (a *authorizer) remembered(token azcore.AccessToken) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refused.err == nil || !a.clock.Now().Before(a.refused.until) || a.refused.token != sha256.Sum256([]byte(token.Token)) {
+		return nil
+	}
+	return a.refused.err
+}
+
+// refuse remembers that the vault refused the token.
+func (a *authorizer) refuse(token azcore.AccessToken, resp *http.Response) error {
+	r := &rejection{
+		reason:    volume.ReasonIdentity,
+		requestID: requestID(resp),
+		message: fmt.Sprintf("the vault refused a fresh token of %s: the vault must belong to the tenant of tenantID, and cloudName must be "+
+			"the vault's cloud", a.credential),
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refused = refusal{token: sha256.Sum256([]byte(token.Token)), until: a.clock.Now().Add(refusalTime), err: r}
+	return r
+}
+
+// otherTenant is the mistake of a class that names a vault of another tenant than its identity's.
+func (a *authorizer) otherTenant(vault, token string, resp *http.Response) error {
+	return &rejection{
+		reason:    volume.ReasonInvalidClass,
+		requestID: requestID(resp),
+		message: fmt.Sprintf("the vault belongs to tenant %s, and the token of %s is of tenant %s: correct keyvaultName, or set tenantID to the "+
+			"vault's tenant and use an identity of it", vault, a.credential, token),
+	}
+}
+
+// ids names the caller as role assignments do, by what the token says; empty where it does not.
+func (a *authorizer) ids() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var parts []string
+	if a.caller.ClientID != "" {
+		parts = append(parts, "appid "+a.caller.ClientID)
+	}
+	if a.caller.ObjectID != "" {
+		parts = append(parts, "oid "+a.caller.ObjectID)
+	}
+	return strings.Join(parts, ", ")
+}
