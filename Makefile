@@ -12,7 +12,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build bin/keyvault-csi and bin/keyvault-emulator, static
-	CGO_ENABLED=0 go build -trimpath -tags=grpcnotrace $(VCS) -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-emulator
+	hack/build $(VCS) -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-emulator
 
 .PHONY: image
 image: ## Build the container images into bin/image, without Docker; the same bytes from the same commit
@@ -20,16 +20,20 @@ image: ## Build the container images into bin/image, without Docker; the same by
 
 .PHONY: test-image
 test-image: ## Build the driver's image twice from what is committed, and look whether the bytes are the same and what is in them
-	go build -buildvcs=false -o .cache/hack/ ./hack/gotest
-	cd hack/image && ../../.cache/hack/gotest -race=false -timeout=30m ./...
+	DIR=hack/image PROGRAMS= hack/gotest -race=false ./...
 
 .PHONY: demo
 demo: build ## Show the main job: no Azure, no cluster, no network, as root or not
-	go run ./hack/demo bin/keyvault-csi
+	hack/build -buildvcs=false -o .cache/hack/ ./hack/demo
+	.cache/hack/demo bin/keyvault-csi
 
 .PHONY: test
 test: ## Run the tests, as root or not; ARGS are passed to go test
 	hack/test $(ARGS)
+
+.PHONY: test-programs
+test-programs: ## Build what the tests run, for `go test` without make
+	hack/test-programs
 
 .PHONY: test-integration
 test-integration: ## Run the tests against a real API server, which the first run builds; ARGS are passed to go test
@@ -37,11 +41,11 @@ test-integration: ## Run the tests against a real API server, which the first ru
 
 .PHONY: cluster-up
 cluster-up: ## Run Kubernetes on this machine, with a real node, as root; the first run builds it
-	@go build -buildvcs=false -o .cache/hack/ ./hack/cluster && .cache/hack/cluster up
+	@hack/test-programs cluster && .cache/test/cluster up
 
 .PHONY: cluster-down
 cluster-down: ## End what cluster-up has started; nothing of it is left
-	@go build -buildvcs=false -o .cache/hack/ ./hack/cluster && .cache/hack/cluster down
+	@hack/test-programs cluster && .cache/test/cluster down
 
 .PHONY: e2e
 e2e: ## Install the chart on a cluster of its own and run Pods, as root; ARGS are passed to go test

@@ -12,18 +12,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 )
 
-// The driver as people run it: linked without C.
+// The driver as it is shipped: only without cgo can it change all of its threads.
 func TestOnlyTheCapabilitiesOfMountingStay(t *testing.T) {
 	dir := t.TempDir()
-	binary, socket := filepath.Join(dir, "keyvault-csi"), filepath.Join(dir, "csi.sock")
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, ".") //nolint:gosec // the test's own
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	driver := exec.CommandContext(t.Context(), binary, "driver", "--endpoint", "unix://"+socket, "--node-id", "n", "--kubelet-dir", dir, //nolint:gosec // the test's own
+	socket := filepath.Join(dir, "csi.sock")
+	driver := exec.CommandContext(t.Context(), binaries.Release(t), "driver", "--endpoint", "unix://"+socket, "--node-id", "n", "--kubelet-dir", dir, //nolint:gosec // the test's own
 		"--classes", dir, "--http-addr", "")
 	var log strings.Builder
 	driver.Stderr = &log

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 )
 
 const goodClass = `apiVersion: secrets-store.csi.x-k8s.io/v1
@@ -27,18 +29,8 @@ spec:
         objectType: secret
 `
 
-// built builds the command as people get it.
-func built(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "keyvault-csi")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil { //nolint:gosec // the test's own directory
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return binary
-}
-
 func TestValidate(t *testing.T) {
-	binary, dir := built(t), t.TempDir()
+	binary, dir := binaries.Driver(t), t.TempDir()
 	for name, text := range map[string]string{
 		"good.yaml":      goodClass,
 		"bad.yaml":       strings.Replace(goodClass, "objectType: secret", "objectType: sekret", 1),

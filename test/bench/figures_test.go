@@ -22,8 +22,6 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
 
-func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
-
 const latency = "latency: 20ms\n"
 
 // table prints rows when the test ends.

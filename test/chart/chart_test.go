@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -24,30 +23,16 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	k8syaml "sigs.k8s.io/yaml"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 )
 
 const root = "../.."
 
-func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
-
-// program is where Go keeps the Helm that hack/tools/go.mod names.
-var program = sync.OnceValues(func() (string, error) {
-	c := exec.Command("go", "tool", "-modfile=hack/tools/go.mod", "-n", "helm")
-	c.Dir, c.Stderr = root, os.Stderr
-	out, err := c.Output()
-	return strings.TrimSpace(string(out)), err
-})
-
 // helm returns the output and the error output of a run, and whether it failed.
 func helm(t *testing.T, args ...string) (out, problems string, err error) {
 	t.Helper()
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var stdout, stderr bytes.Buffer
-	c := exec.CommandContext(t.Context(), path, args...) //nolint:gosec // a tool of the project
+	c := exec.CommandContext(t.Context(), binaries.Helm(t), args...) //nolint:gosec // a tool of the project
 	c.Dir, c.Stdout, c.Stderr = root, &stdout, &stderr
 	err = c.Run()
 	return stdout.String(), stderr.String(), err
@@ -234,7 +219,7 @@ func TestDaemonSet(t *testing.T) {
 func TestTheDriverKnowsItsArguments(t *testing.T) {
 	for name, args := range map[string][]string{"as it is": nil, "everything": everything} {
 		c := only[*appsv1.DaemonSet](t, render(t, newest, args...)).Spec.Template.Spec.Containers[0]
-		run := exec.CommandContext(t.Context(), kubelet.Binary(t), append(c.Args, "--help")...) //nolint:gosec // the project's own
+		run := exec.CommandContext(t.Context(), binaries.Driver(t), append(c.Args, "--help")...) //nolint:gosec // the project's own
 		if out, err := run.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v: %v\n%s", name, c.Args, err, out)
 		}

@@ -295,7 +295,7 @@ func (s *supervisor) startContainerd() error {
 }
 
 func (s *supervisor) importPause(ctx context.Context) error {
-	program, err := os.ReadFile(s.path("bin/pause"))
+	program, err := os.ReadFile(s.Programs["pause"])
 	if err != nil {
 		return fmt.Errorf("pause: %w", err)
 	}

@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 )
 
@@ -73,7 +74,7 @@ func Up(ctx context.Context, o Options) (*Node, error) {
 			return nil, err
 		}
 	}
-	if err := n.build(ctx); err != nil {
+	if err := n.build(); err != nil {
 		return nil, err
 	}
 	return n, n.begin(ctx)
@@ -130,23 +131,17 @@ func (n *Node) save() error {
 	return nil
 }
 
-// build builds the cluster's programs, and this project's own two.
-func (n *Node) build(ctx context.Context) error {
+// build builds the cluster's programs, and finds this project's own two.
+func (n *Node) build() error {
 	var err error
 	if n.Programs, err = controlplane.Build(builds...); err != nil {
 		return err //nolint:wrapcheck // says all
 	}
-	root, err := controlplane.Root()
-	if err != nil {
-		return err //nolint:wrapcheck // says all
+	if n.Tool, err = binaries.Find("cluster"); err != nil {
+		return err
 	}
-	n.Tool = n.path("bin/cluster")
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", n.path("bin")+"/", "./hack/cluster", "./hack/cluster/pause") //nolint:gosec // the project's own
-	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w: %s", err, out)
-	}
-	return nil
+	n.Programs["pause"], err = binaries.Find("pause")
+	return err
 }
 
 // begin starts process 1 with the network it is to have, and waits until the node is ready.

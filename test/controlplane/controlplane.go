@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 )
 
 // admissionPlugins is the environment variable that names more admission plugins, by spaces, for all control planes of a run.
@@ -226,7 +228,7 @@ func (c *ControlPlane) ApplyYAML(text string) {
 // ApplyCRDs applies the project's CRDs and returns when they are served.
 func (c *ControlPlane) ApplyCRDs() {
 	c.Helper()
-	root, err := Root()
+	root, err := binaries.Root()
 	c.must(err)
 	c.Apply(filepath.Join(root, "deploy/crds"))
 	c.MustKubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")

@@ -2,38 +2,20 @@ package controlplane
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-)
 
-// Root is the directory of the project's go.mod, which holds hack/ and deploy/.
-func Root() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("find the project: %w", err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "hack/cluster/build")); err == nil {
-			return dir, nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return "", errors.New("find the project: no hack/cluster/build above the working directory")
-		}
-		dir = parent
-	}
-}
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
+)
 
 // Programs are the paths of built programs, by name.
 type Programs map[string]string
 
 // Build builds the programs with hack/cluster/build, which keeps what it has built before.
 func Build(names ...string) (Programs, error) {
-	root, err := Root()
+	root, err := binaries.Root()
 	if err != nil {
 		return nil, err
 	}

@@ -10,61 +10,30 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
-// build makes what the pages call, once.
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "keyvault-csi-docs-")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", dir, "../../cmd/keyvault-csi", "../../cmd/keyvault-emulator") //nolint:gosec // ends by itself
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return dir, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, err := build(); err == nil {
-		_ = os.RemoveAll(dir)
-	}
-	os.Exit(code)
-}
-
-// binaries is the directory of what the pages call.
-func binaries(t *testing.T) string {
-	t.Helper()
-	dir, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // Every command of the project's own programs is one that they take: verb, flags and the flags' values.
 func TestCommandsOfTheDocumentationParse(t *testing.T) {
-	dir := binaries(t)
+	programs := map[string]string{"keyvault-csi": binaries.Driver(t), "keyvault-emulator": binaries.Emulator(t)}
 	checked := 0
 	for _, c := range pages.Commands(t) {
 		args := c.Words
 		if at := slices.Index(args, "--"); args[0] == "kubectl" && at > 0 && at+1 < len(args) {
 			args = pages.Program(slices.Clone(args[at+1:])) // what is run in a pod
 		}
-		if len(args) == 0 || args[0] != "keyvault-csi" && args[0] != "keyvault-emulator" {
+		if len(args) == 0 || programs[args[0]] == "" {
 			continue
 		}
 		checked++
 		// with --help a command parses its flags and does nothing
-		run := exec.CommandContext(t.Context(), filepath.Join(dir, args[0]), append(slices.Clone(args[1:]), "--help")...) //nolint:gosec // the test's own
+		run := exec.CommandContext(t.Context(), programs[args[0]], append(slices.Clone(args[1:]), "--help")...) //nolint:gosec // the test's own
 		if out, err := run.CombinedOutput(); err != nil || !strings.Contains(string(out), "Usage:") {
 			t.Errorf("%s: %s: %v\n%s", c.Page, c.Line, err, out)
 		}
@@ -124,44 +93,6 @@ func lookUp(all map[string]any, name string) bool {
 	return true
 }
 
-// helm is where Go keeps the Helm that hack/tools/go.mod names.
-func helm(t *testing.T) string {
-	t.Helper()
-	c := exec.CommandContext(t.Context(), "go", "tool", "-modfile=hack/tools/go.mod", "-n", "helm")
-	c.Dir, c.Stderr = pages.Root, os.Stderr
-	out, err := c.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// Each installation and upgrade with the project's chart renders, with the values that the page sets: the chart's schema is strict.
-func TestHelmCommandsOfTheDocumentation(t *testing.T) {
-	program, checked := helm(t), 0
-	for _, c := range pages.Commands(t) {
-		at := slices.Index(c.Words, "./deploy/chart")
-		if c.Words[0] != "helm" || at < 0 {
-			continue // of another chart
-		}
-		checked++
-		args := []string{"template", "keyvault-csi", c.Words[at], "--kube-version", "1.37.0"}
-		for _, word := range c.Words[at+1:] {
-			if word != "--reuse-values" && word != "--take-ownership" { // of what is installed
-				args = append(args, word)
-			}
-		}
-		run := exec.CommandContext(t.Context(), program, args...) //nolint:gosec // a tool of the project
-		run.Dir = pages.Root
-		if out, err := run.CombinedOutput(); err != nil {
-			t.Errorf("%s: %s: %v\n%s", c.Page, c.Line, err, out)
-		}
-	}
-	if checked < 4 {
-		t.Errorf("only %d commands", checked)
-	}
-}
-
 var (
 	span      = regexp.MustCompile("`([^`\n]+)`")
 	chartName = regexp.MustCompile(`^[a-z][A-Za-z]*(\.[a-z][A-Za-z]*)+$`)
@@ -172,13 +103,12 @@ var (
 // Chart values, flags and metrics that the text names exist.
 func TestNamesInTheTextExist(t *testing.T) {
 	all := values(t)
-	dir := binaries(t)
 	var help strings.Builder
 	for _, args := range [][]string{{"driver"}, {"validate"}, {"preview"}, {"check"}, {"version"}, {"status"}, {"log-level"}} {
-		out, _ := exec.CommandContext(t.Context(), filepath.Join(dir, "keyvault-csi"), append(args, "--help")...).CombinedOutput() //nolint:gosec // the test's own
+		out, _ := exec.CommandContext(t.Context(), binaries.Driver(t), append(args, "--help")...).CombinedOutput() //nolint:gosec // the test's own
 		help.Write(out)
 	}
-	out, _ := exec.CommandContext(t.Context(), filepath.Join(dir, "keyvault-emulator"), "--help").CombinedOutput() //nolint:gosec // the test's own
+	out, _ := exec.CommandContext(t.Context(), binaries.Emulator(t), "--help").CombinedOutput() //nolint:gosec // the test's own
 	help.Write(out)
 	metrics := pages.All(t)[filepath.Join(pages.Root, "docs/metrics.md")]
 	for path, text := range pages.All(t) {

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
@@ -101,7 +102,7 @@ func (s *suite) prepare() {
 
 func (s *suite) root() string {
 	s.Helper()
-	root, err := controlplane.Root()
+	root, err := binaries.Root()
 	s.must(err)
 	return root
 }
@@ -133,7 +134,7 @@ func (s *suite) install(flags ...string) {
 // Helm runs helm with the suite's values on stdin.
 func (s *suite) Helm(args ...string) string {
 	s.Helper()
-	cmd := exec.Command(filepath.Join(s.root(), ".cache/tools/helm"), args...) //nolint:gosec,noctx // built by hack/e2e
+	cmd := exec.Command(binaries.Helm(s), args...) //nolint:gosec,noctx // the project's own tool
 	home := s.TempDir()
 	cmd.Env = []string{"KUBECONFIG=" + s.Kubeconfig(), "HOME=" + home, "PATH=" + os.Getenv("PATH")}
 	cmd.Stdin = strings.NewReader(s.values())

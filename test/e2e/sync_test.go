@@ -17,8 +17,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -28,6 +26,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
@@ -157,12 +156,8 @@ func TestServicePrincipalOfTheNamespace(t *testing.T) {
 // TestSecretServesTLS has a certificate of the vault served by an HTTPS server from a kubernetes.io/tls Secret, also after it was renewed.
 func TestSecretServesTLS(t *testing.T) {
 	s := begin(t)
-	program := filepath.Join(t.TempDir(), "https")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./https") //nolint:gosec,noctx // this package's own
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	program, err := binaries.Find("https")
+	s.must(err)
 	data, err := os.ReadFile(program)
 	s.must(err)
 	s.ImportBuilt(cluster.Image{Name: "localhost/https:1", Entrypoint: []string{"/https"}, Files: map[string][]byte{"https": data}})

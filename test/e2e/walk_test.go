@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
 )
 
@@ -83,7 +84,7 @@ func (s *suite) shell(command string) *exec.Cmd {
 	cmd.Dir = s.root()
 	cmd.Env = []string{
 		"KUBECONFIG=" + s.Kubeconfig(), "HOME=" + s.TempDir(),
-		"PATH=" + strings.Join([]string{filepath.Join(s.root(), ".cache/tools"), filepath.Dir(s.Programs["kubectl"]), os.Getenv("PATH")}, ":"),
+		"PATH=" + strings.Join([]string{filepath.Dir(binaries.Helm(s)), filepath.Dir(s.Programs["kubectl"]), os.Getenv("PATH")}, ":"),
 	}
 	return cmd
 }

@@ -9,15 +9,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 )
 
 // helm runs Helm against a control plane.
 func helm(t *testing.T, c *controlplane.ControlPlane, args ...string) (string, error) {
 	t.Helper()
-	root, err := controlplane.Root()
+	root, err := binaries.Root()
 	must(t, err)
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"tool", "-modfile=tools/go.mod", "helm", "--kubeconfig", c.AdminKubeconfig()}, args...)...) //nolint:gosec // the project's own tool
+	cmd := exec.CommandContext(t.Context(), binaries.Helm(t), append([]string{"--kubeconfig", c.AdminKubeconfig()}, args...)...) //nolint:gosec // the project's own tool
 	var out bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = root, &out, &out
 	err = cmd.Run()
@@ -160,7 +161,7 @@ func TestChartDryRun(t *testing.T) {
 			t.Errorf("%s: %v\n%s", name, err, out)
 		}
 	}
-	root, err := controlplane.Root()
+	root, err := binaries.Root()
 	must(t, err)
 	c.Apply(root + "/deploy/manifests")
 }

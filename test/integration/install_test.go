@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
@@ -65,16 +66,16 @@ func install(t *testing.T, c *controlplane.ControlPlane, values ...string) site 
 // chart renders what the chart has for the API server.
 func chart(t *testing.T, release, namespace string, values ...string) string {
 	t.Helper()
-	root, err := controlplane.Root()
+	root, err := binaries.Root()
 	must(t, err)
 	args := []string{
-		"tool", "-modfile=tools/go.mod", "helm", "template", release, "deploy/chart", "--namespace", namespace, "--kube-version", "1.37.0",
+		"template", release, "deploy/chart", "--namespace", namespace, "--kube-version", "1.37.0",
 	}
 	for _, value := range values {
 		args = append(args, "--set", value)
 	}
 	var out, problems bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), "go", args...) //nolint:gosec // the project's own tool
+	cmd := exec.CommandContext(t.Context(), binaries.Helm(t), args...) //nolint:gosec // the project's own tool
 	cmd.Dir, cmd.Stdout, cmd.Stderr = root, &out, &problems
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("helm template: %v\n%s", err, &problems)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
@@ -24,7 +25,7 @@ func TestValidateLive(t *testing.T) {
 	kubeconfig := c.Kubeconfig(viewer)
 	run := func(exit int, wants []string, args ...string) (stdout string) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), kubelet.Binary(t), append([]string{"validate", "--live", "--kubeconfig", kubeconfig}, args...)...) //nolint:gosec // the test's own command
+		cmd := exec.CommandContext(t.Context(), binaries.Driver(t), append([]string{"validate", "--live", "--kubeconfig", kubeconfig}, args...)...) //nolint:gosec // the test's own command
 		var out, problems bytes.Buffer
 		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &problems, []string{"HOME=" + t.TempDir()}
 		err := cmd.Run()
@@ -90,7 +91,7 @@ func TestValidateLive(t *testing.T) {
 		findings[0].Severity != "error" || strings.Contains(text, `"line"`) {
 		t.Errorf("JSON: %v: %s", err, text)
 	}
-	offline := exec.CommandContext(t.Context(), kubelet.Binary(t), "validate", "-f", "-", "-n", namespace) //nolint:gosec // the test's own command
+	offline := exec.CommandContext(t.Context(), binaries.Driver(t), "validate", "-f", "-", "-n", namespace) //nolint:gosec // the test's own command
 	if out, err := offline.CombinedOutput(); err == nil || !strings.Contains(string(out), "go with --live") {
 		t.Errorf("offline with a namespace: %v: %s", err, out)
 	}

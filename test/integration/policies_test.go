@@ -20,6 +20,7 @@ import (
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	kvclass "github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 )
 
@@ -212,7 +213,7 @@ func TestDocumentedClassesPass(t *testing.T) {
 	c := controlplane.Shared(t)
 	s := install(t, c)
 	admin := newCaller(t, c.Admin())
-	root, err := controlplane.Root()
+	root, err := binaries.Root()
 	must(t, err)
 	var files []string
 	for _, pattern := range []string{"README.md", "docs/*.md", "deploy/examples/*.yaml", "deploy/examples/*/*.yaml"} {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
@@ -69,7 +70,7 @@ func TestPreviewAsServiceAccount(t *testing.T) {
 		{"stranger", []string{"preview", shop + "/web", "--service-account", "app"}, 1, "ask for the right to get secretproviderclasses"},
 	} {
 		args := append(tc.args, "--kubeconfig", c.Kubeconfig(tc.user+"-"+shop)) //nolint:gocritic // each case has its own
-		cmd := exec.CommandContext(t.Context(), kubelet.Binary(t), args...)     //nolint:gosec // the test's own command
+		cmd := exec.CommandContext(t.Context(), binaries.Driver(t), args...)    //nolint:gosec // the test's own command
 		cmd.Env = env
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out

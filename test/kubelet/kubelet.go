@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
 )
@@ -69,40 +68,6 @@ type Node struct {
 	log     *os.File
 }
 
-// build makes the driver's binary once per test process.
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "keyvault-csi-test-")
-	if err != nil {
-		return "", err //nolint:wrapcheck // a test helper
-	}
-	binary := filepath.Join(dir, "keyvault-csi")
-	args := append([]string{"build", "-buildvcs=false", "-o", binary}, buildFlags...)
-	out, err := exec.Command("go", append(args, "github.com/keyvault-csi/keyvault-csi-driver/cmd/keyvault-csi")...).CombinedOutput() //nolint:gosec // a test helper
-	if err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return binary, nil
-})
-
-// Binary is the path of the built driver.
-func Binary(t testing.TB) string {
-	t.Helper()
-	binary, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return binary
-}
-
-// Main runs the tests of a package that starts drivers, and removes what they built.
-func Main(m *testing.M) int {
-	code := m.Run()
-	if binary, err := build(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(binary))
-	}
-	return code
-}
-
 // Start runs an emulator with the seed and a driver with more flags until the test ends.
 func Start(t testing.TB, seed string, flags ...string) *Node {
 	t.Helper()
@@ -144,7 +109,7 @@ func StartWithout(t testing.TB, server *emulator.Server, issuer *emulatortest.Is
 func newNode(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer) *Node {
 	t.Helper()
 	n := &Node{
-		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: Binary(t),
+		TB: t, Dir: t.TempDir(), Emulator: server, Issuer: issuer, binary: binaries.Driver(t),
 		env: emulatortest.Environment(t, server), log: openLog(t),
 	}
 	for _, dir := range []string{"classes", "pods"} {

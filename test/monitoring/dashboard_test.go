@@ -28,8 +28,6 @@ const monitoring = "../../deploy/monitoring"
 // length is how long the driver is watched.
 const length = 90 * time.Second
 
-func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
-
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test

@@ -2,7 +2,6 @@ package sanity
 
 import (
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,8 +12,6 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
-
-func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
 
 // TestSanity runs every spec of csi-sanity that applies to a node-only driver; none is skipped.
 func TestSanity(t *testing.T) {

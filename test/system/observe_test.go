@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
@@ -20,7 +21,7 @@ import (
 // verb runs a verb of the driver's binary and returns what it writes.
 func verb(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
-	c := exec.CommandContext(t.Context(), kubelet.Binary(t), args...) //nolint:gosec // the test's own
+	c := exec.CommandContext(t.Context(), binaries.Driver(t), args...) //nolint:gosec // the test's own
 	c.Env = append(os.Environ(), "HTTP_PROXY=http://127.0.0.1:1")
 	var out, errOut bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errOut

@@ -3,7 +3,6 @@ package system
 
 import (
 	"maps"
-	"os"
 	"strings"
 	"testing"
 
@@ -14,8 +13,6 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
-
-func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
 
 func TestRequestsOfAMount(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed)

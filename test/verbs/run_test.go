@@ -15,12 +15,11 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
-
-func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
 
 // Values that no output may hold unless --reveal asks for it.
 const (
@@ -141,7 +140,7 @@ func (d *desk) command(more map[string]string, args ...string) *exec.Cmd {
 	env := maps.Clone(d.env)
 	env["PATH"], env["HOME"] = d.dir, d.dir // no az, no kubeconfig of the machine
 	maps.Copy(env, more)
-	c := exec.CommandContext(d.Context(), kubelet.Binary(d), args...) //nolint:gosec // the test's own command
+	c := exec.CommandContext(d.Context(), binaries.Driver(d), args...) //nolint:gosec // the test's own command
 	c.Dir = d.dir
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		if env[name] != "-" {

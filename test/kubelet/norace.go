@@ -1,5 +1,0 @@
-//go:build !race
-
-package kubelet
-
-var buildFlags []string //nolint:gochecknoglobals // a constant
