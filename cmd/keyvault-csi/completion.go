@@ -18,7 +18,7 @@ func (f *subjectFlags) complete(c *cobra.Command) {
 	completeFrom(c, "service-account", func(cmd *cobra.Command) ([]string, error) {
 		cluster, err := kube.NewCaller(f.callerOptions())
 		if err != nil {
-			return nil, err //nolint:wrapcheck // nobody sees it
+			return nil, err
 		}
 		return cluster.ServiceAccounts(cmd.Context(), cluster.Namespace())
 	})

@@ -62,7 +62,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	dropPrivileges(ctx, log)
 	mounts, err := tmpfs.New(tmpfs.Options{Mounter: tmpfs.SystemMounter(), Log: log, Size: f.volumeSize})
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	if err := mounts.Probe(""); err != nil {
 		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
@@ -85,7 +85,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		Accounts: accounts, Tracing: seen.traces.Azure(), Observer: seen.metrics, Clock: clk,
 	})
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	defer keyVault.Close()
 	seen.metrics.SetGates(keyVault.Gates)
@@ -95,7 +95,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		RotationInterval: f.interval(), CacheTTL: f.cacheTTL, Tracer: seen.traces.Tracer("keyvault-csi/driver"), Clock: clk, Log: log,
 	})
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	seen.metrics.SetReady(d.Ready)
 	return serve(ctx, f, d, seen, &admin{
@@ -171,9 +171,9 @@ func openClasses(
 func openMirror(ctx context.Context, f *driverFlags, classes classSource, reporter report.Reporter) (driver.Mirror, error) {
 	cluster, ok := classes.(*kube.Cluster)
 	if !ok || !f.syncSecrets {
-		return nil, nil //nolint:nilnil // the driver knows nil
+		return nil, nil
 	}
-	return cluster.Mirror(ctx, reporter) //nolint:wrapcheck // says all
+	return cluster.Mirror(ctx, reporter)
 }
 
 // noCoreFiles keeps secrets out of core files: none is written, and other processes of the user cannot read the memory.

@@ -64,7 +64,7 @@ type listener struct {
 // listenHTTP binds the address; it returns nil where the address is empty.
 func listenHTTP(ctx context.Context, flag, addr string, handler http.Handler) (*listener, error) {
 	if addr == "" {
-		return nil, nil //nolint:nilnil // off is a choice, not an error
+		return nil, nil
 	}
 	socket, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {

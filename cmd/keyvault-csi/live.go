@@ -56,7 +56,7 @@ func (f *liveFlags) validate(ctx context.Context, names []string, o class.Option
 	findings = []classfile.Finding{}
 	cluster, err := kube.NewCaller(f.caller())
 	if err != nil {
-		return nil, 0, err //nolint:wrapcheck // says all
+		return nil, 0, err
 	}
 	take := func(c *v1.SecretProviderClass) error {
 		found, err := checkLive(c, o)
@@ -66,7 +66,7 @@ func (f *liveFlags) validate(ctx context.Context, names []string, o class.Option
 	for _, name := range names {
 		found, err := cluster.Class(ctx, cluster.Namespace(), name)
 		if err != nil {
-			return nil, 0, err //nolint:wrapcheck // says all
+			return nil, 0, err
 		}
 		if err := take(found); err != nil {
 			return nil, 0, err
@@ -78,7 +78,7 @@ func (f *liveFlags) validate(ctx context.Context, names []string, o class.Option
 			namespace = ""
 		}
 		if err := cluster.EachClass(ctx, namespace, take); err != nil {
-			return nil, 0, err //nolint:wrapcheck // says all
+			return nil, 0, err
 		}
 	}
 	return findings, classes, nil

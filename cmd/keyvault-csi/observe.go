@@ -59,7 +59,7 @@ func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *ob
 		Endpoint: f.otlpEndpoint, Service: "keyvault-csi", Version: readBuild().Version, Node: f.nodeID, Log: o.log,
 	})
 	if err != nil {
-		return o, err //nolint:wrapcheck // says all
+		return o, err
 	}
 	o.closers = append(o.closers, o.traces.Close)
 	o.reporters = report.All{o.metrics, o.recent}

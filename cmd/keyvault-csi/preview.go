@@ -151,10 +151,10 @@ func (s *subjects) fetch(ctx context.Context, one subject, p *previewed) (*volum
 	}
 	binding, err := s.provider.Bind(ctx, req)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all
+		return nil, err
 	}
 	p.Identity, p.Warnings = binding.Identity(), binding.Warnings()
-	return binding.Fetch(ctx, volume.FetchOptions{Priority: volume.PriorityMount}) //nolint:wrapcheck // says all
+	return binding.Fetch(ctx, volume.FetchOptions{Priority: volume.PriorityMount})
 }
 
 // describe says what a file is, and which object fills it.

@@ -154,7 +154,7 @@ func openSubjects(ctx context.Context, f *subjectFlags, names []string, stdin io
 	}
 	if len(names) > 0 || f.serviceAccount != "" {
 		if s.cluster, err = kube.NewCaller(f.callerOptions()); err != nil {
-			return nil, err //nolint:wrapcheck // says all
+			return nil, err
 		}
 	}
 	for _, name := range names {
@@ -189,7 +189,7 @@ func (s *subjects) openProvider(observer provider.Observer) (err error) {
 		o.Accounts = s.cluster
 	}
 	s.provider, err = provider.New(o)
-	return err //nolint:wrapcheck // says all
+	return err
 }
 
 // namespace is that of classes which name none.
@@ -238,7 +238,7 @@ func (s *subjects) addNamed(ctx context.Context, name string) error {
 	}
 	found, err := s.cluster.Class(ctx, namespace, short)
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	s.list = append(s.list, subject{class: found, origin: "cluster"})
 	return nil
@@ -262,7 +262,7 @@ func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volu
 	}
 	token, err := s.cluster.Token(ctx, c.Namespace, s.flags.serviceAccount, audience)
 	if err != nil {
-		return req, err //nolint:wrapcheck // says all
+		return req, err
 	}
 	req.Tokens = map[string]volume.Token{audience: token}
 	return req, nil
@@ -277,7 +277,7 @@ func readClassFiles(name string, stdin io.Reader, take func(path string, data []
 		}
 		return take("<stdin>", data)
 	}
-	return filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error { //nolint:wrapcheck // names the file
+	return filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -286,7 +286,7 @@ func readClassFiles(name string, stdin io.Reader, take func(path string, data []
 		}
 		data, err := os.ReadFile(path) //nolint:gosec // the person's choice
 		if err != nil {
-			return err //nolint:wrapcheck // names the file
+			return err
 		}
 		return take(path, data)
 	})

@@ -51,7 +51,7 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := logging.New(cmd.ErrOrStderr(), f.logFormat, slog.LevelInfo)
 			if err != nil {
-				return err //nolint:wrapcheck // says all
+				return err
 			}
 			o, err := f.options(cmd.Context(), log)
 			if err != nil {
@@ -59,7 +59,7 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
 			}
 			server, err := emulator.New(o)
 			if err != nil {
-				return err //nolint:wrapcheck // says all
+				return err
 			}
 			return run(cmd, server, f.listen, f.tlsDir)
 		},
@@ -78,7 +78,7 @@ func run(cmd *cobra.Command, server *emulator.Server, listen, tlsDir string) err
 		}
 	}
 	if err := server.Start(listen); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "keyvault-emulator listens on %s\n", server.Address())
 	<-cmd.Context().Done()

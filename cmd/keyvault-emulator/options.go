@@ -45,7 +45,7 @@ func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options
 			return o, fmt.Errorf("seed: %w", err)
 		}
 		if o.Seed, err = emulator.ParseSeed(data); err != nil {
-			return o, err //nolint:wrapcheck // says all
+			return o, err
 		}
 	}
 	if f.latency > 0 {

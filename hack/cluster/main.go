@@ -40,21 +40,21 @@ func run(ctx context.Context, args []string) error {
 	case verb == "down" && len(args) <= 1:
 		node, err := cluster.Load(directory(args))
 		if err != nil {
-			return err //nolint:wrapcheck // says all
+			return err
 		}
-		return node.Down() //nolint:wrapcheck // says all
+		return node.Down()
 	case verb == "import" && (len(args) == 1 || len(args) == 2):
 		node, err := cluster.Load(directory(args[1:]))
 		if err != nil {
-			return err //nolint:wrapcheck // says all
+			return err
 		}
-		return node.ImportImage(ctx, args[0]) //nolint:wrapcheck // says all
+		return node.ImportImage(ctx, args[0])
 	case verb == "exec":
 		return inside(ctx, args)
 	case verb == "init" && len(args) == 0:
-		return cluster.Init() //nolint:wrapcheck // says all
+		return cluster.Init()
 	case verb == "supervise" && len(args) == 1:
-		return cluster.Supervise(ctx, args[0]) //nolint:wrapcheck // says all
+		return cluster.Supervise(ctx, args[0])
 	}
 	return errUsage
 }
@@ -70,7 +70,7 @@ func up(ctx context.Context, dir string) error {
 	start := time.Now()
 	node, err := cluster.Up(ctx, cluster.Options{Dir: dir, Detach: true})
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	fmt.Fprintf(os.Stderr, "the node is ready after %s\n", time.Since(start).Round(100*time.Millisecond))
 	fmt.Fprintf(os.Stderr, "kubectl: %s\n", node.Programs["kubectl"])
@@ -89,9 +89,9 @@ func inside(ctx context.Context, args []string) error {
 	}
 	node, err := cluster.Load(directory(dir))
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	cmd := node.Command(ctx, args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	return cmd.Run() //nolint:wrapcheck // the command's own
+	return cmd.Run()
 }

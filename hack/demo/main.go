@@ -138,17 +138,17 @@ func (d *demo) startEmulator() error {
 	heading("1. A vault, without Azure")
 	seed, err := emulator.ParseSeed([]byte(seedText))
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	if d.issuer, err = emulatortest.NewIssuer("https://oidc.example.com/cluster/"); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	seed.Issuers = []emulator.Issuer{{Issuer: d.issuer.URL, PublicKey: d.issuer.PublicKey()}}
 	if d.emulator, err = emulator.New(emulator.Options{Seed: seed}); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	if err := d.emulator.Start("127.0.0.1:0"); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	say("keyvault-emulator answers as https://contoso.vault.azure.net and https://login.microsoftonline.com,")
 	say("over TLS, 20 ms away. Its vault holds the secrets db-password and api-key and the certificate shop-tls.")
@@ -214,7 +214,7 @@ func (d *demo) show(ctx context.Context) error {
 
 	heading("5. Somebody changes db-password in the vault; the driver looks every 2 s here")
 	if _, err := d.emulator.SetSecret("contoso", emulator.Secret{Name: "db-password", Value: "a new one"}); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	start := time.Now()
 	for _, pod := range []string{"pod-a", "pod-b"} {
@@ -270,7 +270,7 @@ func (d *demo) publish(ctx context.Context, pod, class string) (time.Duration, e
 	tokens := kubelet.Tokens(d.issuer, "default", "app", time.Hour)
 	start := time.Now()
 	_, err := d.node.NodePublishVolume(ctx, kubelet.PublishRequest(target, pod, class, tokens))
-	return time.Since(start), err //nolint:wrapcheck // shown as it is
+	return time.Since(start), err
 }
 
 // requests says what reached the vault and Entra ID since the last call.

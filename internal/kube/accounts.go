@@ -65,7 +65,7 @@ func readAccount(client metadata.Interface) func(context.Context, types.Namespac
 		defer cancel()
 		found, err := client.Resource(resource).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 		if err != nil {
-			return nil, err //nolint:wrapcheck // accountError does
+			return nil, err
 		}
 		kept := map[string]string{}
 		for key, value := range found.Annotations {

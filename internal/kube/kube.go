@@ -124,9 +124,9 @@ func (c *Cluster) Close() error {
 // credentials are those of the file, else of the pod's own service account.
 func credentials(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
-		return rest.InClusterConfig() //nolint:wrapcheck // the caller does
+		return rest.InClusterConfig()
 	}
-	return clientcmd.BuildConfigFromFlags("", kubeconfig) //nolint:wrapcheck // the caller does
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }
 
 // newResources returns a client of the project's own kinds.
@@ -165,7 +165,7 @@ func (o observed) RoundTrip(r *http.Request) (*http.Response, error) {
 	case err != nil && r.Context().Err() == nil:
 		o.cluster.noteTrouble(r.Context(), err)
 	}
-	return answer, err //nolint:wrapcheck // this only looks on
+	return answer, err
 }
 
 // noteTrouble keeps err for whoever asks why nothing goes, and logs it where it is news.

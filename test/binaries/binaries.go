@@ -109,7 +109,7 @@ func Find(name string) (string, error) {
 }
 
 // sources are the directories that the programs are compiled from.
-var sources = []string{"cmd", "driver", "internal", "provider", "tmpfs", "test/emulator"} //nolint:gochecknoglobals // a constant
+var sources = []string{"cmd", "driver", "internal", "provider", "tmpfs", "test/emulator"}
 
 // newest is the source of the programs that was changed last, and when.
 func newest(root string) (name string, changed time.Time, err error) {
@@ -121,7 +121,7 @@ func newest(root string) (name string, changed time.Time, err error) {
 		if err == nil && info.ModTime().After(changed) {
 			name, changed = strings.TrimPrefix(path, root+"/"), info.ModTime()
 		}
-		return err //nolint:wrapcheck // wrapped below
+		return err
 	}
 	for _, dir := range append([]string{"go.mod"}, sources...) {
 		if err := filepath.WalkDir(filepath.Join(root, dir), look); err != nil {

@@ -37,7 +37,7 @@ func Start(t testing.TB, o Options) *Cluster {
 }
 
 // shared is the cluster of a test process, once it was asked for.
-var shared struct { //nolint:gochecknoglobals // one for a package's tests is the purpose
+var shared struct {
 	sync.Mutex
 
 	node *Node
@@ -81,7 +81,7 @@ func up(o Options) (*Node, error) {
 		}
 		var err error
 		if o.Dir, err = os.MkdirTemp("", "cluster-"); err != nil {
-			return nil, err //nolint:wrapcheck // says all
+			return nil, err
 		}
 	}
 	node, err := Up(context.Background(), o)
@@ -95,7 +95,7 @@ func up(o Options) (*Node, error) {
 func sweep() error {
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), "cluster-*"))
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	for _, dir := range dirs {
 		if old, err := Load(dir); err == nil && !old.alive() {
@@ -206,5 +206,5 @@ func (c *Cluster) ImportBusybox() {
 // Exec runs a command on the node and returns what it printed.
 func (c *Cluster) Exec(args ...string) (string, error) {
 	out, err := c.Command(context.Background(), args...).CombinedOutput()
-	return string(out), err //nolint:wrapcheck // the command's own
+	return string(out), err
 }

@@ -88,7 +88,7 @@ func Init() error {
 }
 
 // sysctls are what kubelet wants of the machine. It finds them so and does not touch the machine's.
-var sysctls = map[string]string{ //nolint:gochecknoglobals // a table
+var sysctls = map[string]string{
 	"vm/overcommit_memory": "1", "kernel/panic": "10", "kernel/panic_on_oops": "1",
 	"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
 }
@@ -175,7 +175,7 @@ func Supervise(ctx context.Context, text string) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
-	return server.Serve(listener) //nolint:wrapcheck // says all
+	return server.Serve(listener)
 }
 
 func (s *supervisor) do(ctx context.Context, verb, program string) error {
@@ -193,9 +193,9 @@ func (s *supervisor) do(ctx context.Context, verb, program string) error {
 	case "start kube-apiserver":
 		return s.plane.StartAPIServer(ctx)
 	case "pause kube-apiserver":
-		return s.plane.Pause() //nolint:wrapcheck // says all
+		return s.plane.Pause()
 	case "resume kube-apiserver":
-		return s.plane.Resume() //nolint:wrapcheck // says all
+		return s.plane.Resume()
 	default:
 		return fmt.Errorf("%s %s: not known", verb, program)
 	}
@@ -217,7 +217,7 @@ func (s *supervisor) start(ctx context.Context) error {
 	}
 	var err error
 	if s.plane, err = controlplane.With(s.planeConfig(), s.Programs); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	if err := writeConfigs(&s.settings, s.Programs, s.plane.Key("ca.pem")); err != nil {
 		return err
@@ -226,7 +226,7 @@ func (s *supervisor) start(ctx context.Context) error {
 		return err
 	}
 	if err := s.plane.Run(ctx); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	if err := s.startContainerd(); err != nil {
 		return err
@@ -245,7 +245,7 @@ func (s *supervisor) startProxy() error {
 	const user = "system:kube-proxy"
 	if _, err := os.Stat(s.plane.Kubeconfig(user)); err != nil {
 		if err := s.plane.AddUser(user); err != nil {
-			return err //nolint:wrapcheck // says all
+			return err
 		}
 	}
 	cmd := exec.Command(s.Programs["kube-proxy"], "--kubeconfig", s.plane.Kubeconfig(user), //nolint:gosec,noctx // as above
@@ -253,7 +253,7 @@ func (s *supervisor) startProxy() error {
 		"--conntrack-max-per-core", "0", "--conntrack-min", "0", "--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0")
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	_, err := controlplane.StartProcess(s.Dir, "kube-proxy", cmd)
-	return err //nolint:wrapcheck // says all
+	return err
 }
 
 // makeCgroup makes the cgroup below which kubelet makes its own, in every hierarchy.
@@ -287,10 +287,10 @@ func (s *supervisor) startContainerd() error {
 	}, ":"))
 	var err error
 	if s.containerd, err = controlplane.StartProcess(s.Dir, "containerd", cmd); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
-	return s.containerd.Await("containerd", func() error { //nolint:wrapcheck // says all
-		return exec.Command(s.Programs["ctr"], "--address", containerdSocket, "version").Run() //nolint:gosec,noctx,wrapcheck // as above
+	return s.containerd.Await("containerd", func() error {
+		return exec.Command(s.Programs["ctr"], "--address", containerdSocket, "version").Run() //nolint:gosec,noctx // as above
 	})
 }
 
@@ -325,17 +325,17 @@ func (s *supervisor) startKubelet(ctx context.Context) error {
 	started := time.Now().Add(-time.Second)
 	var err error
 	if s.kubelet, err = controlplane.StartProcess(s.Dir, "kubelet", cmd); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	config, err := s.plane.AdminConfig()
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("client of the API server: %w", err)
 	}
-	return s.kubelet.Await("the node to be ready", func() error { //nolint:wrapcheck // says all
+	return s.kubelet.Await("the node to be ready", func() error {
 		return nodeReady(ctx, client, started)
 	})
 }
@@ -344,7 +344,7 @@ func (s *supervisor) startKubelet(ctx context.Context) error {
 func nodeReady(ctx context.Context, client kubernetes.Interface, since time.Time) error {
 	node, err := client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady && (c.Status != corev1.ConditionTrue || c.LastHeartbeatTime.Time.Before(since)) {
@@ -355,7 +355,7 @@ func nodeReady(ctx context.Context, client kubernetes.Interface, since time.Time
 		return fmt.Errorf("node is not ready: taints %v", node.Spec.Taints)
 	}
 	_, err = client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
-	return err //nolint:wrapcheck // says all
+	return err
 }
 
 func ip(args ...string) error {

@@ -52,7 +52,7 @@ type Node struct {
 }
 
 // builds are all programs of a cluster.
-var builds = []string{ //nolint:gochecknoglobals // a list
+var builds = []string{
 	"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
 	"containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local",
 }
@@ -135,7 +135,7 @@ func (n *Node) save() error {
 func (n *Node) build() error {
 	var err error
 	if n.Programs, err = controlplane.Build(builds...); err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	if n.Tool, err = binaries.Find("cluster"); err != nil {
 		return err
@@ -220,7 +220,7 @@ func (n *Node) awaitReady(ctx context.Context) error {
 		case <-n.ended:
 			return fmt.Errorf("the cluster ended: %s", n.Logs())
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // the caller's own
+			return ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {

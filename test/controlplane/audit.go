@@ -41,7 +41,7 @@ func (e AuditEvent) String() string {
 	if e.ObjectRef.Subresource != "" {
 		what += "/" + e.ObjectRef.Subresource
 	}
-	status, _ := json.Marshal(e.ResponseStatus.Code) //nolint:errchkjson // a number
+	status, _ := json.Marshal(e.ResponseStatus.Code)
 	return e.Verb + " " + what + " " + e.ObjectRef.Namespace + "/" + e.ObjectRef.Name + ": " + string(status)
 }
 

@@ -61,7 +61,7 @@ func Start(t testing.TB, o Options) *ControlPlane {
 }
 
 // shared is the control plane of a test process, once it was asked for.
-var shared struct { //nolint:gochecknoglobals // one for a package's tests is the purpose
+var shared struct {
 	sync.Mutex
 
 	plane *Plane
@@ -96,7 +96,7 @@ func Main(m interface{ Run() int }) int {
 func run(o Options) (*Plane, error) {
 	dir, err := os.MkdirTemp("", "controlplane-")
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all
+		return nil, err
 	}
 	port, err := freePort()
 	if err != nil {
@@ -127,9 +127,9 @@ func end(p *Plane) {
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
 	if err != nil {
-		return 0, err //nolint:wrapcheck // says all
+		return 0, err
 	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close() //nolint:forcetypeassert // of a TCP listener
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
 // Open puts a control plane in a test's hands.

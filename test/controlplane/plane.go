@@ -151,7 +151,7 @@ func (p *Plane) writeKubeconfig(path string, user *clientcmdapi.AuthInfo) error 
 	if err := clientcmdapi.FlattenConfig(config); err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
 	}
-	return clientcmd.WriteToFile(*config, path) //nolint:wrapcheck // says all
+	return clientcmd.WriteToFile(*config, path)
 }
 
 // URL is the API server's.
@@ -252,11 +252,11 @@ func (p *Plane) adminClient() (*http.Client, error) {
 func get(ctx context.Context, client *http.Client, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return err //nolint:wrapcheck // says all
+		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {

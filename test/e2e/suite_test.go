@@ -42,7 +42,7 @@ const (
 )
 
 // world is what all tests share: a cluster with the driver, and the emulator.
-var world struct { //nolint:gochecknoglobals // a cluster for each test would take minutes
+var world struct {
 	sync.Mutex
 
 	emulator *emulator.Server

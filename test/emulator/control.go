@@ -27,35 +27,35 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 			_ = json.NewEncoder(w).Encode(result)
 		})
 	}
-	command("GET /healthz", func(*json.Decoder) (any, error) { return nil, nil }) //nolint:nilnil // ok
+	command("GET /healthz", func(*json.Decoder) (any, error) { return nil, nil })
 	command("GET /requests", func(*json.Decoder) (any, error) { return s.Requests(), nil })
 	command("GET /counts", func(*json.Decoder) (any, error) { return s.Counts(), nil })
 	command("DELETE /requests", func(*json.Decoder) (any, error) {
 		s.ResetRequests()
-		return nil, nil //nolint:nilnil // ok
+		return nil, nil
 	})
 	command("POST /faults", decoded(func(f Fault) (any, error) { return map[string]string{"id": s.AddFault(f)}, nil }))
 	command("DELETE /faults", func(*json.Decoder) (any, error) {
 		s.ClearFaults()
-		return nil, nil //nolint:nilnil // ok
+		return nil, nil
 	})
 	command("POST /latency", decoded(func(in struct {
 		Latency Duration `json:"latency"`
 	},
 	) (any, error) {
 		s.SetLatency(time.Duration(in.Latency))
-		return nil, nil //nolint:nilnil // ok
+		return nil, nil
 	}))
 	command("POST /clock", decoded(func(in struct {
 		Advance Duration `json:"advance"`
 	},
 	) (any, error) {
 		s.AdvanceClock(time.Duration(in.Advance))
-		return nil, nil //nolint:nilnil // ok
+		return nil, nil
 	}))
 	command("POST /tokens/revoke", func(*json.Decoder) (any, error) {
 		s.RevokeTokens()
-		return nil, nil //nolint:nilnil // ok
+		return nil, nil
 	})
 	command("POST /issuers", decoded(func(i Issuer) (any, error) { return nil, s.Apply(Seed{Issuers: []Issuer{i}}) }))
 	command("POST /tenants", decoded(func(t Tenant) (any, error) { return nil, s.Apply(Seed{Tenants: []Tenant{t}}) }))

@@ -53,7 +53,7 @@ type Server struct {
 	tunnels     *tunnels
 	work        sync.WaitGroup
 	stop        context.CancelFunc
-	ctx         context.Context //nolint:containedctx // the server's life
+	ctx         context.Context
 }
 
 // New makes a server from a seed; Start begins to serve.
@@ -246,7 +246,7 @@ func (c *tunnel) Close() error {
 	c.of.mu.Lock()
 	delete(c.of.open, c)
 	c.of.mu.Unlock()
-	return c.Conn.Close() //nolint:wrapcheck // the connection's own
+	return c.Conn.Close()
 }
 
 func newTunnels() *tunnels {

@@ -125,7 +125,7 @@ var (
 )
 
 // singular names the kinds in operations and messages.
-var singular = map[string]string{"secrets": "secret", "keys": "key", "certificates": "certificate"} //nolint:gochecknoglobals // a constant
+var singular = map[string]string{"secrets": "secret", "keys": "key", "certificates": "certificate"}
 
 // vault answers as a vault's data plane.
 func (s *Server) vault(x *exchange) reply {

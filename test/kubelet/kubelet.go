@@ -306,7 +306,7 @@ func (n *Node) Tokens(namespace, serviceAccount string, lifetime time.Duration) 
 func (n *Node) Publish(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) error {
 	n.Helper()
 	_, err := n.NodePublishVolume(context.Background(), n.Request(pod, class, edit...))
-	return err //nolint:wrapcheck // the status itself
+	return err
 }
 
 // MustPublish fails the test where Publish fails.

@@ -33,14 +33,14 @@ type shim struct {
 
 // GetPluginInfo forwards.
 func (s *shim) GetPluginInfo(ctx context.Context, r *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
-	return s.identity.GetPluginInfo(ctx, r) //nolint:wrapcheck // a status
+	return s.identity.GetPluginInfo(ctx, r)
 }
 
 // GetPluginCapabilities adds the controller that the shim is.
 func (s *shim) GetPluginCapabilities(ctx context.Context, r *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	resp, err := s.identity.GetPluginCapabilities(ctx, r)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // a status
+		return nil, err
 	}
 	resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{Type: &csi.PluginCapability_Service_{
 		Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE},
@@ -50,34 +50,34 @@ func (s *shim) GetPluginCapabilities(ctx context.Context, r *csi.GetPluginCapabi
 
 // Probe forwards.
 func (s *shim) Probe(ctx context.Context, r *csi.ProbeRequest) (*csi.ProbeResponse, error) {
-	return s.identity.Probe(ctx, r) //nolint:wrapcheck // a status
+	return s.identity.Probe(ctx, r)
 }
 
 // NodeGetInfo forwards.
 func (s *shim) NodeGetInfo(ctx context.Context, r *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return s.node.NodeGetInfo(ctx, r) //nolint:wrapcheck // a status
+	return s.node.NodeGetInfo(ctx, r)
 }
 
 // NodeGetCapabilities forwards.
 func (s *shim) NodeGetCapabilities(ctx context.Context, r *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
-	return s.node.NodeGetCapabilities(ctx, r) //nolint:wrapcheck // a status
+	return s.node.NodeGetCapabilities(ctx, r)
 }
 
 // NodePublishVolume forwards as kubelet would call: read-only, with the pod's token.
 func (s *shim) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	r.Readonly = true
 	r.Secrets = map[string]string{"csi.storage.k8s.io/serviceAccount.tokens": s.tokens()}
-	return s.node.NodePublishVolume(ctx, r) //nolint:wrapcheck // a status
+	return s.node.NodePublishVolume(ctx, r)
 }
 
 // NodeUnpublishVolume forwards.
 func (s *shim) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	return s.node.NodeUnpublishVolume(ctx, r) //nolint:wrapcheck // a status
+	return s.node.NodeUnpublishVolume(ctx, r)
 }
 
 // NodeGetVolumeStats forwards.
 func (s *shim) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
-	return s.node.NodeGetVolumeStats(ctx, r) //nolint:wrapcheck // a status
+	return s.node.NodeGetVolumeStats(ctx, r)
 }
 
 // ControllerGetCapabilities has none.

@@ -14,7 +14,7 @@ func main() {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			pair, err := tls.LoadX509KeyPair("/tls/tls.crt", "/tls/tls.key")
-			return &pair, err //nolint:wrapcheck // the handshake fails with it
+			return &pair, err
 		}},
 	}
 	log.Fatal(server.ListenAndServeTLS("", ""))

@@ -60,7 +60,7 @@ type Issuer struct {
 func NewIssuer(url string) (*Issuer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // a test helper
+		return nil, err
 	}
 	return &Issuer{URL: url, key: key}, nil
 }
