@@ -1,0 +1,28 @@
+# The images, for those who build with Docker, Podman or BuildKit:
+#
+#   docker build -t keyvault-csi .
+#   docker build -t keyvault-emulator --target keyvault-emulator .
+#
+# `make image` builds the same programs without any of these, reproducibly and with a bill of materials.
+
+FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+# TARGETOS and TARGETARCH are BuildKit's; the others are what `keyvault-csi version` prints.
+ARG TARGETOS TARGETARCH
+ARG VERSION COMMIT COMMITTED MODIFIED=false
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -mod=readonly -tags=grpcnotrace \
+    -ldflags="-s -w -X main.release=$VERSION -X main.commit=$COMMIT -X main.committed=$COMMITTED -X main.modified=$MODIFIED" \
+    -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-emulator
+
+FROM scratch AS keyvault-emulator
+COPY --from=build /src/bin/keyvault-emulator /keyvault-emulator
+USER 0:0
+ENTRYPOINT ["/keyvault-emulator"]
+
+FROM scratch AS keyvault-csi
+COPY --from=build /src/bin/keyvault-csi /keyvault-csi
+USER 0:0
+ENTRYPOINT ["/keyvault-csi"]
