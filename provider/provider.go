@@ -1,5 +1,5 @@
 // Package provider gets Azure Key Vault objects for pods: class parameters in, files out. It is the only door; its
-// subpackages know what is asked for (class, cloud), who asks (identity), how (vault), how often (pace) and what bytes come
+// subpackages know what is asked for (class, cloud), who asks (identity), how (vault), how often (limiter) and what bytes come
 // of it (encode).
 package provider
 
@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -86,7 +85,7 @@ type Provider struct {
 	classes    *classCache
 	identities *identity.Registry
 	vaults     *vault.Pool
-	gates      *limiter.Gates
+	limiters   *limiter.Limiters
 	table      *table
 	transport  *http.Transport
 }
@@ -113,22 +112,22 @@ func New(o Options) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	gates := limiter.NewGates(o.Clock, limits)
+	limiters := limiter.New(o.Clock, limits)
 	client := &http.Client{Transport: transport, CheckRedirect: noRedirect}
-	policies := []policy.Policy{gates, vault.TryTimeout(tryTimeout)}
+	bounded := vault.TryTimeout(tryTimeout)
 	p := &Provider{
-		options: o, gates: gates, transport: transport,
+		options: o, limiters: limiters, transport: transport,
 		classes: newClassCache(class.Options{
 			Clouds: clouds, SplitCertAndKey: o.SplitCertAndKey, AllowedHosts: o.AllowedVaultHosts,
 		}),
 		identities: identity.New(identity.Options{
-			Transport: client, Policies: policies, Proxy: o.TokenProxy, Person: o.Person, Tracing: o.Tracing, Clock: o.Clock,
+			Transport: client, Limiters: limiters, Policies: []policy.Policy{bounded}, Proxy: o.TokenProxy, Person: o.Person, Tracing: o.Tracing, Clock: o.Clock,
 			Observe: func(mode string, err error, took time.Duration) {
 				o.Observer.TokenRequest(mode, reasonOf(err), took)
 			},
 		}),
 		vaults: vault.New(vault.Options{
-			Transport: client, Policies: policies, ApplicationID: o.ApplicationID, Tracing: o.Tracing, Clock: o.Clock,
+			Transport: client, Policies: []policy.Policy{limiters.Policy(limiter.Key{}), bounded}, ApplicationID: o.ApplicationID, Tracing: o.Tracing, Clock: o.Clock,
 			Observe: o.Observer.VaultRequest,
 		}),
 	}
@@ -143,19 +142,28 @@ func (p *Provider) Close() {
 	p.transport.CloseIdleConnections()
 }
 
-// Gates returns what the pace of each host looks like.
-func (p *Provider) Gates() []limiter.Snapshot { return p.gates.Snapshots() }
+// Limiters returns what the limiters of each host look like.
+func (p *Provider) Limiters() []limiter.Snapshot { return p.limiters.Snapshots() }
 
-// limits are a quarter of what Key Vault bears of one vault (4,000 requests in 10 s), and what Entra ID and the instance
-// metadata service (5 a second) bear of one node.
-func limits(host string) limiter.Limits {
+// mostInFlight bounds the requests under way to one host. It is also the number of idle connections that are kept, so that with
+// HTTP/1.1 no request needs a new one.
+const mostInFlight = 64
+
+// limits are those of a service. Of the instance metadata service it is known what it bears: 5 requests a second of the whole
+// node. What vaults and Entra ID bear is learned.
+func limits(k limiter.Key) limiter.Limits {
 	switch {
-	case host == "169.254.169.254":
-		return limiter.Limits{Rate: 4, Burst: 5, InFlight: 4}
-	case strings.HasPrefix(host, "login."):
-		return limiter.Limits{Rate: 20, Burst: 50, InFlight: 16}
+	case k.Host == "169.254.169.254":
+		return limiter.Limits{
+			InFlight: 4,
+			Rate:     4,
+			Burst:    5,
+			Advice:   "look for what else on the node asks for tokens of managed identities",
+		}
+	case k.Quota != "":
+		return limiter.Limits{Advice: "use more than one identity, or start fewer nodes or Pods at once"}
 	}
-	return limiter.Limits{Rate: 100, Burst: 200, InFlight: 64}
+	return limiter.Limits{InFlight: mostInFlight, Advice: "spread the load over more vaults or rotate less often"}
 }
 
 // newTransport returns the one transport of the driver.
@@ -187,7 +195,7 @@ func newTransport(o Options) (*http.Transport, error) {
 		TLSClientConfig:        config,
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           512,
-		MaxIdleConnsPerHost:    64,
+		MaxIdleConnsPerHost:    mostInFlight,
 		IdleConnTimeout:        5 * time.Minute, // longer than a rotation's interval
 		TLSHandshakeTimeout:    10 * time.Second,
 		ExpectContinueTimeout:  time.Second,

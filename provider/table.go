@@ -83,12 +83,14 @@ func (t *table) get(ctx context.Context, s volume.SourceKey, notBefore time.Time
 			start := t.clock.Now()
 			a, err := ask(ctx)
 			if err != nil {
+				if refused(volume.ReasonOf(err)) {
+					t.forget(s)
+				}
 				return a, err
 			}
 			a.at = start
 			a.digest = t.digest(a)
-			t.keep(s, a, max(t.ttl, keep))
-			return a, nil
+			return t.keep(s, a, max(t.ttl, keep)), nil
 		})
 		switch {
 		case err != nil:
@@ -129,22 +131,45 @@ func (t *table) lastGood(s volume.SourceKey, age time.Duration) (answer, bool) {
 	return e.answer, true
 }
 
-// keep remembers an answer; one that another class wants longer stays as long.
-func (t *table) keep(s volume.SourceKey, a answer, d time.Duration) {
-	if d <= 0 {
-		return
-	}
+// keep remembers an answer; one that another class wants longer stays as long. It returns the newer one of the answer and
+// what is kept: a request that took long must not bring an old value back.
+func (t *table) keep(s volume.SourceKey, a answer, d time.Duration) answer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed {
-		return
+	had, ok := t.entries[s]
+	if ok && had.answer.at.After(a.at) {
+		return had.answer
+	}
+	if d <= 0 || t.closed {
+		return a
 	}
 	until := a.at.Add(d)
-	if had, ok := t.entries[s]; ok && had.until.After(until) {
+	if ok && had.until.After(until) {
 		until = had.until
 	}
 	t.entries[s] = entry{answer: a, until: until}
 	t.arm()
+	return a
+}
+
+// forget drops what the vault gave once and now refuses: it must not be served when the vault is away.
+func (t *table) forget(s volume.SourceKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.entries, s)
+}
+
+// refused returns whether an error says that the identity may not have the object (any more), or that it does not exist.
+func refused(reason volume.Reason) bool {
+	switch reason {
+	case volume.ReasonPermission, volume.ReasonFirewall, volume.ReasonNotFound, volume.ReasonDisabled, volume.ReasonIdentity,
+		volume.ReasonInvalidClass:
+		return true
+	case volume.ReasonDNS, volume.ReasonProxy, volume.ReasonNetwork, volume.ReasonUnavailable, volume.ReasonThrottled,
+		volume.ReasonInvalidRequest, volume.ReasonClassNotFound, volume.ReasonInvalidContent, volume.ReasonNotReady,
+		volume.ReasonFilesystem, volume.ReasonInternal, volume.ReasonTokenExpired:
+	}
+	return false
 }
 
 // arm sets the timer for the next answer to forget. The caller holds the lock.

@@ -245,3 +245,58 @@ func TestDigestFollowsContent(t *testing.T) {
 		}
 	}
 }
+
+// What the vault refuses must not be served from memory when the vault is away later.
+func TestWhatIsRefusedIsForgotten(t *testing.T) {
+	for reason, forgotten := range map[volume.Reason]bool{
+		volume.ReasonPermission: true, volume.ReasonFirewall: true, volume.ReasonNotFound: true, volume.ReasonDisabled: true,
+		volume.ReasonIdentity: true, volume.ReasonInvalidClass: true,
+		volume.ReasonNetwork: false, volume.ReasonDNS: false, volume.ReasonProxy: false, volume.ReasonUnavailable: false,
+		volume.ReasonThrottled: false, volume.ReasonTokenExpired: false, volume.ReasonInternal: false,
+	} {
+		t.Run(string(reason), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tab := newTable(clock.RealClock{}, time.Minute, &counter{})
+				defer tab.close()
+				mustGet(t, tab, time.Time{}, time.Hour, saying("one"))
+				time.Sleep(time.Second)
+				_, err := tab.get(t.Context(), aSource, time.Now(), time.Hour, func(context.Context) (answer, error) {
+					return answer{}, &volume.Error{Reason: reason, Message: "no"}
+				})
+				if volume.ReasonOf(err) != reason {
+					t.Fatal(err)
+				}
+				if _, ok := tab.lastGood(aSource, time.Hour); ok == forgotten {
+					t.Errorf("is kept: %t", ok)
+				}
+			})
+		})
+	}
+}
+
+// A request that was given up may still be answered, with an old value, after a newer one.
+func TestAnOlderAnswerDoesNotReplaceANewerOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab := newTable(clock.RealClock{}, time.Hour, &counter{})
+		defer tab.close()
+		ctx, cancel := context.WithCancel(t.Context())
+		release := make(chan struct{})
+		var work sync.WaitGroup
+		work.Go(func() {
+			_, _ = tab.get(ctx, aSource, time.Time{}, 0, func(ctx context.Context) (answer, error) {
+				<-release
+				return saying("old")(ctx)
+			})
+		})
+		synctest.Wait()
+		cancel()
+		work.Wait()
+		time.Sleep(time.Second)
+		mustGet(t, tab, time.Time{}, 0, saying("new"))
+		close(release)
+		synctest.Wait()
+		if a := mustGet(t, tab, time.Time{}, 0, silent); a.object.Value != "new" {
+			t.Errorf("kept %q", a.object.Value)
+		}
+	})
+}

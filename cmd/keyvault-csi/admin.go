@@ -45,7 +45,7 @@ type nodeStatus struct {
 // admin answers people on the node.
 type admin struct {
 	driver    *driver.Driver
-	gates     func() []limiter.Snapshot
+	limiters  func() []limiter.Snapshot
 	recent    *report.Recent
 	verbosity *logging.Verbosity
 	started   time.Time
@@ -65,7 +65,7 @@ func (a *admin) mux() *http.ServeMux {
 func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 	s := nodeStatus{
 		Status: a.driver.Status(), Time: time.Now().UTC(), Started: a.started.UTC(), Ready: true,
-		Hosts: a.gates(), Troubles: a.recent.Troubles(),
+		Hosts: a.limiters(), Troubles: a.recent.Troubles(),
 	}
 	if err := a.driver.Ready(); err != nil {
 		s.Ready, s.NotReady = false, err.Error()

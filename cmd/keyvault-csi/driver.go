@@ -88,7 +88,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		return err
 	}
 	defer keyVault.Close()
-	seen.metrics.SetGates(keyVault.Gates)
+	seen.metrics.SetGates(keyVault.Limiters)
 	d, err := driver.New(driver.Options{
 		Name: f.driverName, Version: readBuild().Version, NodeID: f.nodeID, KubeletDir: f.kubeletDir,
 		Classes: classes, Provider: keyVault, Mounts: mounts, Mirror: mirror, Reporter: reporter,
@@ -99,7 +99,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	}
 	seen.metrics.SetReady(d.Ready)
 	return serve(ctx, f, d, seen, &admin{
-		driver: d, gates: keyVault.Gates, recent: seen.recent, verbosity: seen.verbosity, started: started, log: log,
+		driver: d, limiters: keyVault.Limiters, recent: seen.recent, verbosity: seen.verbosity, started: started, log: log,
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -94,7 +95,18 @@ func printHosts(p *paper, s *nodeStatus) {
 	}
 	p.line()
 	rows := [][]cell{headings("HOST", "REQUESTS/S", "UNDER WAY", "WAITING", "THROTTLED", "STATE")}
+	limiters := make([]limiter.Snapshot, 0, len(s.Hosts))
 	for _, h := range s.Hosts {
+		limiters = append(append(limiters, h), h.Quotas...)
+	}
+	for _, h := range limiters {
+		name, rate := h.Host, "-"
+		if h.Quota != "" {
+			name = "  " + h.Quota
+		}
+		if h.Rate > 0 {
+			rate = strconv.FormatFloat(h.Rate, 'f', 1, 64)
+		}
 		state, look := "open", green
 		if !h.NotBefore.IsZero() {
 			state, look = "closed for "+span(h.NotBefore.Sub(s.Time)), yellow
@@ -103,7 +115,7 @@ func printHosts(p *paper, s *nodeStatus) {
 			state, look = "does not answer; "+state, red
 		}
 		rows = append(rows, []cell{
-			{text: h.Host}, {text: strconv.FormatFloat(h.Rate, 'f', 1, 64), right: true}, {text: strconv.Itoa(h.InFlight), right: true},
+			{text: name}, {text: rate, right: true}, {text: strconv.Itoa(h.InFlight), right: true},
 			{text: strconv.Itoa(h.Waiting), right: true}, {text: strconv.FormatUint(h.Throttled, 10), right: true},
 			{text: state, style: look},
 		})

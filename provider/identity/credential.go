@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -11,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
 // principal is the credential of a service principal: a secret or a certificate.
@@ -70,8 +72,8 @@ func (i *Identity) newCredential() (azcore.TokenCredential, error) {
 	options := azcore.ClientOptions{
 		Cloud:            cloud.Configuration{ActiveDirectoryAuthorityHost: i.authority},
 		Transport:        o.Transport,
-		Retry:            policy.RetryOptions{MaxRetries: -1}, // the gates and the callers retry
-		PerRetryPolicies: append([]policy.Policy{recorderPolicy{}}, o.Policies...),
+		Retry:            policy.RetryOptions{MaxRetries: -1}, // the callers retry
+		PerRetryPolicies: i.policies(),
 		TracingProvider:  o.Tracing,
 	}
 	// The authority comes from the operator's cloud, not from the class: there is nothing to discover.
@@ -104,6 +106,24 @@ func (i *Identity) newCredential() (azcore.TokenCredential, error) {
 	return azidentity.NewClientCertificateCredential(i.tenant, i.client, certificates, key, &azidentity.ClientCertificateCredentialOptions{
 		ClientOptions: options, DisableInstanceDiscovery: known,
 	})
+}
+
+// policies are those of the identity's requests. Entra ID counts requests by tenant and client, and the instance metadata service
+// counts all of the node. The token proxy is a service of its own.
+func (i *Identity) policies() []policy.Policy {
+	o := i.registry.options
+	var service limiter.Key
+	if i.mode != managedIdentity && i.mode != person {
+		service.Quota = fmt.Sprintf("client %s of tenant %s", i.client, i.tenant)
+	}
+	if i.mode == identityBinding {
+		service.Host = i.registry.proxy.host()
+	}
+	all := []policy.Policy{recorderPolicy{}, i.registry.found.policy(service.Host)}
+	if o.Limiters != nil {
+		all = append(all, o.Limiters.Policy(service))
+	}
+	return append(all, o.Policies...)
 }
 
 // decoded returns the certificate's bytes: a PFX may stand in the Secret as base64 text.

@@ -50,7 +50,7 @@ func (i *Identity) refused(seen *recorder, host string) error {
 	switch {
 	case outcome == limiter.Throttled || answer.code == "50196":
 		e.Reason, e.RetryAfter = volume.ReasonThrottled, wait
-		e.Message = fmt.Sprintf("%s asked for fewer token requests: it is tried again later", host)
+		e.Message = fmt.Sprintf("%s asked for fewer token requests of %s: it is tried again later", host, i)
 	case i.mode == managedIdentity:
 		e.Reason, e.Message = i.refusedByIMDS(seen.status, answer)
 	case answer.code != "":

@@ -116,6 +116,15 @@ func (p *tokenProxy) current(ctx context.Context, base *url.URL) (*http.Transpor
 	return p.transport, nil
 }
 
+// host is the proxy's host name, empty where the URL is not usable.
+func (p *tokenProxy) host() string {
+	base, err := url.Parse(p.options.URL)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(base.Host)
+}
+
 func (p *tokenProxy) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -29,7 +29,9 @@ const idle = 2 * time.Hour
 type Options struct {
 	// Transport carries the requests to Entra ID, AD FS and IMDS.
 	Transport policy.Transporter
-	// Policies run for each request, pacing among them.
+	// Limiters decide when a request is sent; nil where nothing limits them.
+	Limiters *limiter.Limiters
+	// Policies run for each request that is sent.
 	Policies []policy.Policy
 	// Proxy is the AKS token proxy of identity binding.
 	Proxy ProxyOptions
@@ -49,6 +51,7 @@ type Account struct{ ClientID, TenantID string }
 type Registry struct {
 	options Options
 	proxy   *tokenProxy
+	found   *discovery
 	tokens  flight.Group[tokenKey, azcore.AccessToken]
 	salt    []byte
 	tracer  tracing.Tracer
@@ -70,7 +73,7 @@ type tokenKey struct {
 func New(o Options) *Registry {
 	salt := make([]byte, 32)
 	_, _ = rand.Read(salt) // never fails (crypto/rand)
-	r := &Registry{options: o, proxy: newTokenProxy(o.Proxy), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
+	r := &Registry{options: o, proxy: newTokenProxy(o.Proxy), found: newDiscovery(o.Clock), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
 	r.tokens.OnJoin = limiter.Promote
 	r.tracer = o.Tracing.NewTracer("keyvault-csi/identity", "")
 	return r
@@ -79,6 +82,7 @@ func New(o Options) *Registry {
 // Close ends token requests under way.
 func (r *Registry) Close() {
 	r.tokens.Close()
+	r.found.close()
 	r.proxy.close()
 }
 

@@ -130,20 +130,19 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 	return e
 }
 
-// role is the least built-in role that permits an operation, and the permission of an access policy.
+// role is the least built-in role that permits an operation, and the permission of an access policy. Key Vault Reader reads
+// certificates and the public part of keys, and no secret. The roles for crypto and certificate users may do more: sign and
+// decrypt, and read every secret (https://learn.microsoft.com/azure/key-vault/general/rbac-guide). Who lists the versions of a
+// secret reads their values next, so the role is the same.
 func role(d description) (role, permission string) {
 	switch d.kind {
 	case class.Secret:
-		role, permission = "Key Vault Secrets User", "secret "
+		return "Key Vault Secrets User", "secret " + d.operation
 	case class.Key:
-		role, permission = "Key Vault Crypto User", "key "
+		return "Key Vault Reader", "key " + d.operation
 	case class.Certificate:
-		role, permission = "Key Vault Certificate User", "certificate "
 	}
-	if d.operation == "list" && d.kind == class.Secret {
-		role = "Key Vault Secrets User" // readMetadata is part of it
-	}
-	return role, permission + d.operation
+	return "Key Vault Reader", "certificate " + d.operation
 }
 
 func (c *Client) forbidden(p problem, d description) (volume.Reason, string) {

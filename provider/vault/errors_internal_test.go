@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -47,4 +49,50 @@ func FuzzRefusal(f *testing.F) {
 			t.Errorf("%d %q gives %s %q", status, body, e.Reason, e.Message)
 		}
 	})
+}
+
+// The data actions of built-in roles (https://learn.microsoft.com/azure/role-based-access-control/built-in-roles/security).
+var dataActions = map[string][]string{ //nolint:gochecknoglobals // a constant
+	"Key Vault Reader":       {"Microsoft.KeyVault/vaults/*/read", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"},
+	"Key Vault Secrets User": {"Microsoft.KeyVault/vaults/secrets/getSecret/action", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"},
+}
+
+// A role that is recommended permits the operation, and nothing that changes or uses a key, or reads a secret that was not asked
+// for.
+func TestRolesPermitTheOperationAndNoMore(t *testing.T) {
+	for _, tc := range []struct {
+		kind      class.Kind
+		operation string
+		action    string
+		secrets   bool
+	}{
+		{class.Secret, "get", "secrets/getSecret/action", true},
+		{class.Secret, "list", "secrets/readMetadata/action", true},
+		{class.Key, "get", "keys/read", false},
+		{class.Key, "list", "keys/read", false},
+		{class.Certificate, "get", "certificates/read", false},
+		{class.Certificate, "list", "certificates/read", false},
+	} {
+		name, permission := role(description{kind: tc.kind, name: "n", operation: tc.operation})
+		permits := func(action string) bool {
+			return slices.ContainsFunc(dataActions[name], func(pattern string) bool {
+				ok, err := path.Match(strings.ReplaceAll(pattern, "/", "|"), strings.ReplaceAll("Microsoft.KeyVault/vaults/"+action, "/", "|"))
+				return ok && err == nil
+			})
+		}
+		if !permits(tc.action) {
+			t.Errorf("%s %s: %s does not permit %s", tc.operation, tc.kind, name, tc.action)
+		}
+		for _, more := range []string{"keys/sign/action", "keys/decrypt/action", "keys/delete", "secrets/delete", "certificates/import/action"} {
+			if permits(more) {
+				t.Errorf("%s %s: %s permits %s", tc.operation, tc.kind, name, more)
+			}
+		}
+		if !tc.secrets && permits("secrets/getSecret/action") {
+			t.Errorf("%s %s: %s reads secrets", tc.operation, tc.kind, name)
+		}
+		if !strings.HasSuffix(permission, " "+tc.operation) {
+			t.Errorf("%s %s: permission %q", tc.operation, tc.kind, permission)
+		}
+	}
 }

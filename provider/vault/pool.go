@@ -39,7 +39,7 @@ type Credential interface {
 // Options configure New.
 type Options struct {
 	Transport policy.Transporter
-	// Policies run for each request behind authentication, pacing among them.
+	// Policies run for each request behind authentication, the limiter among them.
 	Policies []policy.Policy
 	// ApplicationID stands in the user agent.
 	ApplicationID string
@@ -112,7 +112,7 @@ func (p *Pool) newClient(vaultURL, scope string, credential Credential) (*Client
 	authorize := &authorizer{credential: credential, scope: scope, host: u.Host, clock: p.options.Clock}
 	options := azcore.ClientOptions{
 		Transport:        p.options.Transport,
-		Retry:            policy.RetryOptions{MaxRetries: -1}, // the gates and this package retry
+		Retry:            policy.RetryOptions{MaxRetries: -1}, // this package retries
 		Telemetry:        policy.TelemetryOptions{ApplicationID: p.options.ApplicationID},
 		PerRetryPolicies: append([]policy.Policy{authorize}, p.options.Policies...),
 		TracingProvider:  p.options.Tracing,
@@ -132,7 +132,7 @@ func (p *Pool) newClient(vaultURL, scope string, credential Credential) (*Client
 }
 
 // TryTimeout returns a policy that bounds one try, from when it is sent to the last byte of its answer. It belongs behind
-// the gates, so that waiting for a turn does not count.
+// the limiter, so that waiting for it does not count.
 func TryTimeout(d time.Duration) policy.Policy { return tryTimeout(d) }
 
 type tryTimeout time.Duration

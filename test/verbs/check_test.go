@@ -77,7 +77,7 @@ object secret/db invalid InvalidContent`
 			text string
 		}{
 			{1, "client id 22222222-2222-2222-2222-222222222222, object id 22222222-0000-0000-0000-000000000000, tenant 11111111-"},
-			{2, "a vault of tenant 11111111-1111-1111-1111-111111111111"}, {3, "enable it"}, {6, "Key Vault Certificate User"},
+			{2, "a vault of tenant 11111111-1111-1111-1111-111111111111"}, {3, "enable it"}, {6, "Key Vault Reader"},
 			{7, "2020-01-01T00:00:00Z"}, {9, "2 versions"},
 		} {
 			if m := found[0].Steps[part.step].Message; !strings.Contains(m, part.text) {
@@ -136,7 +136,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 		"unknown client":    {nil, map[string]string{"AZURE_CLIENT_ID": "nobody"}, nil, nil, "identity refused", "AADSTS700016"},
 		"nobody":            {nil, map[string]string{"AZURE_TENANT_ID": "-", "AZURE_TOKEN_CREDENTIALS": "dev"}, nil, nil, "identity refused", "az login"},
 		"no pod's token":    {nil, nil, nil, []string{"--as-class"}, "identity refused", "no service account token"},
-		"role":              {map[string]string{"objects": "array:\n- '{objectName: tls, objectType: cert}'\n"}, nil, nil, nil, "object denied", "Key Vault Certificate User"},
+		"role":              {map[string]string{"objects": "array:\n- '{objectName: tls, objectType: cert}'\n"}, nil, nil, nil, "object denied", "Key Vault Reader"},
 		"access policy":     {map[string]string{"keyvaultName": "policies"}, nil, nil, nil, "object denied", `add "secret get" to its access policy`},
 		"firewall":          {map[string]string{"keyvaultName": "behind"}, nil, nil, nil, "object blocked", "networking"},
 		"vault's tenant":    {map[string]string{"keyvaultName": "foreign"}, nil, nil, nil, "vault refused", "belongs to tenant 99999999-9999-9999-9999-999999999999"},

@@ -31,7 +31,7 @@ func newGauges() gauges {
 		expiring: d("objects_expiring", "Mounted objects that end within the time, ended ones included.", "within"),
 		expired:  d("volumes_with_expired_objects", "Volumes that hold an object past its end."),
 
-		rate:      d("gate_rate", "Requests a second that the host may be sent now.", "host"),
+		rate:      d("gate_rate", "Requests a second that the host may be sent now; absent where they are not limited.", "host"),
 		inFlight:  d("gate_in_flight", "Requests under way.", "host"),
 		queued:    d("gate_waiting", "Requests that wait for their turn.", "host"),
 		notBefore: d("gate_closed_seconds", "Seconds for which nothing is sent to the host.", "host"),
@@ -83,7 +83,9 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *Metrics) collectGate(g gauges, gauge set, s limiter.Snapshot) {
-	gauge(g.rate, s.Rate, s.Host)
+	if s.Rate > 0 { // 0: not limited
+		gauge(g.rate, s.Rate, s.Host)
+	}
 	gauge(g.inFlight, float64(s.InFlight), s.Host)
 	gauge(g.queued, float64(s.Waiting), s.Host)
 	closed := 0.0
