@@ -14,6 +14,8 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
@@ -44,8 +46,8 @@ func newDriverCommand() *cobra.Command {
 		},
 	}
 	f.register(c.Flags())
-	completeFlag(c, "log-format", logging.Text, logging.JSON)
-	completeClouds(c)
+	cli.CompleteFlag(c, "log-format", logging.Text, logging.JSON)
+	cli.CompleteClouds(c)
 	return c
 }
 
@@ -98,24 +100,24 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		return err
 	}
 	seen.metrics.SetReady(d.Ready)
-	return serve(ctx, f, d, seen, &admin{
+	return serve(ctx, f, d, seen, &adminServer{
 		driver: d, limiters: keyVault.Limiters, recent: seen.recent, verbosity: seen.verbosity, started: started, log: log,
 	})
 }
 
 // serve runs the driver and its HTTP listeners; when one ends, all end.
-func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed, a *admin) error {
+func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed, a *adminServer) error {
 	scrape := promhttp.HandlerFor(seen.registry, promhttp.HandlerOpts{})
 	alive := func(ctx context.Context) error { return driver.Ask(ctx, f.endpoint) }
 	health, err := listenHTTP(ctx, "--http-addr", f.httpAddr, healthMux(alive, d.Ready, scrape))
 	if err != nil {
 		return err
 	}
-	pprof, err := listenHTTP(ctx, "--debug-addr", loopback(f.debugAddr), debugMux())
+	pprof, err := listenHTTP(ctx, "--debug-addr", admin.Loopback(f.debugAddr), debugMux())
 	if err != nil {
 		return err
 	}
-	local, err := listenHTTP(ctx, "--admin-addr", loopback(f.adminAddr), a.mux())
+	local, err := listenHTTP(ctx, "--admin-addr", admin.Loopback(f.adminAddr), a.mux())
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
@@ -71,7 +72,7 @@ func (f *driverFlags) register(fs *pflag.FlagSet) {
 
 	fs.StringVar(&f.httpAddr, "http-addr", ":8095", "`address` of /healthz, /readyz and /metrics; empty: off")
 	fs.StringVar(&f.debugAddr, "debug-addr", "", "`address` of /debug/pprof, loopback where no host is given; empty: off")
-	fs.StringVar(&f.adminAddr, "admin-addr", defaultAdminAddr, "loopback `address` that the verbs status and log-level ask; empty: off")
+	fs.StringVar(&f.adminAddr, "admin-addr", admin.DefaultAddress, "loopback `address` that the verbs status and log-level ask; empty: off")
 	fs.StringVar(&f.auditLog, "audit-log", "", "`file` for a JSON line for each object that a pod gets, - for the standard output; empty: off")
 	fs.StringVar(&f.otlpEndpoint, "otlp-endpoint", "", "`URL` of an OpenTelemetry collector for traces (default $OTEL_EXPORTER_OTLP_ENDPOINT; off without)")
 	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
@@ -133,7 +134,7 @@ func (f *driverFlags) check() error {
 	if f.accounts && f.classes != "" {
 		wrong = append(wrong, errors.New("--service-account-annotations needs the API server: leave it out, or leave out --classes"))
 	}
-	if err := checkLoopback("--admin-addr", f.adminAddr); err != nil {
+	if err := admin.CheckLoopback("--admin-addr", f.adminAddr); err != nil {
 		wrong = append(wrong, err)
 	}
 	if f.volumeSize < 1<<16 {

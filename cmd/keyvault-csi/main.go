@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities of its own
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
 )
 
 func main() {
@@ -18,15 +20,12 @@ func main() {
 	err := newRootCommand().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		if !errors.Is(err, errReported) {
+		if !errors.Is(err, cli.ErrReported) {
 			_, _ = fmt.Fprintln(os.Stderr, "keyvault-csi:", err)
 		}
 		os.Exit(1)
 	}
 }
-
-// errReported ends the process with a failure that the verb has told already.
-var errReported = errors.New("reported")
 
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -43,8 +42,7 @@ what a pod would see.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newDriverCommand(), newValidateCommand(), newPreviewCommand(), newCheckCommand(), newStatusCommand(),
-		newLogLevelCommand(), newVersionCommand())
-	completeVerbs(root)
+	root.AddCommand(newDriverCommand())
+	cli.AddTo(root, readBuild())
 	return root
 }

@@ -180,7 +180,7 @@ func TestEventsAndCodesHaveATroubleshootingEntry(t *testing.T) {
 	}{
 		{"internal/kube/events.go", regexp.MustCompile(`EventType\w+, "(\w+)"`), 9},
 		{"provider/identity/errors.go", regexp.MustCompile(`"(\d{5,7})"`), 15},
-		{"cmd/keyvault-csi/check.go", regexp.MustCompile(`return "([a-z-]+)"`), 8},
+		{"internal/cli/check.go", regexp.MustCompile(`return "([a-z-]+)"`), 8},
 	} {
 		data, err := os.ReadFile(filepath.Join(pages.Root, from.file))
 		if err != nil {

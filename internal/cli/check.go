@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 )
 
-func newCheckCommand() *cobra.Command {
-	var f subjectFlags
+func newCheckCommand(build Build) *cobra.Command {
+	f := subjectFlags{build: build}
 	c := &cobra.Command{
 		Use:   "check [-f FILE...] [NAMESPACE/NAME...]",
 		Short: "Find what keeps a pod from its secrets: class, identity, network, permission per object",
@@ -122,7 +122,7 @@ func check(cmd *cobra.Command, names []string, f *subjectFlags) error {
 		err = printChecks(newPaper(cmd.OutOrStdout()), all)
 	}
 	if err == nil && wrong {
-		err = errReported
+		err = ErrReported
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -50,6 +50,8 @@ type subjectFlags struct {
 	constructPEMChain bool
 	tokenProxy        identity.ProxyOptions
 	accounts          bool
+
+	build Build
 }
 
 func (f *subjectFlags) register(fs *pflag.FlagSet) {
@@ -107,7 +109,7 @@ func (f *subjectFlags) asPerson() bool {
 
 func (f *subjectFlags) callerOptions() kube.CallerOptions {
 	return kube.CallerOptions{
-		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: "keyvault-csi/" + readBuild().Version,
+		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: f.build.userAgent(),
 	}
 }
 

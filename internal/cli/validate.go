@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -24,8 +24,8 @@ type validateFlags struct {
 	live         liveFlags
 }
 
-func newValidateCommand() *cobra.Command {
-	var f validateFlags
+func newValidateCommand(build Build) *cobra.Command {
+	f := validateFlags{live: liveFlags{build: build}}
 	c := &cobra.Command{
 		Use:   "validate -f FILE... | --live [NAME...]",
 		Short: "Check SecretProviderClasses: every mistake with file, line and fix",
@@ -51,9 +51,9 @@ It exits with 1 if there is an error (with --strict, also a warning), else with 
 	flags.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as the driver's flag")
 	flags.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil, "more vault `hosts`, as the driver's flag")
 	flags.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as the driver's flag")
-	completeFlag(c, "output", textOutput, jsonOutput)
+	CompleteFlag(c, "output", textOutput, jsonOutput)
 	completeFiles(c, "filename", "yaml", "yml", "json")
-	completeClouds(c)
+	CompleteClouds(c)
 	f.live.register(c)
 	c.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return []string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt
@@ -95,7 +95,7 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%d classes checked, %d findings\n", classes, len(findings))
 	switch {
 	case failed > 0:
-		return errReported
+		return ErrReported
 	case classes == 0:
 		return errors.New("no SecretProviderClass was found")
 	}

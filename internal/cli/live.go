@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -21,6 +21,8 @@ type liveFlags struct {
 	context       string
 	namespace     string
 	allNamespaces bool
+
+	build Build
 }
 
 func (f *liveFlags) register(c *cobra.Command) {
@@ -35,7 +37,7 @@ func (f *liveFlags) register(c *cobra.Command) {
 
 func (f *liveFlags) caller() kube.CallerOptions {
 	return kube.CallerOptions{
-		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: "keyvault-csi/" + readBuild().Version,
+		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: f.build.userAgent(),
 	}
 }
 

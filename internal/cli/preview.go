@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -17,8 +17,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-func newPreviewCommand() *cobra.Command {
-	var f subjectFlags
+func newPreviewCommand(build Build) *cobra.Command {
+	f := subjectFlags{build: build}
 	var reveal bool
 	c := &cobra.Command{
 		Use:   "preview [-f FILE...] [NAMESPACE/NAME...]",
@@ -108,7 +108,7 @@ func preview(cmd *cobra.Command, names []string, f *subjectFlags, reveal bool) e
 		err = printPreviews(newPaper(cmd.OutOrStdout()), all, time.Now())
 	}
 	if err == nil && wrong {
-		err = errReported
+		err = ErrReported
 	}
 	return err
 }

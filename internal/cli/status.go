@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
@@ -30,11 +31,11 @@ asked next, what went wrong last, and how much each vault may be asked. It shows
 			if err := checkOutput(output, tableOutput, jsonOutput, yamlOutput); err != nil {
 				return err
 			}
-			text, err := askAdmin(cmd.Context(), addr, http.MethodGet, statusPath, "")
+			text, err := admin.Ask(cmd.Context(), addr, http.MethodGet, admin.StatusPath, "")
 			if err != nil {
 				return err
 			}
-			var s nodeStatus
+			var s admin.NodeStatus
 			if err := json.Unmarshal(text, &s); err != nil {
 				return fmt.Errorf("the answer on %s is not a status: is another program there? %w", addr, err)
 			}
@@ -44,14 +45,14 @@ asked next, what went wrong last, and how much each vault may be asked. It shows
 			return printValue(cmd.OutOrStdout(), output, s)
 		},
 	}
-	c.Flags().StringVar(&addr, "admin-addr", defaultAdminAddr, "the driver's admin `address`, as its flag")
+	c.Flags().StringVar(&addr, "admin-addr", admin.DefaultAddress, "the driver's admin `address`, as its flag")
 	c.Flags().StringVarP(&output, "output", "o", tableOutput, "`table, json or yaml`")
-	completeFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
+	CompleteFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
 	return c
 }
 
 // printStatus writes the status for people.
-func printStatus(w io.Writer, s *nodeStatus) error {
+func printStatus(w io.Writer, s *admin.NodeStatus) error {
 	p := newPaper(w)
 	state, look := "ready", green
 	if !s.Ready {
@@ -89,7 +90,7 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 	return nil
 }
 
-func printHosts(p *paper, s *nodeStatus) {
+func printHosts(p *paper, s *admin.NodeStatus) {
 	if len(s.Hosts) == 0 {
 		return
 	}
@@ -123,7 +124,7 @@ func printHosts(p *paper, s *nodeStatus) {
 	p.table(rows)
 }
 
-func printTroubles(p *paper, s *nodeStatus) {
+func printTroubles(p *paper, s *admin.NodeStatus) {
 	if len(s.Troubles) == 0 {
 		return
 	}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"strings"
@@ -10,8 +10,8 @@ import (
 
 // complete offers what a shell can know of these flags: formats, files, and what the cluster has.
 func (f *subjectFlags) complete(c *cobra.Command) {
-	completeFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
-	completeClouds(c)
+	CompleteFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
+	CompleteClouds(c)
 	completeFiles(c, "filename", "yaml", "yml", "json")
 	completeFiles(c, "node-publish-secret-file", "yaml", "yml", "json")
 	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.callerOptions().Contexts() })
@@ -42,13 +42,14 @@ func (f *subjectFlags) complete(c *cobra.Command) {
 	}
 }
 
-// completeFlag offers fixed values of a flag.
-func completeFlag(c *cobra.Command, flag string, values ...string) {
+// CompleteFlag offers fixed values of a flag. It panics if the command has no such flag.
+func CompleteFlag(c *cobra.Command, flag string, values ...string) {
 	mustComplete(c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
 }
 
-func completeClouds(c *cobra.Command) {
-	completeFlag(c, "cloud", "AzurePublicCloud", "AzureUSGovernmentCloud", "AzureChinaCloud")
+// CompleteClouds offers the names of the Azure clouds for the flag --cloud.
+func CompleteClouds(c *cobra.Command) {
+	CompleteFlag(c, "cloud", "AzurePublicCloud", "AzureUSGovernmentCloud", "AzureChinaCloud")
 }
 
 // completeFiles offers files with the extensions, and directories.
