@@ -17,7 +17,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
-// adminServer answers people on the node.
+// adminServer answers the commands status and log-level.
 type adminServer struct {
 	driver    *driver.Driver
 	limiters  func() []limiter.Snapshot
@@ -46,7 +46,7 @@ func (a *adminServer) status(w http.ResponseWriter, _ *http.Request) {
 		s.Ready, s.NotReady = false, err.Error()
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(s) // whoever asked is gone
+	_ = json.NewEncoder(w).Encode(s) // the client is gone
 }
 
 func (a *adminServer) setLogLevel(w http.ResponseWriter, r *http.Request) {

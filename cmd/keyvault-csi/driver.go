@@ -25,8 +25,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 
-// tellAgain is how long the same trouble of the same volume is not logged again.
-const tellAgain = 10 * time.Minute
+// repeatInterval is how long a repeated failure of the same volume is not logged again.
+const repeatInterval = 10 * time.Minute
 
 func newDriverCommand() *cobra.Command {
 	var f driverFlags
@@ -69,12 +69,12 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if err := mounts.Probe(""); err != nil {
 		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
 	}
-	classes, accounts, err := openClasses(ctx, f, log, &seen.reporters, &seen.told)
+	classes, accounts, err := openClasses(ctx, f, log, &seen.reporters, &seen.deduplicated)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, classes.Close()) }()
-	reporter := report.All{seen.reporters, report.NewDedup(seen.told, clk, tellAgain)}
+	reporter := report.All{seen.reporters, report.NewDedup(seen.deduplicated, clk, repeatInterval)}
 	mirror, err := openMirror(ctx, f, classes, reporter)
 	if err != nil {
 		return err
@@ -142,10 +142,10 @@ type classSource interface {
 	Close() error
 }
 
-// openClasses opens the directory of --classes, else the API server: then status objects are kept and events told too, and
-// accounts are those of --service-account-annotations, else nil.
+// openClasses opens the directory of --classes, or else the API server, which also gets status objects and events. accounts is nil
+// without --service-account-annotations.
 func openClasses(
-	ctx context.Context, f *driverFlags, log *slog.Logger, reporters, told *report.All,
+	ctx context.Context, f *driverFlags, log *slog.Logger, reporters, deduplicated *report.All,
 ) (classes classSource, accounts provider.Accounts, err error) {
 	if f.classes != "" {
 		dir, err := classdir.Open(f.classes, log)
@@ -162,14 +162,14 @@ func openClasses(
 			"SecretProviderClass YAML: %w", err)
 	}
 	*reporters = append(*reporters, cluster.Status())
-	*told = append(*told, cluster.Events())
+	*deduplicated = append(*deduplicated, cluster.Events())
 	if f.accounts {
 		accounts = cluster
 	}
 	return cluster, accounts, nil
 }
 
-// openMirror returns what keeps Secrets in step, nil where that is off.
+// openMirror returns what syncs Secrets, nil if that is off.
 func openMirror(ctx context.Context, f *driverFlags, classes classSource, reporter report.Reporter) (driver.Mirror, error) {
 	cluster, ok := classes.(*kube.Cluster)
 	if !ok || !f.syncSecrets {
@@ -178,10 +178,10 @@ func openMirror(ctx context.Context, f *driverFlags, classes classSource, report
 	return cluster.Mirror(ctx, reporter)
 }
 
-// noCoreFiles keeps secrets out of core files: none is written, and other processes of the user cannot read the memory.
+// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the memory.
 func noCoreFiles(ctx context.Context, log *slog.Logger) {
 	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 	if err != nil {
-		log.WarnContext(ctx, "core files cannot be switched off", "error", err)
+		log.WarnContext(ctx, "core files cannot be disabled", "error", err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 
-// driverFlags are what `keyvault-csi driver` can be told.
+// driverFlags are the flags of `keyvault-csi driver`.
 type driverFlags struct {
 	endpoint                string
 	nodeID                  string
@@ -52,47 +52,47 @@ type driverFlags struct {
 	tokenProxyCAFile  string
 }
 
-// register adds the flags, with the environment variables that upstream's manifests set as defaults.
+// register adds the flags. Defaults include the environment variables that upstream's manifests set.
 func (f *driverFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.endpoint, "endpoint", "unix:///csi/csi.sock", "the CSI `socket` to serve")
 	fs.StringVar(&f.nodeID, "node-id", os.Getenv("KUBE_NODE_NAME"), "the node's `name` (default $KUBE_NODE_NAME)")
 	fs.StringVar(&f.driverName, "driver-name", driver.Name, "the CSI driver's `name`")
 	fs.StringVar(&f.registrationDir, "registration-dir", "", "kubelet's plugin registry `directory`; empty: do not register")
-	fs.StringVar(&f.kubeletRegistrationPath, "kubelet-registration-path", "", "the CSI socket's `path` on the host, which kubelet is told")
+	fs.StringVar(&f.kubeletRegistrationPath, "kubelet-registration-path", "", "the CSI socket's `path` on the host, for kubelet")
 	fs.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root `directory`; nothing outside it is mounted")
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: the pod's own service account")
 	fs.StringVar(&f.classes, "classes", "", "a `directory` of SecretProviderClass YAML: run without any API server")
 	fs.Int64Var(&f.volumeSize, "volume-size", tmpfs.DefaultSize, "size of each volume's tmpfs in `bytes`; it must hold two generations of the files")
 
-	fs.BoolVar(&f.rotation, "rotation", true, "keep what is mounted fresh")
-	fs.DurationVar(&f.rotationInterval, "rotation-interval", 2*time.Minute, "how often to refresh what is mounted; 0 turns it off")
-	fs.DurationVar(&f.cacheTTL, "cache-ttl", 10*time.Second, "how old a value may be that pods of one identity share when they start together")
-	fs.BoolVar(&f.syncSecrets, "sync-secrets", false, "keep the Kubernetes Secrets of a class's secretObjects in step")
-	fs.BoolVar(&f.accounts, "service-account-annotations", false, "take client and tenant id from the ServiceAccount's annotations where a class leaves them out")
+	fs.BoolVar(&f.rotation, "rotation", true, "refresh mounted volumes")
+	fs.DurationVar(&f.rotationInterval, "rotation-interval", 2*time.Minute, "how often to refresh mounted volumes; 0 turns it off")
+	fs.DurationVar(&f.cacheTTL, "cache-ttl", 10*time.Second, "how long pods of one identity that start together share a value")
+	fs.BoolVar(&f.syncSecrets, "sync-secrets", false, "sync the Kubernetes Secrets of a class's secretObjects")
+	fs.BoolVar(&f.accounts, "service-account-annotations", false, "take client and tenant id from the ServiceAccount's annotations if a class does not set them")
 
 	fs.StringVar(&f.httpAddr, "http-addr", ":8095", "`address` of /healthz, /readyz and /metrics; empty: off")
-	fs.StringVar(&f.debugAddr, "debug-addr", "", "`address` of /debug/pprof, loopback where no host is given; empty: off")
-	fs.StringVar(&f.adminAddr, "admin-addr", admin.DefaultAddress, "loopback `address` that the verbs status and log-level ask; empty: off")
-	fs.StringVar(&f.auditLog, "audit-log", "", "`file` for a JSON line for each object that a pod gets, - for the standard output; empty: off")
+	fs.StringVar(&f.debugAddr, "debug-addr", "", "`address` of /debug/pprof, loopback if no host is given; empty: off")
+	fs.StringVar(&f.adminAddr, "admin-addr", admin.DefaultAddress, "loopback `address` for the commands status and log-level; empty: off")
+	fs.StringVar(&f.auditLog, "audit-log", "", "`file` for a JSON line for each object that a pod gets, - for standard output; empty: off")
 	fs.StringVar(&f.otlpEndpoint, "otlp-endpoint", "", "`URL` of an OpenTelemetry collector for traces (default $OTEL_EXPORTER_OTLP_ENDPOINT; off without)")
 	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
 	fs.IntVarP(&f.verbosity, "v", "v", 0, "log `verbosity`: 0 to 10")
 
-	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the Azure `cloud` of classes that name none")
+	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the Azure `cloud` of classes that do not set one")
 	fs.StringVar(&f.cloudConfigDir, "cloud-config-dir", "", "`directory` of custom clouds' JSON files (cloudEnvFileName)")
-	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of more certificate authorities to trust")
-	fs.StringSliceVar(&f.allowedVaultHosts, "allowed-vault-hosts", nil, "vault `hosts`, or .suffixes, that keyvaultURI may name beside the cloud's own")
+	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of additional certificate authorities to trust")
+	fs.StringSliceVar(&f.allowedVaultHosts, "allowed-vault-hosts", nil, "vault `hosts`, or .suffixes, that keyvaultURI may use in addition to those of the cloud")
 	fs.BoolVar(&f.splitCertAndKey, "write-cert-and-key-in-separate-files", false, "write .crt and .key files beside each certificate-backed secret")
 	fs.BoolVar(&f.constructPEMChain, "construct-pem-chain", true, "order certificates of a PFX from leaf to root")
 	fs.StringVar(&f.tokenProxyURL, "token-proxy-url", "", "`URL` of the AKS token proxy (identity binding)")
-	fs.StringVar(&f.tokenProxySNI, "token-proxy-sni", "", "TLS server `name` of the AKS token proxy; empty: computed")
+	fs.StringVar(&f.tokenProxySNI, "token-proxy-sni", "", "TLS server `name` of the AKS token proxy; empty: derived")
 	fs.StringVar(&f.tokenProxyCAFile, "token-proxy-ca-file", "", "PEM `file` of the AKS token proxy's certificate authorities; empty: the cluster's")
 	fs.BoolVar(&f.logJSON, "log-format-json", false, "")
 	_ = fs.MarkHidden("log-format-json")
 	fs.SetNormalizeFunc(normalize)
 }
 
-// aliases are upstream's names of flags that mean the same here, so that its manifests start.
+// aliases are upstream's names of flags that mean the same here, so that its manifests work.
 var aliases = map[string]pflag.NormalizedName{
 	"nodeid":                 "node-id",
 	"drivername":             "driver-name",
@@ -126,13 +126,13 @@ func (f *driverFlags) check() error {
 		wrong = append(wrong, fmt.Errorf("--cache-ttl %s is negative", f.cacheTTL))
 	}
 	if f.classes != "" && f.kubeconfig != "" {
-		wrong = append(wrong, errors.New("--classes and --kubeconfig exclude each other: classes come from one place"))
+		wrong = append(wrong, errors.New("--classes and --kubeconfig are mutually exclusive: classes come from one source"))
 	}
 	if f.classes != "" && f.syncSecrets {
-		wrong = append(wrong, errors.New("--sync-secrets writes to the API server, and --classes runs without one: leave one of them out"))
+		wrong = append(wrong, errors.New("--sync-secrets needs the API server, which --classes does not use: remove one of them"))
 	}
 	if f.accounts && f.classes != "" {
-		wrong = append(wrong, errors.New("--service-account-annotations needs the API server: leave it out, or leave out --classes"))
+		wrong = append(wrong, errors.New("--service-account-annotations needs the API server: remove it, or remove --classes"))
 	}
 	if err := admin.CheckLoopback("--admin-addr", f.adminAddr); err != nil {
 		wrong = append(wrong, err)
@@ -143,7 +143,7 @@ func (f *driverFlags) check() error {
 	return errors.Join(wrong...)
 }
 
-// interval is 0 where rotation is off.
+// interval is 0 if rotation is off.
 func (f *driverFlags) interval() time.Duration {
 	if !f.rotation {
 		return 0

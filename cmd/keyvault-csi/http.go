@@ -14,8 +14,8 @@ import (
 // aliveTimeout is how long the CSI socket may take to answer, shorter than what a probe waits.
 const aliveTimeout = 4 * time.Second
 
-// healthMux answers /healthz while the CSI socket is answered, /readyz while volumes can be published, with the reason in the
-// body where they are not, and /metrics.
+// healthMux serves /healthz (OK while the CSI socket answers), /readyz (OK while volumes can be published, else the reason), and
+// /metrics.
 func healthMux(alive func(context.Context) error, ready func() error, metrics http.Handler) *http.ServeMux {
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {
@@ -46,13 +46,13 @@ func debugMux() *http.ServeMux {
 	return mux
 }
 
-// listener is an HTTP server that is bound, so that a taken port is an error at start.
+// listener is an HTTP server with a bound socket, so that a port in use is an error at startup.
 type listener struct {
 	server *http.Server
 	socket net.Listener
 }
 
-// listenHTTP binds the address; it returns nil where the address is empty.
+// listenHTTP binds the address. It returns nil if the address is empty.
 func listenHTTP(ctx context.Context, flag, addr string, handler http.Handler) (*listener, error) {
 	if addr == "" {
 		return nil, nil

@@ -1,4 +1,4 @@
-// Command keyvault-csi mounts Azure Key Vault objects into pods: the CSI driver, and tools for those who write classes.
+// Command keyvault-csi mounts Azure Key Vault objects into pods: the CSI driver, and tools for authors of classes.
 package main
 
 import (
@@ -32,9 +32,8 @@ func newRootCommand() *cobra.Command {
 		Use:   "keyvault-csi",
 		Short: "Azure Key Vault secrets, keys and certificates as files in pods",
 		Long: `keyvault-csi mounts secrets, keys and certificates of Azure Key Vault into pods as files. It is the CSI
-driver that runs on each node, and the tools of those who write SecretProviderClasses: validate says
-what is wrong with a class offline, check what is in the way from the class to its files, and preview
-what a pod would see.`,
+driver that runs on each node, and the tools for authors of SecretProviderClasses: validate finds
+mistakes in classes offline, check finds what prevents a mount, and preview shows what a pod would see.`,
 		Example: `  keyvault-csi validate -f class.yaml
   keyvault-csi check -f class.yaml
   keyvault-csi preview -f class.yaml

@@ -21,7 +21,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/tracing"
 )
 
-// observed is all that tells people what the driver does.
+// observed is everything that reports what the driver does.
 type observed struct {
 	log       *slog.Logger
 	verbosity *logging.Verbosity
@@ -29,9 +29,9 @@ type observed struct {
 	metrics   *metrics.Metrics
 	traces    *tracing.Traces
 	recent    *report.Recent
-	// reporters are told all; told are told a trouble once in a while.
-	reporters, told report.All
-	closers         []func() error
+	// reporters receive every event; deduplicated receive a repeated failure at most once per interval.
+	reporters, deduplicated report.All
+	closers                 []func() error
 }
 
 // observe prepares logs, metrics, traces and the audit log. Close must be called.
@@ -63,11 +63,11 @@ func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *ob
 	}
 	o.closers = append(o.closers, o.traces.Close)
 	o.reporters = report.All{o.metrics, o.recent}
-	o.told = report.All{report.Log(o.log)}
+	o.deduplicated = report.All{report.Log(o.log)}
 	return o, o.openAudit(f)
 }
 
-// openAudit opens the audit log where one is asked for. SIGHUP makes it open its file again.
+// openAudit opens the audit log if there is one. SIGHUP reopens its file.
 func (o *observed) openAudit(f *driverFlags) error {
 	if f.auditLog == "" {
 		return nil
@@ -94,7 +94,7 @@ func (o *observed) openAudit(f *driverFlags) error {
 	return nil
 }
 
-// Close writes and sends what waits. A collector that is away is no error of the driver's end.
+// Close flushes logs and traces. An unavailable collector is no error.
 func (o *observed) Close() error {
 	var failed []error
 	for _, closer := range o.closers {

@@ -11,17 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kept are the capabilities that the driver works with: to mount, to give files the pod's group, and to compare files whose mode
-// lets not even their owner read.
+// kept are the capabilities that the driver needs: to mount, to give files the pod's group, and to compare files whose mode does not
+// let even their owner read.
 var kept = [...]uint{unix.CAP_SYS_ADMIN, unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE}
 
-// dropPrivileges gives up what mounting does not need, for good and in all threads: a privileged container has everything.
+// dropPrivileges permanently drops in all threads the privileges that mounting does not need: a privileged container has all.
 func dropPrivileges(ctx context.Context, log *slog.Logger) {
 	switch err := dropCapabilities(); {
 	case errors.Is(err, syscall.ENOTSUP):
-		log.InfoContext(ctx, "capabilities are kept: this binary is linked with C, which has threads of its own")
+		log.InfoContext(ctx, "capabilities are kept: this binary uses cgo, whose threads Go cannot change")
 	case err != nil:
-		log.WarnContext(ctx, "capabilities cannot be given up", "error", err)
+		log.WarnContext(ctx, "capabilities cannot be dropped", "error", err)
 	}
 }
 

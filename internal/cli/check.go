@@ -16,23 +16,23 @@ func newCheckCommand(build Build) *cobra.Command {
 	f := subjectFlags{build: build}
 	c := &cobra.Command{
 		Use:   "check [-f FILE...] [NAMESPACE/NAME...]",
-		Short: "Find what keeps a pod from its secrets: class, identity, network, permission per object",
-		Long: `check goes the way from a SecretProviderClass to its files step by step, and goes on after a failure:
-the class's mistakes; the identity's token and for whom it is; for each vault name resolution,
-connection, TLS and tenant; and each object by itself. What is wrong is said with its fix. No value is
-printed. Classes come from files, or by name from the cluster.
+		Short: "Diagnose why a pod does not get its secrets: class, identity, network, permission per object",
+		Long: `check takes each step from a SecretProviderClass to its files, and continues after a failure: the class
+itself; the identity and its token; for each vault name resolution, connection, TLS and tenant; and
+each object. For each problem it prints the fix. It prints no value. Classes come from files, or by name
+from the cluster.
 
-It asks as you: with the AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET variables, the identity
-of this machine, or who is logged in with the Azure tools (az login). With --service-account it asks as
-the pods of that service account: the API server is asked for a token with your own rights (create
-serviceaccounts/token). With --node-publish-secret-file it asks as the service principal of that
-Secret, with --as-class as the class says.
+It authenticates as you: with the AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET variables, the
+identity of this machine, or the account of the Azure tools (az login). With --service-account it
+authenticates as the pods of that service account do: it requests a token from the API server with your
+own rights (create serviceaccounts/token). With --node-publish-secret-file it authenticates
+as the service principal of that Secret, with --as-class as the class does.
 
-It exits with 1 if anything is wrong.
+It exits with 1 if a step is not ok.
 
 The statuses are ok, invalid (the class, or content that cannot become the file), refused (no token),
 denied (no permission), blocked (the vault's network rules), missing, disabled, expired,
-not-yet-valid, unreachable, throttled, failed, and skipped (not asked, because of an earlier failure).`,
+not-yet-valid, unreachable, throttled, failed, and skipped (not tried, because of an earlier failure).`,
 		Example: `  az login && keyvault-csi check -f class.yaml
   keyvault-csi check default/shop --service-account shop
   keyvault-csi check -f class.yaml --output json | jq '.[].steps[] | select(.status != "ok")'`,
@@ -43,32 +43,32 @@ not-yet-valid, unreachable, throttled, failed, and skipped (not asked, because o
 	return c
 }
 
-// checked is what was found about one class.
+// checked is the result for one class.
 type checked struct {
 	Class  string `json:"class"`
 	Origin string `json:"origin"`
-	// OK is true where nothing is wrong.
+	// OK is true if all steps are ok.
 	OK       bool      `json:"ok"`
 	Steps    []checkup `json:"steps"`
 	Warnings []string  `json:"warnings,omitempty"`
 }
 
-// checkup is one step of the way.
+// checkup is one step.
 type checkup struct {
 	// Step is class, identity, vault or object.
 	Step string `json:"step"`
-	// Name is what was looked at: a class, an identity, a host, <type>/<name>.
+	// Name is what was checked: a class, an identity, a host, <type>/<name>.
 	Name   string `json:"name"`
 	Status string `json:"status"`
-	// Message is what was found, or what is wrong and the fix.
+	// Message is the result, or the problem and its fix.
 	Message   string        `json:"message"`
 	Reason    volume.Reason `json:"reason,omitempty"`
 	RequestID string        `json:"requestID,omitempty"`
-	// Way are the steps that worked on the way to a vault.
+	// Way are the connection steps to a vault that succeeded.
 	Way []provider.Step `json:"way,omitempty"`
 }
 
-// The statuses of a step that are no error's.
+// The statuses of a step without an error.
 const (
 	statusOK          = "ok"
 	statusInvalid     = "invalid"
@@ -77,7 +77,7 @@ const (
 	statusSkipped     = "skipped"
 )
 
-// statusOf says in a word what an error means for a step.
+// statusOf is the status of a step that failed for a reason.
 func statusOf(reason volume.Reason) string {
 	switch reason {
 	case volume.ReasonInvalidClass, volume.ReasonInvalidRequest, volume.ReasonInvalidContent:
@@ -165,16 +165,16 @@ func wrongStep(step, name string, err error) checkup {
 	return checkup{Step: step, Name: name, Status: statusOf(f.Reason), Message: f.Message, Reason: f.Reason, RequestID: f.RequestID}
 }
 
-// take makes the steps of what was found.
+// take adds the steps of an inspection.
 func (c *checked) take(one subject, in *provider.Inspection, now time.Time) {
 	c.Steps = append(c.Steps, checkup{
-		Step: "class", Name: one.name(), Status: statusOK, Message: fmt.Sprintf("%d objects", len(in.Objects)),
+		Step: "class", Name: one.name(), Status: statusOK, Message: count(len(in.Objects), "object"),
 	})
 	who := checkup{Step: "identity", Name: in.Identity, Status: statusOK, Message: "token for " + in.Caller.String()}
 	if in.IdentityErr != nil {
 		name := in.Identity
 		if name == "" {
-			name = "as the class says"
+			name = "from the class"
 		}
 		who = wrongStep("identity", name, in.IdentityErr)
 	}
@@ -195,17 +195,18 @@ func (c *checked) take(one subject, in *provider.Inspection, now time.Time) {
 	}
 }
 
-// objectStep judges one object. One outside its own time is delivered all the same, but it is what people look for.
+// objectStep is the step of one object. An object that is expired or not yet valid is mounted nevertheless, but is a likely cause of
+// problems.
 func objectStep(o provider.ObjectInspection, now time.Time) checkup {
 	if o.Err != nil {
 		return wrongStep("object", o.ID, o.Err)
 	}
 	step := checkup{Step: "object", Name: o.ID, Status: statusOK}
 	if o.Skipped {
-		step.Status, step.Message = statusSkipped, "not asked, because of what is wrong above"
+		step.Status, step.Message = statusSkipped, "not tried, because of the failure above"
 		return step
 	}
-	step.Message = fmt.Sprintf("%d versions", len(o.Versions))
+	step.Message = count(len(o.Versions), "version")
 	for i, v := range o.Versions {
 		if len(o.Versions) == 1 {
 			step.Message = "version " + v.Version
@@ -216,11 +217,11 @@ func objectStep(o provider.ObjectInspection, now time.Time) checkup {
 		switch {
 		case !v.NotBefore.IsZero() && now.Before(v.NotBefore):
 			step.Status = statusNotYetValid
-			step.Message += fmt.Sprintf(" is valid only from %s on: it is mounted all the same; correct its activation date, or wait",
+			step.Message += fmt.Sprintf(" is not valid before %s: it is mounted nevertheless; correct its activation date, or wait",
 				v.NotBefore.UTC().Format(time.RFC3339))
 		case !v.Expires.IsZero() && !now.Before(v.Expires):
 			step.Status = statusExpired
-			step.Message += fmt.Sprintf(" expired at %s: it is mounted all the same; make a new version", v.Expires.UTC().Format(time.RFC3339))
+			step.Message += fmt.Sprintf(" expired at %s: it is mounted nevertheless; create a new version", v.Expires.UTC().Format(time.RFC3339))
 		case !v.Expires.IsZero():
 			step.Message += ", expires " + v.Expires.UTC().Format(time.RFC3339)
 		}

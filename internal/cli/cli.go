@@ -1,6 +1,5 @@
-// Package cli has the tools of keyvault-csi: what people run beside the driver. Those who write classes check them (validate, check,
-// preview); those who run a cluster ask the driver of a node (status, log-level). It knows what the driver knows of Azure and of the
-// API server, and acts with the rights of the person who runs it.
+// Package cli has the commands of keyvault-csi other than the driver: for authors of classes (validate, check, preview) and for
+// operators of a node (status, log-level). They use the same packages as the driver, with the credentials of the person who runs them.
 package cli
 
 import (
@@ -12,7 +11,7 @@ import (
 // ErrReported is the error of a command that failed and has already printed why.
 var ErrReported = errors.New("reported")
 
-// AddTo adds the tools to the binary's root command, and completes the shell completion with examples.
+// AddTo adds the commands to the root command, and examples to its shell completion.
 func AddTo(root *cobra.Command, build Build) {
 	root.AddCommand(
 		newValidateCommand(build),

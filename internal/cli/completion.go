@@ -8,7 +8,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 )
 
-// complete offers what a shell can know of these flags: formats, files, and what the cluster has.
+// complete registers shell completion of these flags: formats, files, and names from the cluster.
 func (f *subjectFlags) complete(c *cobra.Command) {
 	CompleteFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
 	CompleteClouds(c)
@@ -52,12 +52,12 @@ func CompleteClouds(c *cobra.Command) {
 	CompleteFlag(c, "cloud", "AzurePublicCloud", "AzureUSGovernmentCloud", "AzureChinaCloud")
 }
 
-// completeFiles offers files with the extensions, and directories.
+// completeFiles offers files with these extensions, and directories.
 func completeFiles(c *cobra.Command, flag string, extensions ...string) {
 	mustComplete(c.MarkFlagFilename(flag, extensions...))
 }
 
-// completeFrom offers what a function finds; nothing where it fails.
+// completeFrom offers what a function returns; nothing if it fails.
 func completeFrom(c *cobra.Command, flag string, find func(*cobra.Command) ([]string, error)) {
 	mustComplete(c.RegisterFlagCompletionFunc(flag,
 		func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -69,14 +69,14 @@ func completeFrom(c *cobra.Command, flag string, find func(*cobra.Command) ([]st
 		}))
 }
 
-// mustComplete is for what fails only where the flag does not exist.
+// mustComplete panics on the error of a registration, which means that the flag does not exist.
 func mustComplete(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
-// completeVerbs makes the verb that prints completion scripts, as cobra does, with examples.
+// completeVerbs adds cobra's command that prints completion scripts, with examples.
 func completeVerbs(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {

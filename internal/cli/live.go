@@ -14,7 +14,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
-// liveFlags say which classes of which cluster `validate --live` looks at.
+// liveFlags select the classes that `validate --live` checks.
 type liveFlags struct {
 	live          bool
 	kubeconfig    string
@@ -44,16 +44,16 @@ func (f *liveFlags) caller() kube.CallerOptions {
 func (f *liveFlags) check(files, names []string) error {
 	switch {
 	case !f.live && (f.kubeconfig != "" || f.context != "" || f.namespace != "" || f.allNamespaces):
-		return errors.New("--kubeconfig, --context, --namespace and --all-namespaces go with --live: files are checked offline")
+		return errors.New("--kubeconfig, --context, --namespace and --all-namespaces need --live: files are checked offline")
 	case f.live && len(files) > 0:
-		return errors.New("--live and -f exclude each other: check what is in the cluster, or files")
+		return errors.New("--live and -f are mutually exclusive: check the cluster or files")
 	case f.allNamespaces && (f.namespace != "" || len(names) > 0):
-		return errors.New("--all-namespaces goes with no --namespace and no name")
+		return errors.New("--all-namespaces and --namespace or names are mutually exclusive")
 	}
 	return nil
 }
 
-// validate checks classes of the cluster: those of the names, else all of the namespace or of the cluster.
+// validate checks classes of the cluster: those named, or all of the namespace or of the cluster.
 func (f *liveFlags) validate(ctx context.Context, names []string, o class.Options) (findings []classfile.Finding, classes int, err error) {
 	findings = []classfile.Finding{}
 	cluster, err := kube.NewCaller(f.caller())
@@ -86,12 +86,12 @@ func (f *liveFlags) validate(ctx context.Context, names []string, o class.Option
 	return findings, classes, nil
 }
 
-// checkLive judges a class as if it were a file; its findings name the class in place of file and line.
+// checkLive checks a class like a file. Its findings name the class instead of file and line.
 func checkLive(c *v1.SecretProviderClass, o class.Options) ([]classfile.Finding, error) {
 	if !class.Served(c.Spec.Provider) {
 		return []classfile.Finding{{
 			Severity: classfile.Note, Class: c.Namespace + "/" + c.Name,
-			Message: fmt.Sprintf("spec.provider %q is another driver's: the class is passed over", c.Spec.Provider),
+			Message: fmt.Sprintf("spec.provider %q is another driver's: the class is ignored", c.Spec.Provider),
 		}}, nil
 	}
 	c.APIVersion, c.Kind = "secrets-store.csi.x-k8s.io/v1", "SecretProviderClass"

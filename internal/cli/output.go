@@ -21,7 +21,19 @@ const (
 	yamlOutput  = "yaml"
 )
 
-// checkOutput refuses a format that is not among the known ones.
+// count is a number with its noun, in the plural where it is not 1: 1 class, 2 classes.
+func count(n int, noun string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(noun, "s"):
+		noun += "es"
+	default:
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}
+
+// checkOutput rejects a format that is not among the known ones.
 func checkOutput(format string, known ...string) error {
 	if slices.Contains(known, format) {
 		return nil
@@ -30,7 +42,7 @@ func checkOutput(format string, known ...string) error {
 	return fmt.Errorf("--output %q is not known: use %s or %s", format, strings.Join(known[:last], ", "), known[last])
 }
 
-// printValue writes a value for programs, as JSON or YAML.
+// printValue prints a value as JSON or YAML.
 func printValue(w io.Writer, format string, value any) error {
 	text, err := json.MarshalIndent(value, "", "  ")
 	if err == nil && format == yamlOutput {
@@ -59,26 +71,26 @@ const (
 	blue   style = "34"
 )
 
-// cell is a text and its look.
+// cell is a text and its style.
 type cell struct {
 	text  string
 	style style
 	right bool
 }
 
-// paper is where people read. It knows whether there are colours.
+// paper prints text for people, with colors if the output is a terminal. It keeps the first error.
 type paper struct {
-	w       io.Writer
-	colours bool
-	err     error
+	w      io.Writer
+	colors bool
+	err    error
 }
 
-// newPaper has colours where w is a terminal, unless the environment says no (https://no-color.org).
+// newPaper uses colors if w is a terminal, unless the environment disables them (https://no-color.org).
 func newPaper(w io.Writer) *paper {
-	return &paper{w: w, colours: isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+	return &paper{w: w, colors: isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
 
-// isTerminal tells whether somebody looks on as the text appears.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -88,9 +100,9 @@ func isTerminal(w any) bool {
 	return err == nil
 }
 
-// paint gives the text its look.
+// paint returns the text in a style.
 func (p *paper) paint(text string, s style) string {
-	if !p.colours || s == plain || text == "" {
+	if !p.colors || s == plain || text == "" {
 		return text
 	}
 	return "\x1b[" + string(s) + "m" + text + "\x1b[0m"
@@ -140,7 +152,7 @@ func (p *paper) tableWithNotes(rows [][]cell, notes [][]string) {
 	}
 }
 
-// headings makes a table's first row.
+// headings returns the first row of a table.
 func headings(names ...string) []cell {
 	row := make([]cell, 0, len(names))
 	for _, n := range names {

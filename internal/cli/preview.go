@@ -23,17 +23,17 @@ func newPreviewCommand(build Build) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "preview [-f FILE...] [NAMESPACE/NAME...]",
 		Short: "Show the files that a pod would see, fetched from the vault",
-		Long: `preview fetches what SecretProviderClasses ask for, in the way the driver does it, and prints the tree
-that a pod would see: path, mode, size, version, expiry and source. Values are printed only with
+		Long: `preview fetches the objects of SecretProviderClasses as the driver does, and prints the files that a pod
+would see: path, mode, size, version, expiry and source. Values are printed only with
 --reveal. Nothing is written to disk. Classes come from files, or by name from the cluster.
 
-It asks as you: with the AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET variables, the identity
-of this machine, or who is logged in with the Azure tools (az login). With --service-account it asks as
-the pods of that service account: the API server is asked for a token with your own rights (create
-serviceaccounts/token), and workload identity goes its usual way. With --node-publish-secret-file it
-asks as the service principal of that Secret, with --as-class as the class says.
+It authenticates as you: with the AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET variables, the
+identity of this machine, or the account of the Azure tools (az login). With --service-account it
+authenticates as the pods of that service account do: it requests a token from the API server with your
+own rights (create serviceaccounts/token). With --node-publish-secret-file it authenticates
+as the service principal of that Secret, with --as-class as the class does.
 
-It exits with 1 if a class cannot be fetched. ` + "`keyvault-csi check`" + ` says what is in the way.`,
+It exits with 1 if a class cannot be fetched. ` + "`keyvault-csi check`" + ` finds the cause.`,
 		Example: `  az login && keyvault-csi preview -f class.yaml
   keyvault-csi preview -f class.yaml --service-account shop --namespace default
   keyvault-csi preview default/shop --output json
@@ -46,7 +46,7 @@ It exits with 1 if a class cannot be fetched. ` + "`keyvault-csi check`" + ` say
 	return c
 }
 
-// previewed is what a pod would see of one class.
+// previewed is what a pod with one class would see.
 type previewed struct {
 	Class string `json:"class"`
 	// Origin is the class's file, or "cluster".
@@ -57,7 +57,7 @@ type previewed struct {
 	Error    *failure        `json:"error,omitempty"`
 }
 
-// previewedFile is one file. Its value is there only with --reveal.
+// previewedFile is one file. It has its value only with --reveal.
 type previewedFile struct {
 	Path      string     `json:"path"`
 	Mode      string     `json:"mode"`
@@ -67,12 +67,12 @@ type previewedFile struct {
 	Vault     string     `json:"vault"`
 	NotBefore *time.Time `json:"notBefore,omitempty"`
 	Expires   *time.Time `json:"expires,omitempty"`
-	// Value is text; ValueBase64 stands for what is not UTF-8.
+	// Value is set if the content is UTF-8, otherwise ValueBase64.
 	Value       *string `json:"value,omitempty"`
 	ValueBase64 *string `json:"valueBase64,omitempty"`
 }
 
-// failure is an error for programs.
+// failure is an error as JSON.
 type failure struct {
 	Reason    volume.Reason `json:"reason"`
 	Message   string        `json:"message"`
@@ -134,7 +134,7 @@ func (s *subjects) preview(ctx context.Context, one subject, reveal bool) previe
 	return p
 }
 
-// mistake is all that is wrong with the class, in one line.
+// mistake is all mistakes of the class in one line.
 func (s subject) mistake() string {
 	lines := make([]string, 0, len(s.mistakes))
 	for _, m := range s.mistakes {
@@ -143,7 +143,7 @@ func (s subject) mistake() string {
 	return strings.Join(lines, "; ")
 }
 
-// fetch does what a pod's start does.
+// fetch does what the driver does when a pod starts.
 func (s *subjects) fetch(ctx context.Context, one subject, p *previewed) (*volume.Bundle, error) {
 	req, err := s.request(ctx, one.class)
 	if err != nil {
@@ -157,7 +157,7 @@ func (s *subjects) fetch(ctx context.Context, one subject, p *previewed) (*volum
 	return binding.Fetch(ctx, volume.FetchOptions{Priority: volume.PriorityMount})
 }
 
-// describe says what a file is, and which object fills it.
+// describe returns a file with the object that it comes from.
 func describe(file volume.File, objects []volume.Object, reveal bool) previewedFile {
 	d := previewedFile{Path: file.Path, Mode: fmt.Sprintf("%04o", file.Mode), Size: len(file.Data)}
 	i := slices.IndexFunc(objects, func(o volume.Object) bool { return o.Path == file.Path })
@@ -217,7 +217,7 @@ func printPreviews(p *paper, all []previewed, now time.Time) error {
 	return p.err
 }
 
-// value prints what is in a file.
+// value prints the content of a file.
 func (p *paper) value(f previewedFile) {
 	text, what := f.Value, f.Path
 	if text == nil {
@@ -237,7 +237,7 @@ func printable(text string) string {
 	}, text)
 }
 
-// tree makes rows of files, below their directories.
+// tree returns the rows of files, below their directories.
 func tree(files []previewedFile, now time.Time) [][]cell {
 	rows := [][]cell{headings("FILE", "MODE", "SIZE", "OBJECT", "VERSION", "EXPIRES", "VAULT")}
 	rows[0][2].right = true
@@ -256,7 +256,7 @@ func tree(files []previewedFile, now time.Time) [][]cell {
 	return rows
 }
 
-// directories are the rows of those above a file that have none yet.
+// directories returns rows for the directories of a file that are not shown yet.
 func directories(dir string, shown map[string]bool) [][]cell {
 	if shown[dir] {
 		return nil
@@ -269,7 +269,7 @@ func indented(file string) string {
 	return strings.Repeat("  ", strings.Count(file, "/")) + path.Base(file)
 }
 
-// soon is when an expiry is worth a colour.
+// soon is the time before expiry from which an object is highlighted.
 const soon = 30 * 24 * time.Hour
 
 func urgency(left time.Duration) style {

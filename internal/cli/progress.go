@@ -9,8 +9,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// progress tells who waits what is under way, in one line that is written over and goes at the end. It is silent where
-// nobody looks on. It is the provider's observer.
+// progress shows the current step on a terminal, in one line that is overwritten and removed at the end. It prints nothing elsewhere.
+// It is the provider's observer.
 type progress struct {
 	w      io.Writer
 	silent bool
@@ -23,7 +23,7 @@ type progress struct {
 
 func newProgress(w io.Writer) *progress { return &progress{w: w, silent: !isTerminal(w)} }
 
-// begin says what is done now.
+// begin starts a step.
 func (p *progress) begin(what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -31,7 +31,7 @@ func (p *progress) begin(what string) {
 	p.show()
 }
 
-// end takes the line away.
+// end removes the line.
 func (p *progress) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,28 +40,28 @@ func (p *progress) end() {
 	}
 }
 
-// show writes the line anew. The caller holds the lock.
+// show rewrites the line. The caller holds the lock.
 func (p *progress) show() {
 	if p.silent {
 		return
 	}
-	count := ""
+	counts := ""
 	if p.requests > 0 {
-		count = fmt.Sprintf(" %d requests, %d objects", p.requests, p.answers)
+		counts = fmt.Sprintf(" %s, %s", count(p.requests, "request"), count(p.answers, "object"))
 	}
-	_, _ = fmt.Fprintf(p.w, "\r\x1b[K%s …%s", p.what, count)
+	_, _ = fmt.Fprintf(p.w, "\r\x1b[K%s …%s", p.what, counts)
 }
 
 // VaultRequest implements provider.Observer.
-func (p *progress) VaultRequest(string, volume.Reason, time.Duration) { p.count(1, 0) }
+func (p *progress) VaultRequest(string, volume.Reason, time.Duration) { p.add(1, 0) }
 
 // TokenRequest implements provider.Observer.
-func (p *progress) TokenRequest(string, volume.Reason, time.Duration) { p.count(1, 0) }
+func (p *progress) TokenRequest(string, volume.Reason, time.Duration) { p.add(1, 0) }
 
 // Source implements provider.Observer.
-func (p *progress) Source(string) { p.count(0, 1) }
+func (p *progress) Source(string) { p.add(0, 1) }
 
-func (p *progress) count(requests, answers int) {
+func (p *progress) add(requests, answers int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.requests, p.answers = p.requests+requests, p.answers+answers

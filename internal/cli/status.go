@@ -20,10 +20,10 @@ func newStatusCommand() *cobra.Command {
 	var addr, output string
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show what the driver on this node keeps: volumes, their age and errors, vaults and their pace",
-		Long: `status asks the driver that runs on this node, over its loopback admin address: which volumes it keeps for
-which pods, classes and identities, from which object versions, how old the values are, when the vault is
-asked next, what went wrong last, and how much each vault may be asked. It shows no secret value.`,
+		Short: "Show the volumes, values' ages, errors and limiters of the driver on this node",
+		Long: `status connects to the driver on this node, over its loopback admin address, and shows its volumes with
+their pods, classes, identities and object versions, how old the values are, when the next refresh is,
+the last failures, and the limiter of each vault and identity service. It shows no secret value.`,
 		Example: `  kubectl -n kube-system exec keyvault-csi-x7k2p -- keyvault-csi status
   keyvault-csi status --output json | jq '.volumes[] | select(.error)'`,
 		Args: cobra.NoArgs,
@@ -37,7 +37,7 @@ asked next, what went wrong last, and how much each vault may be asked. It shows
 			}
 			var s admin.NodeStatus
 			if err := json.Unmarshal(text, &s); err != nil {
-				return fmt.Errorf("the answer on %s is not a status: is another program there? %w", addr, err)
+				return fmt.Errorf("the answer on %s is not a status: does another program listen there? %w", addr, err)
 			}
 			if output == tableOutput {
 				return printStatus(cmd.OutOrStdout(), &s)
@@ -45,13 +45,13 @@ asked next, what went wrong last, and how much each vault may be asked. It shows
 			return printValue(cmd.OutOrStdout(), output, s)
 		},
 	}
-	c.Flags().StringVar(&addr, "admin-addr", admin.DefaultAddress, "the driver's admin `address`, as its flag")
+	c.Flags().StringVar(&addr, "admin-addr", admin.DefaultAddress, "`address` of the driver's --admin-addr")
 	c.Flags().StringVarP(&output, "output", "o", tableOutput, "`table, json or yaml`")
 	CompleteFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
 	return c
 }
 
-// printStatus writes the status for people.
+// printStatus prints the status as tables.
 func printStatus(w io.Writer, s *admin.NodeStatus) error {
 	p := newPaper(w)
 	state, look := "ready", green
@@ -75,7 +75,7 @@ func printStatus(w io.Writer, s *admin.NodeStatus) error {
 		for _, o := range v.Objects {
 			line := fmt.Sprintf("%s  %s %s from %s", o.Path, o.Object, cmp.Or(o.Version, "(no version)"), o.Vault)
 			if !o.Expires.IsZero() {
-				line += ", ends " + o.Expires.UTC().Format(time.RFC3339)
+				line += ", expires " + o.Expires.UTC().Format(time.RFC3339)
 			}
 			below = append(below, p.paint(line, faint))
 		}
@@ -95,7 +95,7 @@ func printHosts(p *paper, s *admin.NodeStatus) {
 		return
 	}
 	p.line()
-	rows := [][]cell{headings("HOST", "REQUESTS/S", "UNDER WAY", "WAITING", "THROTTLED", "STATE")}
+	rows := [][]cell{headings("HOST", "REQUESTS/S", "IN FLIGHT", "WAITING", "THROTTLED", "STATE")}
 	limiters := make([]limiter.Snapshot, 0, len(s.Hosts))
 	for _, h := range s.Hosts {
 		limiters = append(append(limiters, h), h.Quotas...)
@@ -113,7 +113,7 @@ func printHosts(p *paper, s *admin.NodeStatus) {
 			state, look = "closed for "+span(h.NotBefore.Sub(s.Time)), yellow
 		}
 		if h.Open {
-			state, look = "does not answer; "+state, red
+			state, look = "not answering; "+state, red
 		}
 		rows = append(rows, []cell{
 			{text: name}, {text: rate, right: true}, {text: strconv.Itoa(h.InFlight), right: true},
@@ -129,7 +129,7 @@ func printTroubles(p *paper, s *admin.NodeStatus) {
 		return
 	}
 	p.line()
-	rows := [][]cell{headings("LAST", "TIMES", "POD", "WHAT", "REASON")}
+	rows := [][]cell{headings("LAST", "COUNT", "POD", "EVENT", "REASON")}
 	notes := [][]string{nil}
 	for _, t := range s.Troubles {
 		rows = append(rows, []cell{
@@ -170,5 +170,5 @@ func since(now, at time.Time) string {
 	return span(now.Sub(at))
 }
 
-// span is a duration for people, in whole seconds.
+// span formats a duration in whole seconds.
 func span(d time.Duration) string { return d.Round(time.Second).String() }

@@ -28,7 +28,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 )
 
-// subjectFlags say which classes a person looks at, and as whom.
+// subjectFlags select the classes that `preview` and `check` work on, and the identity they use.
 type subjectFlags struct {
 	files      []string
 	kubeconfig string
@@ -58,25 +58,25 @@ func (f *subjectFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVarP(&f.files, "filename", "f", nil, "`file`, directory or - with SecretProviderClasses; may be given more than once")
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: as kubectl finds it, or the pod's own service account")
 	fs.StringVar(&f.context, "context", "", "the kubeconfig's `context`; empty: the current one")
-	fs.StringVarP(&f.namespace, "namespace", "n", "", "`namespace` of classes that name none; empty: the context's")
+	fs.StringVarP(&f.namespace, "namespace", "n", "", "`namespace` of classes without one; empty: the context's")
 
-	fs.StringVar(&f.serviceAccount, "service-account", "", "ask as the pods of this service account `name`, with a token that the API server gives you")
-	fs.StringVar(&f.secretFile, "node-publish-secret-file", "", "ask as the service principal of this Secret's manifest `file` (nodePublishSecretRef)")
-	fs.BoolVar(&f.asClass, "as-class", false, "ask as the class says: with the managed identity of this machine")
+	fs.StringVar(&f.serviceAccount, "service-account", "", "use the identity of the pods of this service account `name`, with a token requested from the API server")
+	fs.StringVar(&f.secretFile, "node-publish-secret-file", "", "use the service principal of this Secret's manifest `file` (nodePublishSecretRef)")
+	fs.BoolVar(&f.asClass, "as-class", false, "use the identity of the class: the managed identity of this machine")
 
 	fs.StringVarP(&f.output, "output", "o", tableOutput, "output `format`: table, json or yaml")
 	fs.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for answers, for each class")
 
-	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that name none, as the driver's flag")
-	fs.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as the driver's flag")
-	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of more certificate authorities to trust, as the driver's flag")
-	fs.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil, "more vault `hosts`, as the driver's flag")
-	fs.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as the driver's flag")
-	fs.BoolVar(&f.constructPEMChain, "construct-pem-chain", true, "as the driver's flag")
-	fs.BoolVar(&f.accounts, "service-account-annotations", false, "as the driver's flag")
-	fs.StringVar(&f.tokenProxy.URL, "token-proxy-url", "", "`URL` of the AKS token proxy, as the driver's flag")
-	fs.StringVar(&f.tokenProxy.ServerName, "token-proxy-sni", "", "TLS server `name` of the AKS token proxy, as the driver's flag")
-	fs.StringVar(&f.tokenProxy.CAFile, "token-proxy-ca-file", "", "PEM `file` of the AKS token proxy's authorities, as the driver's flag")
+	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that do not set one, as in the driver's flag")
+	fs.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as in the driver's flag")
+	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of additional certificate authorities to trust, as in the driver's flag")
+	fs.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil, "additional vault `hosts`, as in the driver's flag")
+	fs.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as in the driver's flag")
+	fs.BoolVar(&f.constructPEMChain, "construct-pem-chain", true, "as in the driver's flag")
+	fs.BoolVar(&f.accounts, "service-account-annotations", false, "as in the driver's flag")
+	fs.StringVar(&f.tokenProxy.URL, "token-proxy-url", "", "`URL` of the AKS token proxy, as in the driver's flag")
+	fs.StringVar(&f.tokenProxy.ServerName, "token-proxy-sni", "", "TLS server `name` of the AKS token proxy, as in the driver's flag")
+	fs.StringVar(&f.tokenProxy.CAFile, "token-proxy-ca-file", "", "PEM `file` of the AKS token proxy's authorities, as in the driver's flag")
 }
 
 func (f *subjectFlags) check() error {
@@ -84,17 +84,17 @@ func (f *subjectFlags) check() error {
 	if err := checkOutput(f.output, tableOutput, jsonOutput, yamlOutput); err != nil {
 		wrong = append(wrong, err)
 	}
-	ways := 0
+	identities := 0
 	for _, set := range []bool{f.serviceAccount != "", f.secretFile != "", f.asClass} {
 		if set {
-			ways++
+			identities++
 		}
 	}
-	if ways > 1 {
-		wrong = append(wrong, errors.New("--service-account, --node-publish-secret-file and --as-class exclude each other: ask as one"))
+	if identities > 1 {
+		wrong = append(wrong, errors.New("--service-account, --node-publish-secret-file and --as-class are mutually exclusive"))
 	}
 	if f.timeout <= 0 {
-		wrong = append(wrong, fmt.Errorf("--timeout %s is not a time to wait", f.timeout))
+		wrong = append(wrong, fmt.Errorf("--timeout %s is not positive", f.timeout))
 	}
 	if f.accounts && f.serviceAccount == "" {
 		wrong = append(wrong, errors.New("--service-account-annotations needs --service-account"))
@@ -102,7 +102,7 @@ func (f *subjectFlags) check() error {
 	return errors.Join(wrong...)
 }
 
-// asPerson tells whether the person's own credentials are used.
+// asPerson reports whether the caller's own credentials are used.
 func (f *subjectFlags) asPerson() bool {
 	return f.serviceAccount == "" && f.secretFile == "" && !f.asClass
 }
@@ -113,7 +113,7 @@ func (f *subjectFlags) callerOptions() kube.CallerOptions {
 	}
 }
 
-// subjects are the classes that a person looks at, and all that is needed to ask for them.
+// subjects are the classes that a command works on, and what is needed to fetch them.
 type subjects struct {
 	flags    *subjectFlags
 	parse    class.Options
@@ -128,7 +128,7 @@ type subject struct {
 	class *v1.SecretProviderClass
 	// origin is the file, or "cluster".
 	origin string
-	// mistakes are what `keyvault-csi validate` says of the class.
+	// mistakes are the errors that `keyvault-csi validate` finds in the class.
 	mistakes []classfile.Finding
 }
 
@@ -141,7 +141,7 @@ func openSubjects(ctx context.Context, f *subjectFlags, names []string, stdin io
 		return nil, err
 	}
 	if len(f.files)+len(names) == 0 {
-		return nil, errors.New("nothing to look at: name a file with -f, or a class of the cluster as NAMESPACE/NAME")
+		return nil, errors.New("no class given: name a file with -f, or a class of the cluster as NAMESPACE/NAME")
 	}
 	clouds, err := cloud.NewResolver(f.cloud, f.cloudDir)
 	if err != nil {
@@ -194,7 +194,7 @@ func (s *subjects) openProvider(observer provider.Observer) (err error) {
 	return err
 }
 
-// namespace is that of classes which name none.
+// namespace is that of classes without one.
 func (s *subjects) namespace() string {
 	switch {
 	case s.flags.namespace != "":
@@ -205,7 +205,7 @@ func (s *subjects) namespace() string {
 	return "default"
 }
 
-// addFile takes the classes of a file, with what is wrong with them.
+// addFile adds the classes of a file, with their mistakes.
 func (s *subjects) addFile(path string, data []byte) error {
 	findings, _ := classfile.Check(path, data, s.parse)
 	for _, f := range findings {
@@ -215,7 +215,7 @@ func (s *subjects) addFile(path string, data []byte) error {
 	}
 	classes, err := classdir.Decode(data)
 	if err != nil {
-		return fmt.Errorf("%s: %w: `keyvault-csi validate` says where", path, err)
+		return fmt.Errorf("%s: %w: `keyvault-csi validate` shows where", path, err)
 	}
 	for _, c := range classes {
 		one := subject{class: c, origin: path}
@@ -229,14 +229,14 @@ func (s *subjects) addFile(path string, data []byte) error {
 	return nil
 }
 
-// addNamed takes a class of the cluster.
+// addNamed adds a class of the cluster.
 func (s *subjects) addNamed(ctx context.Context, name string) error {
 	namespace, short, qualified := strings.Cut(name, "/")
 	if !qualified {
 		namespace, short = s.namespace(), name
 	}
 	if namespace == "" || short == "" || strings.Contains(short, "/") {
-		return fmt.Errorf("%q does not name a class: write NAMESPACE/NAME, or -f before a file", name)
+		return fmt.Errorf("%q does not name a class: write NAMESPACE/NAME, or -f for a file", name)
 	}
 	found, err := s.cluster.Class(ctx, namespace, short)
 	if err != nil {
@@ -246,7 +246,7 @@ func (s *subjects) addNamed(ctx context.Context, name string) error {
 	return nil
 }
 
-// request is what kubelet would ask for a pod of the service account.
+// request is what kubelet would request for a pod of the service account.
 func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volume.Request, error) {
 	req := volume.Request{Provider: c.Spec.Provider, Parameters: c.Spec.Parameters, Secrets: s.secrets, Pod: volume.Pod{Namespace: c.Namespace, ServiceAccount: s.flags.serviceAccount}}
 	if s.flags.serviceAccount == "" {
@@ -270,7 +270,7 @@ func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volu
 	return req, nil
 }
 
-// readClassFiles gives each class file that a name means: itself, those below a directory, or standard input.
+// readClassFiles calls take for the named file, for each class file below the named directory, or for standard input (-).
 func readClassFiles(name string, stdin io.Reader, take func(path string, data []byte) error) error {
 	if name == "-" {
 		data, err := io.ReadAll(stdin)
@@ -296,7 +296,7 @@ func readClassFiles(name string, stdin io.Reader, take func(path string, data []
 
 func classExtensions() []string { return []string{".yaml", ".yml", ".json"} }
 
-// readSecretFile reads a Secret's manifest, or a plain mapping of its keys. Errors never quote the file.
+// readSecretFile reads a Secret's manifest, or a plain map of its keys. Errors never quote the file.
 func readSecretFile(path string) (volume.Secrets, error) {
 	data, err := os.ReadFile(path) //nolint:gosec // the person's choice
 	if err != nil {
@@ -312,7 +312,7 @@ func readSecretFile(path string) (volume.Secrets, error) {
 		return secrets, nil
 	}
 	if yaml.Unmarshal(data, &secrets) != nil || len(secrets) == 0 {
-		return nil, fmt.Errorf("--node-publish-secret-file: %s is neither the manifest of a Secret nor a mapping of text: write clientid "+
+		return nil, fmt.Errorf("--node-publish-secret-file: %s is neither the manifest of a Secret nor a map of strings: write clientid "+
 			"and clientsecret", path)
 	}
 	return secrets, nil

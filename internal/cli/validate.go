@@ -12,7 +12,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
 
-// validateFlags are what `keyvault-csi validate` can be told.
+// validateFlags are the flags of `keyvault-csi validate`.
 type validateFlags struct {
 	files        []string
 	output       string
@@ -30,12 +30,12 @@ func newValidateCommand(build Build) *cobra.Command {
 		Use:   "validate -f FILE... | --live [NAME...]",
 		Short: "Check SecretProviderClasses: every mistake with file, line and fix",
 		Long: `validate reads files, directories (all .yaml, .yml and .json below them) and - (standard input), and
-prints everything that is wrong with the SecretProviderClasses in them, as the driver would judge
-them: file:line: severity: class: what is wrong: what to write. It talks to nobody.
+prints every mistake that the driver would find in their SecretProviderClasses, as
+file:line: severity: class: what is wrong: what to write. It makes no network request.
 
 With --live it reads the classes of a cluster instead, with your own rights (get and list
 secretproviderclasses), and prints namespace/name: severity: what is wrong: what to write. Classes of
-other providers are passed over.
+other providers are ignored.
 
 It exits with 1 if there is an error (with --strict, also a warning), else with 0.`,
 		Example: `  keyvault-csi validate -f class.yaml
@@ -47,10 +47,10 @@ It exits with 1 if there is an error (with --strict, also a warning), else with 
 	flags.StringSliceVarP(&f.files, "filename", "f", nil, "`file`, directory or - to check; may be given more than once")
 	flags.StringVarP(&f.output, "output", "o", textOutput, "output `format`: text or json")
 	flags.BoolVar(&f.strict, "strict", false, "warnings count as errors")
-	flags.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that name none, as the driver's flag")
-	flags.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as the driver's flag")
-	flags.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil, "more vault `hosts`, as the driver's flag")
-	flags.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as the driver's flag")
+	flags.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that do not set one, as in the driver's flag")
+	flags.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as in the driver's flag")
+	flags.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil, "additional vault `hosts`, as in the driver's flag")
+	flags.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as in the driver's flag")
 	CompleteFlag(c, "output", textOutput, jsonOutput)
 	completeFiles(c, "filename", "yaml", "yml", "json")
 	CompleteClouds(c)
@@ -92,7 +92,7 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 			failed++
 		}
 	}
-	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%d classes checked, %d findings\n", classes, len(findings))
+	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s checked, %s\n", count(classes, "class"), count(len(findings), "finding"))
 	switch {
 	case failed > 0:
 		return ErrReported

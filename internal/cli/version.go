@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Build is what the binary knows of itself.
+// Build describes this binary.
 type Build struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit,omitempty"`
@@ -17,7 +17,7 @@ type Build struct {
 	Go      string `json:"go"`
 }
 
-// ReadBuild is what Go has recorded in this binary.
+// ReadBuild returns what Go recorded in this binary.
 func ReadBuild() Build {
 	b := Build{Version: "unknown"}
 	info, ok := debug.ReadBuildInfo()
@@ -38,7 +38,7 @@ func ReadBuild() Build {
 	return b
 }
 
-// userAgent is how the tools name themselves to the API server.
+// userAgent is the tools' User-Agent for the API server.
 func (b Build) userAgent() string { return "keyvault-csi/" + b.Version }
 
 func newVersionCommand(build Build) *cobra.Command {
@@ -70,14 +70,14 @@ func newVersionCommand(build Build) *cobra.Command {
 	return c
 }
 
-// text is the build for people.
+// text is the build as one line of text.
 func (b Build) text() string {
 	commit := b.Commit
 	if commit == "" {
 		commit = "unknown"
 	}
 	if b.Dirty {
-		commit += ", with changes that are not committed"
+		commit += ", with uncommitted changes"
 	}
 	if b.Time != "" {
 		commit += ", " + b.Time

@@ -58,7 +58,7 @@ func TestValidateLive(t *testing.T) {
 	run(1, []string{"no SecretProviderClass was found"}, "-A")
 
 	c.ApplyYAML(fmt.Sprintf(class, "good", namespace))
-	run(0, []string{"1 classes checked, 0 findings"}, "-n", namespace)
+	run(0, []string{"1 class checked, 0 findings"}, "-n", namespace)
 	bad := strings.NewReplacer("objectType: secret", "objectType: sekret", "keyvaultName: "+kubelet.Vault, "keyvaultName: k_v").Replace(fmt.Sprintf(class, "bad", namespace))
 	c.ApplyYAML(bad)
 	c.ApplyYAML(strings.Replace(fmt.Sprintf(class, "warned", namespace), "keyvaultName:", "tenentID: x\n    keyvaultName:", 1))
@@ -74,12 +74,12 @@ func TestValidateLive(t *testing.T) {
 		namespace + `/bad: error: keyvaultName "k_v" is not a vault name`, namespace + `/bad: error: objects[0] "db" objectType "sekret"`,
 		namespace + "/warned: warning: tenentID", "did you mean tenantID?", "3 classes checked, 3 findings",
 	}, "-n", namespace)
-	run(0, []string{"warned: warning", "1 classes checked, 1 findings"}, "-n", namespace, "warned")
+	run(0, []string{"warned: warning", "1 class checked, 1 finding"}, "-n", namespace, "warned")
 	run(1, []string{"warned: warning"}, "-n", namespace, "--strict", "warned")
 	run(1, []string{namespace + "/nowhere was not found"}, "-n", namespace, "nowhere")
-	run(0, []string{other + `/foreign: note: spec.provider "vault" is another driver's`, "601 classes checked"}, "-n", other)
+	run(0, []string{other + `/foreign: note: spec.provider "vault" is another driver's`, "601 class checked"}, "-n", other)
 	run(1, []string{"604 classes checked, 4 findings"}, "-A")
-	run(1, []string{"exclude each other"}, "-f", "x.yaml")
+	run(1, []string{"mutually exclusive"}, "-f", "x.yaml")
 	run(1, []string{"no --namespace"}, "-A", "-n", namespace)
 	run(1, []string{`context "elsewhere" does not exist`}, "--context", "elsewhere")
 	var findings []struct {

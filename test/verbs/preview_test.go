@@ -241,13 +241,13 @@ func TestPreviewRefusals(t *testing.T) {
 		env  map[string]string
 		want string
 	}{
-		"nothing":         {nil, nil, "nothing to look at"},
+		"nothing":         {nil, nil, "no class given"},
 		"no such file":    {[]string{"-f", "gone.yaml"}, nil, "gone.yaml"},
 		"no class":        {[]string{"-f", d.file("pod.yaml", "kind: Pod\napiVersion: v1\nmetadata: {name: x}\n")}, nil, "no SecretProviderClass"},
 		"not YAML":        {[]string{"-f", d.file("broken.yaml", "a: [")}, nil, "broken.yaml:1: error: is not YAML"},
 		"mistakes":        {[]string{"-f", d.class("wrong", map[string]string{"keyvaultName": "k_v"}, "db")}, nil, `keyvaultName "k_v"`},
 		"format":          {[]string{"-f", good, "-o", "xml"}, nil, "use table, json or yaml"},
-		"two identities":  {[]string{"-f", good, "--as-class", "--service-account", "x"}, nil, "exclude each other"},
+		"two identities":  {[]string{"-f", good, "--as-class", "--service-account", "x"}, nil, "mutually exclusive"},
 		"annotations":     {[]string{"-f", good, "--service-account-annotations"}, nil, "needs --service-account"},
 		"no time":         {[]string{"-f", good, "--timeout", "0s"}, nil, "--timeout"},
 		"no cluster":      {[]string{"default/shop"}, nil, "--kubeconfig"},

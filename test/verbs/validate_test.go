@@ -56,15 +56,15 @@ func TestValidate(t *testing.T) {
 		exit           int
 		stdout, stderr []string // what stands in them
 	}{
-		"good":               {[]string{"-f", "good.yaml"}, "", 0, nil, []string{"1 classes checked, 0 findings"}},
-		"as an argument":     {[]string{"good.yaml"}, "", 0, nil, []string{"1 classes checked, 0 findings"}},
-		"bad":                {[]string{"-f", "bad.yaml"}, "", 1, []string{"bad.yaml:14: error: shop/app: ", "sekret"}, []string{"1 findings"}},
+		"good":               {[]string{"-f", "good.yaml"}, "", 0, nil, []string{"1 class checked, 0 findings"}},
+		"as an argument":     {[]string{"good.yaml"}, "", 0, nil, []string{"1 class checked, 0 findings"}},
+		"bad":                {[]string{"-f", "bad.yaml"}, "", 1, []string{"bad.yaml:14: error: shop/app: ", "sekret"}, []string{"1 finding"}},
 		"several":            {[]string{"-f", "good.yaml", "-f", "bad.yaml"}, "", 1, []string{"bad.yaml:14"}, []string{"2 classes checked"}},
-		"a directory":        {[]string{"-f", "tree"}, "", 1, []string{filepath.Join("tree", "sub", "b.yml") + ":7: error"}, []string{"2 classes checked, 1 findings"}},
+		"a directory":        {[]string{"-f", "tree"}, "", 1, []string{filepath.Join("tree", "sub", "b.yml") + ":7: error"}, []string{"2 classes checked, 1 finding"}},
 		"standard input":     {[]string{"-f", "-"}, strings.Replace(goodClass, "clientID: client", "clientID: 5", 1), 1, []string{"<stdin>:9: error"}, nil},
 		"a warning":          {[]string{"-f", "warned.yaml"}, "", 0, []string{"warned.yaml:9: warning"}, nil},
 		"a warning, strict":  {[]string{"-f", "warned.yaml", "--strict"}, "", 1, []string{"warned.yaml:9: warning"}, nil},
-		"no class":           {[]string{"-f", "pod.yaml"}, "", 1, []string{"kind Pod is passed over"}, []string{"no SecretProviderClass was found"}},
+		"no class":           {[]string{"-f", "pod.yaml"}, "", 1, []string{"kind Pod is ignored"}, []string{"no SecretProviderClass was found"}},
 		"not YAML":           {[]string{"-f", "broken.yaml"}, "", 1, []string{"broken.yaml:", "is not YAML"}, nil},
 		"no such file":       {[]string{"-f", "missing.yaml"}, "", 1, nil, []string{"missing.yaml"}},
 		"nothing":            {nil, "", 1, nil, []string{"nothing to check"}},

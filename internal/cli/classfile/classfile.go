@@ -17,31 +17,31 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
-// Severity says whether a finding stops a mount.
+// Severity is how serious a finding is.
 type Severity string
 
 // The severities.
 const (
-	// Error stops the mount, or the API server refuses the class.
+	// Error means that the volume cannot be mounted, or that the API server rejects the class.
 	Error Severity = "error"
-	// Warning is likely not what the author meant.
+	// Warning is probably not what the author intended.
 	Warning Severity = "warning"
-	// Note is worth knowing.
+	// Note is information.
 	Note Severity = "note"
 )
 
-// Finding is one thing to say about a file. File and Line are empty where the class is in a cluster.
+// Finding is one result of a check. File and Line are empty if the class is in a cluster.
 type Finding struct {
 	File     string   `json:"file,omitempty"`
 	Line     int      `json:"line,omitempty"`
 	Severity Severity `json:"severity"`
-	// Class is namespace/name, as far as it is known.
+	// Class is namespace/name, as far as known.
 	Class string `json:"class,omitempty"`
 	// Message says what is wrong and what to write.
 	Message string `json:"message"`
 }
 
-// String is how compilers write it: file:line: severity: class: message; of a class in a cluster: class: severity: message.
+// String formats it as compilers do: file:line: severity: class: message; for a class in a cluster: class: severity: message.
 func (f Finding) String() string {
 	if f.File == "" {
 		return fmt.Sprintf("%s: %s: %s", f.Class, f.Severity, f.Message)
@@ -53,8 +53,7 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s:%d: %s: %s%s", f.File, f.Line, f.Severity, where, f.Message)
 }
 
-// Check returns what is to be said about the documents of a file, in the order of its lines. Classes is how many classes
-// it holds.
+// Check returns the findings about the documents of a file, in the order of its lines, and the number of classes in it.
 func Check(file string, data []byte, options class.Options) (findings []Finding, classes int) {
 	c := &checker{file: file, options: options}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
@@ -88,7 +87,7 @@ func (c *checker) say(line int, s Severity, class, message string) {
 	c.findings = append(c.findings, Finding{File: c.file, Line: max(line, 1), Severity: s, Class: oneLine(class), Message: oneLine(message)})
 }
 
-// oneLine makes what a file says safe for a terminal.
+// oneLine makes text from a file safe to print on a terminal.
 func oneLine(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -132,7 +131,7 @@ func text(n *yaml.Node) string {
 	return n.Value
 }
 
-// lineOf is the node's line, or the fallback's where it is missing.
+// lineOf is the node's line, or the fallback's if it is missing.
 func lineOf(n, fallback *yaml.Node) int {
 	if n != nil {
 		return n.Line
@@ -156,7 +155,7 @@ func (c *checker) document(n *yaml.Node) {
 	case kind == "":
 		c.say(n.Line, Error, "", "the document has no kind: write kind: SecretProviderClass")
 	default:
-		c.say(lineOf(field(n, "kind"), n), Note, "", "kind "+kind+" is passed over")
+		c.say(lineOf(field(n, "kind"), n), Note, "", "kind "+kind+" is ignored")
 	}
 }
 
@@ -195,17 +194,17 @@ func (c *checker) class(n *yaml.Node) {
 	c.secretObjects(field(spec, "secretObjects"), parsed, who)
 }
 
-// unknown warns of keys that mean nothing.
+// unknown warns about unknown keys.
 func (c *checker) unknown(n *yaml.Node, who, where string, known ...string) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if key := n.Content[i]; !slices.Contains(known, key.Value) {
-			c.say(key.Line, Warning, who, fmt.Sprintf("%s.%s is an unknown field and means nothing: known are %s", where, key.Value,
+			c.say(key.Line, Warning, who, fmt.Sprintf("%s.%s is an unknown field and is ignored: known are %s", where, key.Value,
 				strings.Join(known, ", ")))
 		}
 	}
 }
 
-// parameters checks the parameters as the driver would, and returns the class where it is good.
+// parameters checks the parameters as the driver does, and returns the class if it is valid.
 func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 	if n == nil || n.Kind != yaml.MappingNode {
 		c.say(lineOf(n, spec), Error, who, "spec.parameters is not set: write keyvaultName, tenantID and objects")
@@ -218,14 +217,14 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 			value = value.Alias
 		}
 		if _, twice := nodes[key.Value]; twice {
-			c.say(key.Line, Error, who, "parameter "+key.Value+" stands twice: remove one")
+			c.say(key.Line, Error, who, "parameter "+key.Value+" is a duplicate: remove one")
 		}
 		nodes[key.Value] = value
 		switch {
 		case value.Kind != yaml.ScalarNode:
-			c.say(value.Line, Error, who, "parameter "+key.Value+" is not text: write a string; objects is a block behind |")
+			c.say(value.Line, Error, who, "parameter "+key.Value+" is not a string: write a string; objects is a block after |")
 		case value.Tag != "!!str" && value.Tag != "!!null":
-			c.say(value.Line, Error, who, fmt.Sprintf("parameter %s is not text, so the API server refuses it: write %s: %q",
+			c.say(value.Line, Error, who, fmt.Sprintf("parameter %s is not a string, so the API server rejects it: write %s: %q",
 				key.Value, key.Value, value.Value))
 			values[key.Value] = value.Value
 		default:
@@ -244,14 +243,14 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 	}
 	for _, o := range parsed.Objects {
 		if o.History > 1 {
-			c.say(lineOf(nodes["objects"], n), Note, who, fmt.Sprintf("objects[%d] %q gives at most %d files; the driver before this one gave "+
+			c.say(lineOf(nodes["objects"], n), Note, who, fmt.Sprintf("objects[%d] %q gives at most %d files; the Secrets Store CSI Driver gives "+
 				"one more", o.Index, o.Name, o.History))
 		}
 	}
 	return parsed
 }
 
-// line finds a mistake's line in the file: inside a block, the text's lines follow the indicator's.
+// line is the line of a mistake in the file. The lines of a block follow that of its indicator.
 func (c *checker) line(m class.Mistake, nodes map[string]*yaml.Node, parameters *yaml.Node) int {
 	n, ok := nodes[m.Parameter]
 	switch {

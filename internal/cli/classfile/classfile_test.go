@@ -87,10 +87,10 @@ func TestFindings(t *testing.T) {
 		"parameter":      {"keyvaultName: kv1", "keyvaultName: k_v", []string{"f.yaml:7: error: shop/app: ", "keyvaultName"}},
 		"unknown parameter": {"tenantID: tenant", "tenantID: tenant\n    objectz: x", []string{
 			"f.yaml:9: warning: shop/app: ", "objectz"}},
-		"number":    {"tenantID: tenant", "tenantID: 5", []string{"f.yaml:8: error: shop/app: parameter tenantID is not text", `write tenantID: "5"`}},
+		"number":    {"tenantID: tenant", "tenantID: 5", []string{"f.yaml:8: error: shop/app: parameter tenantID is not a string", `write tenantID: "5"`}},
 		"boolean":   {"tenantID: tenant", "tenantID: tenant\n    useVMManagedIdentity: true", []string{"f.yaml:9: error: ", `write useVMManagedIdentity: "true"`}},
-		"list":      {"objects: |", "objects:", []string{"f.yaml:11: error: ", "parameter objects is not text"}},
-		"twice":     {"tenantID: tenant", "tenantID: tenant\n    tenantID: tenant", []string{"f.yaml:9: error: ", "stands twice"}},
+		"list":      {"objects: |", "objects:", []string{"f.yaml:11: error: ", "parameter objects is not a string"}},
+		"twice":     {"tenantID: tenant", "tenantID: tenant\n    tenantID: tenant", []string{"f.yaml:9: error: ", "is a duplicate"}},
 		"provider":  {"provider: azure", "provider: vault", []string{"f.yaml:5: error: ", `spec.provider "vault"`}},
 		"old API":   {"x-k8s.io/v1\n", "x-k8s.io/v1alpha1\n", []string{"f.yaml:1: note: ", "deprecated"}},
 		"wrong API": {"secrets-store.csi.x-k8s.io/v1\n", "v1\n", []string{"f.yaml:1: error: ", "apiVersion"}},
@@ -103,7 +103,7 @@ func TestFindings(t *testing.T) {
 		"tab":           {"spec:", "\tspec:", []string{"f.yaml:4: error: is not YAML"}},
 		"not an object": {good, "- a\n", []string{"f.yaml:1: error: the document is not a Kubernetes object"}},
 		"no kind":       {"kind: SecretProviderClass\n", "", []string{"f.yaml:1: error: the document has no kind"}},
-		"another kind":  {"kind: SecretProviderClass", "kind: Pod", []string{"f.yaml:2: note: kind Pod is passed over"}},
+		"another kind":  {"kind: SecretProviderClass", "kind: Pod", []string{"f.yaml:2: note: kind Pod is ignored"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !strings.Contains(good, tc.from) {
@@ -135,7 +135,7 @@ func TestFindingsOfSecretObjects(t *testing.T) {
 		"key twice":    {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: db, key: k}\n    - {objectName: db, key: k}\n", "f.yaml:20: error: shop/app: spec.secretObjects[0].data[1].key"},
 		"half a pair":  {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/tls\n    data:\n    - {objectName: db, key: tls.crt}\n", "f.yaml:19: error: shop/app: spec.secretObjects[0].data has no key tls.key, which a Secret of the type kubernetes.io/tls needs"},
 		"docker":       {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/dockerconfigjson\n    data: [{objectName: db, key: config.json}]\n", "f.yaml:18: error: shop/app: spec.secretObjects[0].data has no key .dockerconfigjson"},
-		"twice":        {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n  - secretName: a\n    data: [{objectName: db, key: l}]\n", "f.yaml:18: error: shop/app: spec.secretObjects[1].secretName \"a\" stands in the class twice"},
+		"twice":        {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n  - secretName: a\n    data: [{objectName: db, key: l}]\n", "f.yaml:18: error: shop/app: spec.secretObjects[1].secretName \"a\" is a duplicate"},
 		"label":        {"  secretObjects:\n  - secretName: a\n    labels: {app: a b}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].labels app has \"a b\""},
 		"annotation":   {"  secretObjects:\n  - secretName: a\n    annotations: {app: 5}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].annotations.app is not text"},
 		"data no list": {"  secretObjects:\n  - secretName: a\n    data: {objectName: db, key: k}\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].data is not a list"},

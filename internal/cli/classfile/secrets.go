@@ -13,7 +13,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
-// secretObjects checks the Secrets that a class asks for against what it mounts.
+// secretObjects checks the Secrets of a class against the files that it mounts.
 func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 	if n == nil || n.Tag == "!!null" {
 		return
@@ -39,11 +39,11 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 		c.unknown(object, who, where, "secretName", "type", "labels", "annotations", "data")
 		o := c.secretObject(object, who, where)
 		if names[o.SecretName] {
-			c.say(object.Line, Error, who, fmt.Sprintf("%s.secretName %q stands in the class twice: merge them", where, o.SecretName))
+			c.say(object.Line, Error, who, fmt.Sprintf("%s.secretName %q is a duplicate: merge them", where, o.SecretName))
 		}
 		names[o.SecretName] = true
 		if o.Type == "" {
-			c.say(object.Line, Note, who, where+" has no type: Opaque is taken")
+			c.say(object.Line, Note, who, where+" has no type: Opaque is used")
 		}
 		if len(o.Data) == 0 {
 			c.say(object.Line, Note, who, where+" has no data: every mounted file becomes a key")
@@ -58,7 +58,7 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 	}
 }
 
-// secretObject reads one, as far as it can be read.
+// secretObject reads one entry, as far as possible.
 func (c *checker) secretObject(n *yaml.Node, who, where string) v1.SecretObject {
 	o := v1.SecretObject{
 		SecretName: text(field(n, "secretName")), Type: strings.TrimSpace(text(field(n, "type"))),
@@ -79,7 +79,7 @@ func (c *checker) secretObject(n *yaml.Node, who, where string) v1.SecretObject 
 	return o
 }
 
-// texts reads a mapping of texts.
+// texts reads a map of strings.
 func (c *checker) texts(n *yaml.Node, who, where string) map[string]string {
 	if n == nil || n.Kind != yaml.MappingNode {
 		return nil
@@ -91,7 +91,7 @@ func (c *checker) texts(n *yaml.Node, who, where string) map[string]string {
 			value = value.Alias
 		}
 		if value.Kind != yaml.ScalarNode || value.Tag != "!!str" && value.Tag != "!!null" {
-			c.say(value.Line, Error, who, fmt.Sprintf("%s.%s is not text, so the API server refuses it: put it in quotes", where, key.Value))
+			c.say(value.Line, Error, who, fmt.Sprintf("%s.%s is not text, so the API server rejects it: put it in quotes", where, key.Value))
 		}
 		values[key.Value] = text(value)
 	}
