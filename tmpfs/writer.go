@@ -23,9 +23,13 @@ const (
 	reserved     = ".."
 )
 
+// Retention is how long a generation stays after it was replaced: a reader that resolved ..data before that finishes.
+const Retention = 10 * time.Second
+
 // Write makes the volume hold exactly the files, owned by the group where one is given. It writes a whole new generation
 // into a directory of its own and shows it by one rename of ..data, through which all user-visible names lead. A volume
-// that holds the files already is not touched. On error it holds what it held before.
+// that holds the files already is not touched. On error it holds what it held before. The replaced generation stays until Sweep
+// is called after its Retention, or until its room is needed.
 func (m *Mounts) Write(target string, files []volume.File, group *int64) (changed bool, err error) {
 	if err := volume.CheckFiles(files); err != nil {
 		message := strings.ReplaceAll(err.Error(), "\n", "; ")
@@ -40,11 +44,14 @@ func (m *Mounts) Write(target string, files []volume.File, group *int64) (change
 			err = failure(closing, "close the volume")
 		}
 	}()
-	w := &writer{root: root, files: files, group: os.Getegid(), names: topNames(files)}
+	w := &writer{root: root, files: files, group: os.Getegid(), names: topNames(files), now: m.clock.Now()}
 	if group != nil {
 		w.group = int(*group)
 	}
 	changed, err = w.write()
+	if errors.Is(err, unix.ENOSPC) && w.makeRoom() {
+		changed, err = w.write()
+	}
 	if errors.Is(err, unix.ENOSPC) {
 		return changed, failure(err, "the files need more room than the volume of %d bytes has: set a larger --volume-size, "+
 			"which must hold two generations", m.size)
@@ -52,7 +59,30 @@ func (m *Mounts) Write(target string, files []volume.File, group *int64) (change
 	if err != nil {
 		return changed, failure(err, "write the files")
 	}
+	if w.unswept != nil {
+		m.log.Warn("old files are left on a volume; they are removed later", "target", target, "error", w.unswept)
+	}
 	return changed, nil
+}
+
+// Sweep removes generations that were replaced at least a Retention ago, and what a killed process left. Again is how long it is
+// until the next one is due; zero where none is left.
+func (m *Mounts) Sweep(target string) (again time.Duration, err error) {
+	root, err := os.OpenRoot(target)
+	if err != nil {
+		return 0, failure(err, "open the volume")
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	w := &writer{root: root, now: m.clock.Now()}
+	current, err := w.current()
+	if err != nil || current == "" {
+		return 0, err
+	}
+	again, err = w.sweepGenerations(current, Retention)
+	if err != nil {
+		return again, failure(err, "remove old files")
+	}
+	return again, nil
 }
 
 // writer brings one volume to one state.
@@ -62,6 +92,9 @@ type writer struct {
 	group int
 	// names are the user-visible names at the top of the volume.
 	names map[string]bool
+	now   time.Time
+	// unswept is why something old could not be removed. The files are as they should be all the same.
+	unswept error
 }
 
 func topNames(files []volume.File) map[string]bool {
@@ -85,7 +118,11 @@ func (w *writer) write() (changed bool, err error) {
 		}
 		if same {
 			// what a killed process left is cleared, and nothing else touched
-			return false, errors.Join(w.linkNames(), w.sweep(current))
+			if err := w.linkNames(); err != nil {
+				return false, err
+			}
+			w.sweep(current)
+			return false, nil
 		}
 	}
 	next, err := w.generation()
@@ -97,10 +134,22 @@ func (w *writer) write() (changed bool, err error) {
 	if err := w.linkNames(); err != nil {
 		return false, errors.Join(err, w.root.RemoveAll(next), w.unlinkDangling())
 	}
-	if err := w.swap(next); err != nil {
+	if err := errors.Join(w.markReplaced(current), w.swap(next)); err != nil {
 		return false, errors.Join(err, w.root.RemoveAll(next), w.unlinkDangling())
 	}
-	return true, w.sweep(next)
+	w.sweep(next)
+	return true, nil
+}
+
+// markReplaced notes on a generation when it was replaced, so that its Retention holds across a restart of the driver.
+func (w *writer) markReplaced(generation string) error {
+	if generation == "" {
+		return nil
+	}
+	if err := w.root.Chtimes(generation, w.now, w.now); err != nil {
+		return fmt.Errorf("note the age of %s: %w", generation, err)
+	}
+	return nil
 }
 
 // current returns the name of the generation that ..data shows, or nothing.
@@ -179,14 +228,16 @@ func (w *writer) linkNames() error {
 	for name := range w.names {
 		want := path.Join(dataLink, name)
 		have, err := w.root.Readlink(name)
-		if err == nil && have == want {
+		switch {
+		case err == nil && have == want:
 			continue
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		case errors.Is(err, unix.EINVAL):
 			// a file or directory of another writer: it makes way
 			if err := w.root.RemoveAll(name); err != nil {
 				return fmt.Errorf("clear %s: %w", name, err)
 			}
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("read %s: %w", name, err)
 		}
 		if err := w.place(want, nextNameLink, name); err != nil {
 			return err
@@ -225,18 +276,64 @@ func (w *writer) place(target, temporary, name string) error {
 	return nil
 }
 
-// sweep removes everything that does not belong to the generation: names that are gone, earlier generations, and what a
-// killed process left.
-func (w *writer) sweep(generation string) error {
+// sweep removes names that are gone and replaced generations after their Retention. A failure is no failure of the write.
+func (w *writer) sweep(current string) {
 	entries, err := fs.ReadDir(w.root.FS(), ".")
 	if err != nil {
-		return fmt.Errorf("list the volume: %w", err)
+		w.unswept = fmt.Errorf("list the volume: %w", err)
+		return
 	}
 	var errs []error
 	for _, e := range entries {
-		if name := e.Name(); name != generation && name != dataLink && !w.names[name] {
+		name := e.Name()
+		if name != dataLink && !w.names[name] && !isGeneration(e) {
 			errs = append(errs, w.root.RemoveAll(name))
 		}
 	}
-	return errors.Join(errs...)
+	_, err = w.sweepGenerations(current, Retention)
+	w.unswept = errors.Join(append(errs, err)...)
 }
+
+// sweepGenerations removes the generations that were replaced at least the age ago. Again is how long it is until the next one is.
+func (w *writer) sweepGenerations(current string, age time.Duration) (again time.Duration, err error) {
+	entries, err := fs.ReadDir(w.root.FS(), ".")
+	if err != nil {
+		return 0, fmt.Errorf("list the volume: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if !isGeneration(e) || e.Name() == current {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		// a clock that was set back must not keep values for longer
+		left := age - w.now.Sub(info.ModTime())
+		if left <= 0 || left > age {
+			errs = append(errs, w.root.RemoveAll(e.Name()))
+			continue
+		}
+		if again == 0 || left < again {
+			again = left
+		}
+	}
+	return again, errors.Join(errs...)
+}
+
+// makeRoom removes all replaced generations, and reports whether there were any.
+func (w *writer) makeRoom() bool {
+	current, err := w.current()
+	if err != nil {
+		return false
+	}
+	before, errBefore := fs.ReadDir(w.root.FS(), ".")
+	_, err = w.sweepGenerations(current, 0)
+	after, errAfter := fs.ReadDir(w.root.FS(), ".")
+	return errors.Join(err, errBefore, errAfter) == nil && len(after) < len(before)
+}
+
+// isGeneration reports whether an entry of the volume is a generation, finished or not.
+func isGeneration(e fs.DirEntry) bool { return e.IsDir() && strings.HasPrefix(e.Name(), reserved) }

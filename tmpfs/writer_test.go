@@ -10,8 +10,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -155,6 +158,7 @@ func TestWriteClearsWhatAKilledWriterLeft(t *testing.T) {
 		t.Error("changed")
 	}
 	wantTree(t, target, "a=1")
+	sweepAfterRetention(t, target)
 	entries, _ := os.ReadDir(target)
 	if len(entries) != 3 {
 		t.Errorf("left: %v", entries)
@@ -174,6 +178,67 @@ func TestWriteClearsWhatAKilledWriterLeft(t *testing.T) {
 	wantTree(t, target, "b=2")
 	if entries, _ := os.ReadDir(outside); len(entries) != 0 {
 		t.Errorf("written outside the volume: %v", entries)
+	}
+}
+
+// A replaced generation stays for its Retention, also for the Mounts of another process, and no longer.
+func TestReplacedGenerationStaysForItsRetention(t *testing.T) {
+	clk := clocktesting.NewFakePassiveClock(time.Now())
+	process := func() *Mounts {
+		m, err := New(Options{Mounter: SystemMounter(), Log: discard, Size: 1 << 20, Clock: clk})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	m := process()
+	target := newVolume(t, m)
+	write(t, m, target, file("a", "1"), file("removed", "old"))
+	reader, err := os.OpenRoot(filepath.Join(target, dataLink))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	write(t, m, target, file("a", "2"))
+	wantTree(t, target, "a=2")
+	sweep := func(m *Mounts, want time.Duration) {
+		t.Helper()
+		if again, err := m.Sweep(target); err != nil || again.Round(time.Second) != want {
+			t.Fatalf("again in %v, want %v: %v", again, want, err)
+		}
+	}
+	sweep(m, Retention)
+	clk.SetTime(clk.Now().Add(Retention - time.Second))
+	sweep(process(), time.Second)
+	for name, want := range map[string]string{"a": "1", "removed": "old"} {
+		if data, err := reader.ReadFile(name); err != nil || string(data) != want {
+			t.Errorf("a reader that came before the change reads %q from %s: %v", data, name, err)
+		}
+	}
+	clk.SetTime(clk.Now().Add(time.Second))
+	sweep(process(), 0)
+	if _, err := reader.ReadFile("removed"); !os.IsNotExist(err) {
+		t.Errorf("the old value is still there: %v", err)
+	}
+	write(t, m, target, file("a", "3"))
+	clk.SetTime(clk.Now().Add(-time.Hour))
+	sweep(m, 0) // a clock that was set back keeps nothing for longer
+	wantTree(t, target, "a=3")
+}
+
+// sweepAfterRetention removes what may be removed once the Retention has passed.
+func sweepAfterRetention(t *testing.T, target string) {
+	t.Helper()
+	m, err := New(Options{
+		Mounter: SystemMounter(),
+		Log:     discard,
+		Clock:   clocktesting.NewFakePassiveClock(time.Now().Add(Retention)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := m.Sweep(target); err != nil || again != 0 {
+		t.Errorf("sweep: again in %v, %v", again, err)
 	}
 }
 
