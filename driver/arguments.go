@@ -7,6 +7,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -22,15 +23,6 @@ const (
 	keyTokens         = kubeletPrefix + "serviceAccount.tokens"
 	keyClass          = "secretProviderClass"
 )
-
-// publishArguments is a NodePublishVolumeRequest that was found good.
-type publishArguments struct {
-	ref        volume.Ref
-	attributes map[string]string
-	tokens     map[string]volume.Token
-	secrets    volume.Secrets
-	group      *int64
-}
 
 // problems collects what is wrong with a request, so that all of it is said at once.
 type problems []string
@@ -48,11 +40,11 @@ func (p problems) err() error {
 	return &volume.Error{Reason: volume.ReasonInvalidRequest, Message: strings.Join(p, "; ")}
 }
 
-// checkPublish is the one place where the arguments of NodePublishVolume are judged.
-func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (publishArguments, error) {
+// checkPublish checks a NodePublishVolumeRequest and reads it. It returns every mistake at once.
+func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (refresh.Publication, error) {
 	context := req.GetVolumeContext()
-	args := publishArguments{
-		ref: volume.Ref{
+	p := refresh.Publication{
+		Ref: volume.Ref{
 			ID:         req.GetVolumeId(),
 			TargetPath: req.GetTargetPath(),
 			Class:      strings.TrimSpace(context[keyClass]),
@@ -63,7 +55,7 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (publishArgumen
 				ServiceAccount: context[keyServiceAccount],
 			},
 		},
-		attributes: make(map[string]string, len(context)),
+		Attributes: make(map[string]string, len(context)),
 	}
 	var wrong problems
 	wrong.require(req.GetVolumeId() != "", "volume id is missing")
@@ -73,12 +65,12 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (publishArgumen
 		"access type block is not supported: this driver mounts a file system")
 	if len(context) == 0 {
 		wrong.require(false, "volume context is missing: the CSIDriver object must have podInfoOnMount: true")
-		return args, wrong.err()
+		return p, wrong.err()
 	}
 	wrong.require(req.GetReadonly(), "readOnly is not true: set readOnly: true on the pod's csi volume")
 	wrong.require(context[keyEphemeral] != "false",
 		"volume is not ephemeral: declare it inline in the pod (volumes[].csi), not as a PersistentVolume")
-	wrong.require(args.ref.Class != "", "secretProviderClass is not set in the pod's volumeAttributes")
+	wrong.require(p.Ref.Class != "", "secretProviderClass is not set in the pod's volumeAttributes")
 	for _, key := range []string{keyPodName, keyPodNamespace, keyPodUID, keyServiceAccount} {
 		wrong.require(context[key] != "",
 			"volume context has no "+key+": the CSIDriver object must have podInfoOnMount: true")
@@ -86,12 +78,12 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (publishArgumen
 	for key, value := range context {
 		// what looks like kubelet's and is not known here was written by the pod's author
 		if !strings.HasPrefix(key, kubeletPrefix) && key != keyClass {
-			args.attributes[key] = value
+			p.Attributes[key] = value
 		}
 	}
-	args.group = parseGroup(&wrong, req.GetVolumeCapability().GetMount().GetVolumeMountGroup())
-	args.tokens, args.secrets = takeTokens(&wrong, req)
-	return args, wrong.err()
+	p.FSGroup = parseGroup(&wrong, req.GetVolumeCapability().GetMount().GetVolumeMountGroup())
+	p.Tokens, p.Secrets = takeTokens(&wrong, req)
+	return p, wrong.err()
 }
 
 // checkTarget accepts only paths below the kubelet directory: whoever can call the socket must not mount elsewhere.

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -31,15 +32,11 @@ func codeOf(reason volume.Reason) codes.Code {
 
 // rpcError makes the one line that a caller sees. It is the only place where errors get a code.
 func rpcError(ref volume.Ref, err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
 	code := codeOf(volume.ReasonOf(err))
 	if _, classified := errors.AsType[*volume.Error](err); !classified {
 		switch {
+		case errors.Is(err, refresh.ErrUnpublished):
+			code = codes.Aborted
 		case errors.Is(err, context.Canceled):
 			code = codes.Canceled
 		case errors.Is(err, context.DeadlineExceeded):
@@ -49,15 +46,7 @@ func rpcError(ref volume.Ref, err error) error {
 	return &callError{status: status.New(code, describe(ref)+err.Error()), cause: err}
 }
 
-// requestID is the service's id of the request that failed, empty where none did.
-func requestID(err error) string {
-	if e, ok := errors.AsType[*volume.Error](err); ok {
-		return e.RequestID
-	}
-	return ""
-}
-
-// callError is a status that remembers where it comes from, for the log.
+// callError is a status that keeps its cause, for the log.
 type callError struct {
 	status *status.Status
 	cause  error
@@ -72,7 +61,7 @@ func (e *callError) GRPCStatus() *status.Status { return e.status }
 // Unwrap returns the cause.
 func (e *callError) Unwrap() error { return e.cause }
 
-// describe names the volume as far as it is known.
+// describe names the Pod and the class where they are known.
 func describe(ref volume.Ref) string {
 	switch {
 	case ref.Pod.Name == "":

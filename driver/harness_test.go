@@ -3,7 +3,6 @@ package driver
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,8 +15,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/utils/clock"
-	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/internal/drivertest"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
@@ -29,17 +28,18 @@ type node struct {
 	*testing.T
 	dir      string
 	driver   *Driver
-	vault    *vault
-	classes  *classes
-	recorder *recorder
-	mirror   *mirrors
-	clock    *clocktesting.FakeClock
+	options  Options
+	vault    *drivertest.Vault
+	classes  *drivertest.Classes
+	recorder *drivertest.Recorder
 	log      *syncBuffer
 	mounts   *tmpfs.Mounts
 
 	csi.IdentityClient
 	csi.NodeClient
 	stop func()
+	// step moves the injected clock, where a test has one.
+	step func()
 }
 
 // syncBuffer is a bytes.Buffer for several goroutines.
@@ -60,15 +60,12 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-
 func startNode(t *testing.T, edit ...func(*Options)) *node {
 	t.Helper()
 	n := &node{
-		T: t, dir: t.TempDir(), classes: &classes{}, recorder: &recorder{}, mirror: &mirrors{},
-		clock: clocktesting.NewFakeClock(epoch), log: &syncBuffer{},
+		T: t, dir: t.TempDir(), classes: &drivertest.Classes{}, recorder: &drivertest.Recorder{},
+		vault: drivertest.NewVault(clock.RealClock{}), log: &syncBuffer{},
 	}
-	n.vault = newVault(n.clock)
 	log, err := logging.New(n.log, logging.JSON, slog.LevelDebug)
 	if err != nil {
 		t.Fatal(err)
@@ -80,15 +77,14 @@ func startNode(t *testing.T, edit ...func(*Options)) *node {
 	if err := n.mounts.Probe(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	o := Options{
+	n.options = Options{
 		NodeID: "node-1", Version: "v0", KubeletDir: n.dir, Classes: n.classes, Provider: n.vault, Mounts: n.mounts,
-		Mirror: n.mirror, Reporter: n.recorder, RotationInterval: 2 * time.Minute, CacheTTL: 10 * time.Second,
-		Clock: clock.WithTicker(n.clock), Log: log,
+		Reporter: n.recorder, RotationInterval: 2 * time.Minute, CacheTTL: 10 * time.Second, Log: log,
 	}
 	for _, f := range edit {
-		f(&o)
+		f(&n.options)
 	}
-	n.driver, err = New(o)
+	n.driver, err = New(n.options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,35 +127,29 @@ func (n *node) serve(o ServeOptions) {
 			n.Errorf("serve: %v", err)
 		}
 	})
-	n.eventually("the class watch to stand", func() bool {
-		n.classes.mu.Lock()
-		defer n.classes.mu.Unlock()
-		return n.classes.changed != nil
-	})
+	n.eventually("the watch of classes", n.classes.Watched)
 }
 
-// restart ends the driver and starts a new one over the same mounts, as after a crash.
-func (n *node) restart(edit ...func(*ServeOptions)) {
+// start serves with a new driver over the same mounts.
+func (n *node) start(edit ...func(*ServeOptions)) {
 	n.Helper()
-	n.stop()
-	n.classes.mu.Lock()
-	n.classes.changed = nil
-	n.classes.mu.Unlock()
-	d := n.driver
-	fresh, err := New(Options{
-		NodeID: d.nodeID, Version: d.version, KubeletDir: d.kubeletDir, Classes: d.classes, Provider: d.provider,
-		Mounts: d.mounts, Mirror: d.mirror, Reporter: d.reporter, RotationInterval: d.rotation.interval,
-		CacheTTL: d.cacheTTL, Clock: d.clock, Log: d.log,
-	})
+	d, err := New(n.options)
 	if err != nil {
 		n.Fatal(err)
 	}
-	n.driver = fresh
+	n.driver = d
 	o := ServeOptions{Endpoint: "unix://" + filepath.Join(n.dir, "csi.sock")}
 	for _, f := range edit {
 		f(&o)
 	}
 	n.serve(o)
+}
+
+// restart ends the driver and starts a new one.
+func (n *node) restart(edit ...func(*ServeOptions)) {
+	n.Helper()
+	n.stop()
+	n.start(edit...)
 }
 
 func (n *node) targets() []string {
@@ -261,38 +251,3 @@ func (n *node) eventually(what string, ok func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 }
-
-// settle waits until the rotation has done what is due.
-func (n *node) settle() {
-	n.Helper()
-	r := n.driver.rotation
-	n.eventually("the rotation to settle", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		for _, g := range r.groups {
-			if g.busy || !g.due.IsZero() && !g.due.After(n.clock.Now()) {
-				return false
-			}
-		}
-		return len(r.edits) == 0 && len(r.wake) == 0 && n.clock.HasWaiters()
-	})
-}
-
-// step moves the clock, at no moment between the rotation's look at it and the timer that it starts then.
-func (n *node) step(d time.Duration) {
-	r := n.driver.rotation
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n.clock.Step(d)
-}
-
-// advance moves the clock in steps, and lets the rotation do what becomes due at each.
-func (n *node) advance(d, step time.Duration) {
-	n.Helper()
-	for ; d > 0; d -= step {
-		n.step(step)
-		n.settle()
-	}
-}
-
-func podName(i int) string { return fmt.Sprintf("pod-%d", i) }

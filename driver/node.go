@@ -3,14 +3,12 @@ package driver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -36,57 +34,35 @@ func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 
 // NodePublishVolume implements the CSI Node service: it returns OK only for a volume that is mounted and holds a finished
 // generation of files. Kubelet calls it again about every minute (requiresRepublish).
-func (d *Driver) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
-	args, err := d.checkPublish(req)
-	if err != nil {
-		return nil, rpcError(args.ref, err)
+func (d *Driver) NodePublishVolume(
+	ctx context.Context, req *csi.NodePublishVolumeRequest,
+) (*csi.NodePublishVolumeResponse, error) {
+	publication, err := d.checkPublish(req)
+	if err == nil {
+		err = d.volumes.Publish(ctx, publication)
 	}
-	ctx, unlock, err := d.targets.lockInterruptible(ctx, args.ref.TargetPath)
 	if err != nil {
-		return nil, rpcError(args.ref, fmt.Errorf("waited for another call on the same target: %w", err))
-	}
-	defer unlock()
-	start := d.clock.Now()
-	if err := d.publish(ctx, args); err != nil {
-		event := report.Event{Kind: report.PublishFailed, Volume: args.ref, Duration: d.clock.Since(start)}
-		if traced, ok := errors.AsType[*tracedError](err); ok {
-			event.TraceID = traced.trace
-		}
-		if cause := context.Cause(ctx); errors.Is(cause, errInterrupted) {
-			err = status.Error(codes.Aborted, describe(args.ref)+cause.Error())
-		}
-		event.Reason, event.RequestID, event.Message = volume.ReasonOf(err), requestID(err), err.Error()
-		d.report(ctx, event)
-		return nil, rpcError(args.ref, err)
+		return nil, rpcError(publication.Ref, err)
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
 // NodeUnpublishVolume implements the CSI Node service. It answers from the path alone, so that it works after a restart,
 // and ends a publish of the same target that is still under way.
-func (d *Driver) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+func (d *Driver) NodeUnpublishVolume(
+	ctx context.Context, req *csi.NodeUnpublishVolumeRequest,
+) (*csi.NodeUnpublishVolumeResponse, error) {
 	ref := volume.Ref{ID: req.GetVolumeId(), TargetPath: req.GetTargetPath()}
 	var wrong problems
 	wrong.require(req.GetVolumeId() != "", "volume id is missing")
 	d.checkTarget(&wrong, req.GetTargetPath())
-	if err := wrong.err(); err != nil {
-		return nil, rpcError(ref, err)
+	err := wrong.err()
+	if err == nil {
+		err = d.volumes.Unpublish(ctx, ref)
 	}
-	d.targets.interrupt(ref.TargetPath)
-	unlock, err := d.targets.lock(ctx, ref.TargetPath)
 	if err != nil {
-		return nil, rpcError(ref, fmt.Errorf("waited for another call on the same target: %w", err))
-	}
-	defer unlock()
-	if known, ok := d.rotation.remove(ref.TargetPath); ok {
-		ref = known
-	}
-	d.mirror.Forget(ref)
-	if err := d.mounts.Unmount(ref.TargetPath); err != nil {
-		d.report(ctx, report.Event{Kind: report.UnpublishFailed, Volume: ref, Reason: volume.ReasonOf(err), Message: err.Error()})
 		return nil, rpcError(ref, err)
 	}
-	d.report(ctx, report.Event{Kind: report.Unpublished, Volume: ref, Message: "unmounted"})
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 

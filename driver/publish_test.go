@@ -21,9 +21,9 @@ import (
 
 func TestPublishMountsWhatTheClassNames(t *testing.T) {
 	n := startNode(t)
-	n.vault.set("user", "alice")
-	n.vault.set("password", "s3cret\x00\r\n")
-	n.classes.put("db", map[string]string{"objects": "user,password"})
+	n.vault.Set("user", "alice")
+	n.vault.Set("password", "s3cret\x00\r\n")
+	n.classes.Put("db", map[string]string{"objects": "user,password"})
 	n.mustPublish("a", "db")
 	n.wantFile("a", "user", "alice")
 	n.wantFile("a", "password", "s3cret\x00\r\n")
@@ -37,24 +37,23 @@ func TestPublishMountsWhatTheClassNames(t *testing.T) {
 
 func TestRepublishAsksNobody(t *testing.T) {
 	n := startNode(t)
-	n.vault.set("user", "alice")
-	n.classes.put("db", map[string]string{"objects": "user"})
-	n.settle() // the new class is looked at
+	n.vault.Set("user", "alice")
+	n.classes.Put("db", map[string]string{"objects": "user"})
 	for range 5 {
 		n.mustPublish("a", "db")
 	}
-	if got := n.vault.total(); got != 1 {
+	if got := n.vault.Total(); got != 1 {
 		t.Fatalf("%d requests, want 1", got)
 	}
-	if n.vault.binds != 5 {
-		t.Fatalf("the provider saw %d of 5 republishes: it would miss fresh tokens", n.vault.binds)
+	if n.vault.Binds < 5 {
+		t.Fatalf("the provider saw %d of 5 republishes: it would miss fresh tokens", n.vault.Binds)
 	}
 }
 
 func TestPublishRefusesBadArguments(t *testing.T) {
 	n := startNode(t)
-	n.vault.set("user", "alice")
-	n.classes.put("db", map[string]string{"objects": "user"})
+	n.vault.Set("user", "alice")
+	n.classes.Put("db", map[string]string{"objects": "user"})
 	type request = csi.NodePublishVolumeRequest
 	for name, tc := range map[string]struct {
 		edit func(*request)
@@ -104,8 +103,8 @@ func TestPublishRefusesBadArguments(t *testing.T) {
 
 func TestPublishNamesWhatFailed(t *testing.T) {
 	n := startNode(t)
-	n.classes.put("db", map[string]string{"objects": "absent"})
-	n.classes.put("wrong", map[string]string{"objects": "absent", "invalid": "keyvaultName"})
+	n.classes.Put("db", map[string]string{"objects": "absent"})
+	n.classes.Put("wrong", map[string]string{"objects": "absent", "invalid": "keyvaultName"})
 	for name, tc := range map[string]struct {
 		class string
 		code  codes.Code
@@ -166,14 +165,14 @@ func TestPublishFinishesWhatIsIncomplete(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := startNode(t)
-			n.classes.put("db", map[string]string{"objects": "user"})
+			n.classes.Put("db", map[string]string{"objects": "user"})
 			leave(n)
 			for range 2 {
 				if err := n.publish("a", "db"); status.Code(err) != codes.NotFound {
 					t.Fatalf("reported an incomplete volume as published: %v", err)
 				}
 			}
-			n.vault.set("user", "alice")
+			n.vault.Set("user", "alice")
 			n.mustPublish("a", "db")
 			n.wantFile("a", "user", "alice")
 		})
@@ -182,13 +181,13 @@ func TestPublishFinishesWhatIsIncomplete(t *testing.T) {
 
 func TestUnpublishEndsAPublishUnderWay(t *testing.T) {
 	n := startNode(t)
-	n.classes.put("db", map[string]string{"objects": "user"})
-	n.vault.locked(func() { n.vault.hang = true })
+	n.classes.Put("db", map[string]string{"objects": "user"})
+	n.vault.Locked(func() { n.vault.Hang = true })
 	result := make(chan error, 1)
 	go func() { result <- n.publish("a", "db") }()
 	n.eventually("the fetch to hang", func() bool {
 		hanging := 0
-		n.vault.locked(func() { hanging = n.vault.hanging })
+		n.vault.Locked(func() { hanging = n.vault.Hanging })
 		return hanging == 1
 	})
 	n.unpublish("a")
@@ -200,8 +199,8 @@ func TestUnpublishEndsAPublishUnderWay(t *testing.T) {
 
 func TestPublishIsSerialPerTarget(t *testing.T) {
 	n := startNode(t)
-	n.vault.set("user", "alice")
-	n.classes.put("db", map[string]string{"objects": "user"})
+	n.vault.Set("user", "alice")
+	n.classes.Put("db", map[string]string{"objects": "user"})
 	var work sync.WaitGroup
 	for range 20 {
 		work.Go(func() {
@@ -211,18 +210,18 @@ func TestPublishIsSerialPerTarget(t *testing.T) {
 		})
 	}
 	work.Wait()
-	if got := n.vault.total(); got != 1 {
+	if got := n.vault.Total(); got != 1 {
 		t.Errorf("%d requests, want 1", got)
 	}
-	if got := len(n.recorder.of(report.Published)); got != 1 {
+	if got := len(n.recorder.Of(report.KindPublished)); got != 1 {
 		t.Errorf("published %d times", got)
 	}
 }
 
 func TestFsGroupOwnsTheFiles(t *testing.T) {
 	n := startNode(t)
-	n.vault.set("user", "alice")
-	n.classes.put("db", map[string]string{"objects": "user"})
+	n.vault.Set("user", "alice")
+	n.classes.Put("db", map[string]string{"objects": "user"})
 	gid := os.Getgid() // the one group that an unprivileged user namespace maps
 	if mapsAll(t) {
 		gid = 4242
@@ -244,9 +243,9 @@ func TestFsGroupOwnsTheFiles(t *testing.T) {
 
 func TestExecutableFilesAreOnAnExecMount(t *testing.T) {
 	n := startNode(t)
-	n.vault.set("script", "#!/bin/sh\nexit 0\n")
-	n.vault.mode = 0o755
-	n.classes.put("db", map[string]string{"objects": "script"})
+	n.vault.Set("script", "#!/bin/sh\nexit 0\n")
+	n.vault.Mode = 0o755
+	n.classes.Put("db", map[string]string{"objects": "script"})
 	n.mustPublish("a", "db")
 	for line := range strings.Lines(mustRead(t, "/proc/self/mountinfo")) {
 		if strings.Contains(line, n.target("a")) && strings.Contains(line, "noexec") {
@@ -257,26 +256,26 @@ func TestExecutableFilesAreOnAnExecMount(t *testing.T) {
 
 func TestPanicIsAnErrorAndIsReported(t *testing.T) {
 	n := startNode(t)
-	n.classes.put("db", map[string]string{"objects": "user"})
-	n.vault.panics = true
+	n.classes.Put("db", map[string]string{"objects": "user"})
+	n.vault.Panics = true
 	err := n.publish("a", "db")
 	if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "canary") {
 		t.Fatalf("got %v", err)
 	}
-	if len(n.recorder.of(report.Panicked)) != 1 || !strings.Contains(n.log.String(), "stack") {
+	if len(n.recorder.Of(report.KindPanicked)) != 1 || !strings.Contains(n.log.String(), "stack") {
 		t.Error("the panic left no trace")
 	}
 	if strings.Contains(n.log.String(), "canary") {
 		t.Error("the panic's value is in the log")
 	}
-	n.vault.locked(func() { n.vault.panics = false; n.vault.values["user"] = "alice" })
+	n.vault.Locked(func() { n.vault.Panics = false; n.vault.Values["user"] = "alice" })
 	n.mustPublish("a", "db")
 }
 
 func TestStats(t *testing.T) {
 	n := startNode(t)
-	n.vault.set("user", strings.Repeat("x", 8192))
-	n.classes.put("db", map[string]string{"objects": "user"})
+	n.vault.Set("user", strings.Repeat("x", 8192))
+	n.classes.Put("db", map[string]string{"objects": "user"})
 	n.mustPublish("a", "db")
 	resp, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: "csi-a", VolumePath: n.target("a")})
 	if err != nil {
@@ -304,9 +303,7 @@ func TestProbeTellsTheTruth(t *testing.T) {
 	if !probe() {
 		t.Error("not ready")
 	}
-	n.classes.mu.Lock()
-	n.classes.ready = errors.New("the cache is cold")
-	n.classes.mu.Unlock()
+	n.classes.SetReady(errors.New("the cache is cold"))
 	if probe() {
 		t.Error("ready although the classes are not")
 	}
@@ -315,13 +312,13 @@ func TestProbeTellsTheTruth(t *testing.T) {
 // A republish that fails must not become an error: older kubelets would delete the files of the running pod.
 func TestFailingRepublishKeepsTheFiles(t *testing.T) {
 	n := startNode(t)
-	n.vault.set("user", "alice")
-	n.classes.put("db", map[string]string{"objects": "user"})
+	n.vault.Set("user", "alice")
+	n.classes.Put("db", map[string]string{"objects": "user"})
 	n.mustPublish("a", "db")
-	n.classes.put("db", map[string]string{"objects": "user", "invalid": "keyvaultName"})
+	n.classes.Put("db", map[string]string{"objects": "user", "invalid": "keyvaultName"})
 	n.mustPublish("a", "db")
 	n.wantFile("a", "user", "alice")
-	if events := n.recorder.of(report.RefreshFailed); len(events) == 0 || events[0].Reason != volume.ReasonInvalidClass {
+	if events := n.recorder.Of(report.KindRefreshFailed); len(events) == 0 || events[0].Reason() != volume.ReasonInvalidClass {
 		t.Errorf("events %v", events)
 	}
 }

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 )
 
 // registrationCheck is how often the driver looks whether its registration socket is still there.
@@ -26,45 +29,41 @@ type registration struct {
 }
 
 // listen makes the socket. The driver is not ready until kubelet has found it.
-func (r *registration) listen() (net.Listener, error) {
+func (r *registration) listen() (*socket, error) {
 	r.driver.unregistered.Store(notYet(r.driver.name, r.socket))
-	listener, err := listenUnix("unix://" + r.socket)
+	s, err := listenUnix("unix://" + r.socket)
 	if err != nil {
 		return nil, fmt.Errorf("registration socket: %w", err)
 	}
-	return listener, nil
+	return s, nil
 }
 
-// serve answers on the socket until ctx ends, and makes it again when it is lost: a driver of the same name that was here before
-// removes the socket by its path when it ends, which may be after this driver has started.
-func (r *registration) serve(ctx context.Context, listener net.Listener) error {
+// serve answers on the socket until ctx ends, and makes it again when it is lost: an older driver of the same name removes the socket by
+// its path when it ends, which may be after this driver has started.
+func (r *registration) serve(ctx context.Context, s *socket) error {
 	for {
-		lost, err := r.serveOne(ctx, listener)
+		lost, err := r.serveOne(ctx, s)
 		if !lost || err != nil {
 			return err
 		}
-		r.driver.log.WarnContext(ctx, "another process has removed the registration socket: it is made again", "socket", r.socket)
-		if listener, err = r.listen(); err != nil {
+		r.driver.log.WarnContext(ctx, "another process removed the registration socket: it is made again", logging.KeySocket, r.socket)
+		if s, err = r.listen(); err != nil {
 			return err
 		}
 	}
 }
 
 // serveOne answers on a socket until ctx ends or the socket is lost.
-func (r *registration) serveOne(ctx context.Context, listener net.Listener) (lost bool, err error) {
-	mine, err := os.Lstat(r.socket)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return false, errors.Join(fmt.Errorf("registration socket: %w", err), listener.Close())
-	}
+func (r *registration) serveOne(ctx context.Context, s *socket) (lost bool, err error) {
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(r.driver.intercept))
 	registerapi.RegisterRegistrationServer(server, r)
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
+	var serving sync.WaitGroup
+	serving.Go(func() { ended <- server.Serve(s) })
 	defer func() {
+		r.driver.removeSocket(ctx, s)
 		drain(server)
-		if e := <-ended; e != nil {
-			lost, err = false, e
-		}
+		serving.Wait()
 	}()
 	ticker := r.driver.clock.NewTicker(registrationCheck)
 	defer ticker.Stop()
@@ -72,25 +71,20 @@ func (r *registration) serveOne(ctx context.Context, listener net.Listener) (los
 		select {
 		case <-ctx.Done():
 			return false, nil
-		case e := <-ended:
-			ended <- e
-			return false, nil
+		case err := <-ended:
+			return false, err //nolint:wrapcheck // the caller says what it served
 		case <-ticker.C():
-			if mine == nil || r.isLost(ctx, mine) {
+			if r.isLost(ctx, s) {
 				return ctx.Err() == nil, nil
 			}
 		}
 	}
 }
 
-// isLost tells whether the socket is gone, or is one that nobody serves. One that another process serves is its own: who started
-// last has the name.
-func (r *registration) isLost(ctx context.Context, mine os.FileInfo) bool {
-	now, err := os.Lstat(r.socket)
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist)
-	}
-	if os.SameFile(mine, now) {
+// isLost reports whether the socket is gone, or is one that no process serves. One that another process serves is its own: the driver
+// that started last has the name.
+func (r *registration) isLost(ctx context.Context, s *socket) bool {
+	if s.isOwn() {
 		return false
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", r.socket)
@@ -98,11 +92,11 @@ func (r *registration) isLost(ctx context.Context, mine os.FileInfo) bool {
 		_ = conn.Close()
 		why := fmt.Sprintf("another process has taken %s: two drivers on this node have the name %s", r.socket, r.driver.name)
 		if old := r.driver.unregistered.Swap(&why); old == nil || *old != why {
-			r.driver.log.ErrorContext(ctx, "another driver on this node has the same name: pods do not get their volumes from this one",
-				"driver", r.driver.name, "socket", r.socket)
+			r.driver.log.ErrorContext(ctx, "another driver on this node has the same name: Pods do not get their volumes from this one",
+				logging.KeyDriver, r.driver.name, logging.KeySocket, r.socket)
 		}
 	}
-	return errors.Is(err, unix.ECONNREFUSED)
+	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
 }
 
 // GetInfo tells kubelet which socket to call.
@@ -121,16 +115,16 @@ func notYet(name, socket string) *string {
 	return &why
 }
 
-// NotifyRegistrationStatus takes kubelet's verdict. A refusal makes the driver not ready until kubelet accepts it.
+// NotifyRegistrationStatus takes kubelet's answer. A refusal makes the driver not ready until kubelet accepts it.
 func (r *registration) NotifyRegistrationStatus(ctx context.Context, status *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
 	if status.GetPluginRegistered() {
 		r.driver.unregistered.Store(nil)
 		r.driver.log.InfoContext(ctx, "kubelet registered the driver", "driver", r.driver.name)
 		return &registerapi.RegistrationStatusResponse{}, nil
 	}
-	why := fmt.Sprintf("kubelet refused the registration of %s: %s", r.driver.name, status.GetError())
+	why := fmt.Sprintf("kubelet rejected the registration of %s: %s", r.driver.name, status.GetError())
 	r.driver.unregistered.Store(&why)
-	r.driver.log.ErrorContext(ctx, "kubelet refused the registration: pods cannot mount volumes on this node",
+	r.driver.log.ErrorContext(ctx, "kubelet rejected the registration: Pods cannot mount volumes on this node",
 		"driver", r.driver.name, "error", status.GetError())
 	return &registerapi.RegistrationStatusResponse{}, nil
 }

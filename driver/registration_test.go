@@ -12,11 +12,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// TestRegistrationSocketIsMadeAgain has what a driver of the same name does to the socket that stands at its path.
+// TestRegistrationSocketIsMadeAgain does to the driver's registration socket what another driver of the same name does.
 func TestRegistrationSocketIsMadeAgain(t *testing.T) {
-	n := startNode(t)
+	clk := clocktesting.NewFakeClock(time.Now())
+	n := startNode(t, func(o *Options) { o.Clock = clk })
+	n.step = func() { clk.Step(registrationCheck) }
 	dir := t.TempDir()
 	socket := filepath.Join(dir, Name+"-reg.sock")
 	n.restart(func(o *ServeOptions) { o.RegistrationDir = dir })
@@ -45,12 +48,12 @@ func TestRegistrationSocketIsMadeAgain(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	n.registered(socket) // nobody served it
+	n.registered(socket) // no process served it
 
 	remove()
-	living := other() // whoever started last has the name, as long as it lives
+	living := other() // the one that started last has the name, as long as it lives
 	n.eventually("the driver to say who has its name", func() bool {
-		n.step(registrationCheck)
+		n.step()
 		err := n.driver.Ready()
 		return err != nil && strings.Contains(err.Error(), "two drivers on this node have the name "+Name)
 	})
@@ -62,7 +65,33 @@ func TestRegistrationSocketIsMadeAgain(t *testing.T) {
 	}
 	n.registered(socket)
 	if got := strings.Count(n.log.String(), "has the same name"); got != 1 {
-		t.Errorf("told %d times", got)
+		t.Errorf("logged %d times", got)
+	}
+}
+
+// A driver that ends takes its own sockets with it, so that kubelet forgets it, and leaves those of a successor that runs already.
+func TestSocketsGoWithTheirDriver(t *testing.T) {
+	n := startNode(t)
+	dir := t.TempDir()
+	registered := func(o *ServeOptions) { o.RegistrationDir = dir }
+	sockets := []string{filepath.Join(dir, Name+"-reg.sock"), filepath.Join(n.dir, "csi.sock")}
+	n.restart(registered)
+	first := n.stop
+	n.start(registered)
+	first()
+	for _, socket := range sockets {
+		if _, err := os.Lstat(socket); err != nil {
+			t.Errorf("the successor's socket is gone: %v", err)
+		}
+	}
+	if info := n.getInfo(sockets[0]); info.GetName() != Name {
+		t.Error("the successor does not answer")
+	}
+	n.stop()
+	for _, socket := range sockets {
+		if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", socket, err)
+		}
 	}
 }
 
@@ -70,7 +99,7 @@ func TestRegistrationSocketIsMadeAgain(t *testing.T) {
 func (n *node) registered(socket string) {
 	n.Helper()
 	n.eventually("a registration socket that answers", func() bool {
-		n.step(registrationCheck)
+		n.step()
 		info := n.getInfo(socket)
 		return info != nil && info.GetName() == Name
 	})

@@ -40,7 +40,7 @@ func (a *adminServer) mux() *http.ServeMux {
 func (a *adminServer) status(w http.ResponseWriter, _ *http.Request) {
 	s := admin.NodeStatus{
 		Status: a.driver.Status(), Time: time.Now().UTC(), Started: a.started.UTC(), Ready: true,
-		Hosts: a.limiters(), Troubles: a.recent.Troubles(),
+		Hosts: a.limiters(), Troubles: a.recent.Problems(),
 	}
 	if err := a.driver.Ready(); err != nil {
 		s.Ready, s.NotReady = false, err.Error()

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
@@ -25,7 +26,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 
-// repeatInterval is how long a repeated failure of the same volume is not logged again.
+// repeatInterval is how long a failure of a volume that repeats is not logged again.
 const repeatInterval = 10 * time.Minute
 
 func newDriverCommand() *cobra.Command {
@@ -69,40 +70,74 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if err := mounts.Probe(""); err != nil {
 		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
 	}
-	classes, accounts, err := openClasses(ctx, f, log, &seen.reporters, &seen.deduplicated)
+	source, err := openClasses(ctx, f, seen)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, classes.Close()) }()
-	reporter := report.All{seen.reporters, report.NewDedup(seen.deduplicated, clk, repeatInterval)}
-	mirror, err := openMirror(ctx, f, classes, reporter)
+	defer func() { err = errors.Join(err, source.classes.Close()) }()
+	reporter := report.All{seen.reporters, report.NewDeduplicated(seen.deduplicated, clk, repeatInterval)}
+	secrets, err := openSecrets(ctx, f, source, reporter)
 	if err != nil {
 		return err
 	}
-	keyVault, err := provider.New(provider.Options{
-		Cloud: f.cloud, CloudConfigDir: f.cloudConfigDir, AllowedVaultHosts: f.allowedVaultHosts, CAFile: f.caFile,
-		TokenProxy:      identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
-		CacheTTL:        f.cacheTTL,
-		SplitCertAndKey: f.splitCertAndKey, KeepCertificateOrder: !f.constructPEMChain, ApplicationID: "keyvault-csi",
-		Accounts: accounts, Tracing: seen.traces.Azure(), Observer: seen.metrics, Clock: clk,
-	})
+	keyVault, err := openProvider(f, source.accounts, seen, clk)
 	if err != nil {
 		return err
 	}
 	defer keyVault.Close()
-	seen.metrics.SetGates(keyVault.Limiters)
 	d, err := driver.New(driver.Options{
-		Name: f.driverName, Version: readBuild().Version, NodeID: f.nodeID, KubeletDir: f.kubeletDir,
-		Classes: classes, Provider: keyVault, Mounts: mounts, Mirror: mirror, Reporter: reporter,
-		RotationInterval: f.interval(), CacheTTL: f.cacheTTL, Tracer: seen.traces.Tracer("keyvault-csi/driver"), Clock: clk, Log: log,
+		Name:             f.driverName,
+		Version:          readBuild().Version,
+		NodeID:           f.nodeID,
+		KubeletDir:       f.kubeletDir,
+		Classes:          source.classes,
+		Provider:         keyVault,
+		Mounts:           mounts,
+		Secrets:          secrets,
+		Reporter:         reporter,
+		RotationInterval: f.interval(),
+		CacheTTL:         f.cacheTTL,
+		Tracer:           seen.traces.Tracer("keyvault-csi/driver"),
+		Clock:            clk,
+		Log:              log,
 	})
 	if err != nil {
 		return err
 	}
 	seen.metrics.SetReady(d.Ready)
+	seen.metrics.SetVolumes(d.Snapshots)
+	if source.cluster != nil {
+		source.cluster.SetVolumes(d.Snapshots)
+	}
 	return serve(ctx, f, d, seen, &adminServer{
 		driver: d, limiters: keyVault.Limiters, recent: seen.recent, verbosity: seen.verbosity, started: started, log: log,
 	})
+}
+
+// openProvider opens the Key Vault provider. Close must be called.
+func openProvider(
+	f *driverFlags, accounts provider.Accounts, seen *observed, clk clock.WithDelayedExecution,
+) (*provider.Provider, error) {
+	keyVault, err := provider.New(provider.Options{
+		Cloud:                f.cloud,
+		CloudConfigDir:       f.cloudConfigDir,
+		AllowedVaultHosts:    f.allowedVaultHosts,
+		CAFile:               f.caFile,
+		TokenProxy:           identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
+		CacheTTL:             f.cacheTTL,
+		SplitCertAndKey:      f.splitCertAndKey,
+		KeepCertificateOrder: !f.constructPEMChain,
+		ApplicationID:        "keyvault-csi",
+		Accounts:             accounts,
+		Tracing:              seen.traces.Azure(),
+		Observer:             seen.metrics,
+		Clock:                clk,
+	})
+	if err != nil {
+		return nil, err
+	}
+	seen.metrics.SetGates(keyVault.Limiters)
+	return keyVault, nil
 }
 
 // serve runs the driver and its HTTP listeners; when one ends, all end.
@@ -136,46 +171,53 @@ func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed
 	return group.Wait()
 }
 
-// classSource is where classes come from, until it is closed.
-type classSource interface {
-	driver.Classes
-	Close() error
+// source is where classes come from.
+type source struct {
+	classes interface {
+		driver.Classes
+		Close() error
+	}
+	// cluster is nil where classes come from a directory.
+	cluster *kube.Cluster
+	// accounts are those of --service-account-annotations, else nil.
+	accounts provider.Accounts
 }
 
-// openClasses opens the directory of --classes, or else the API server, which also gets status objects and events. accounts is nil
-// without --service-account-annotations.
-func openClasses(
-	ctx context.Context, f *driverFlags, log *slog.Logger, reporters, deduplicated *report.All,
-) (classes classSource, accounts provider.Accounts, err error) {
+// openClasses opens the directory of --classes, else the API server: then status objects and events are written too.
+func openClasses(ctx context.Context, f *driverFlags, seen *observed) (source, error) {
 	if f.classes != "" {
-		dir, err := classdir.Open(f.classes, log)
+		dir, err := classdir.Open(f.classes, seen.log)
 		if err != nil {
-			return nil, nil, fmt.Errorf("--classes: %w", err)
+			return source{}, fmt.Errorf("--classes: %w", err)
 		}
-		return dir, nil, nil
+		return source{classes: dir}, nil
 	}
 	cluster, err := kube.Open(ctx, kube.Options{
-		Kubeconfig: f.kubeconfig, DriverName: f.driverName, NodeID: f.nodeID, Version: readBuild().Version, Log: log,
+		Kubeconfig: f.kubeconfig,
+		DriverName: f.driverName,
+		NodeID:     f.nodeID,
+		Version:    readBuild().Version,
+		Log:        seen.log,
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
+		return source{}, fmt.Errorf("no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
 			"SecretProviderClass YAML: %w", err)
 	}
-	*reporters = append(*reporters, cluster.Status())
-	*deduplicated = append(*deduplicated, cluster.Events())
+	seen.reporters = append(seen.reporters, cluster.Status())
+	seen.deduplicated = append(seen.deduplicated, cluster.Events())
+	s := source{classes: cluster, cluster: cluster}
 	if f.accounts {
-		accounts = cluster
+		s.accounts = cluster
 	}
-	return cluster, accounts, nil
+	return s, nil
 }
 
-// openMirror returns what syncs Secrets, nil if that is off.
-func openMirror(ctx context.Context, f *driverFlags, classes classSource, reporter report.Reporter) (driver.Mirror, error) {
-	cluster, ok := classes.(*kube.Cluster)
-	if !ok || !f.syncSecrets {
-		return nil, nil
+// openSecrets returns what writes Kubernetes Secrets; nil where Secret sync is off.
+func openSecrets(ctx context.Context, f *driverFlags, from source, reporter report.Reporter) (refresh.Secrets, error) {
+	if from.cluster == nil || !f.syncSecrets {
+		return nil, nil //nolint:nilnil // the driver knows nil
 	}
-	return cluster.Mirror(ctx, reporter)
+	return from.cluster.Mirror(ctx, reporter)
 }
 
 // noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the memory.

@@ -36,7 +36,7 @@ type observed struct {
 
 // observe prepares logs, metrics, traces and the audit log. Close must be called.
 func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *observed, err error) {
-	o = &observed{verbosity: &logging.Verbosity{}, recent: &report.Recent{}, metrics: metrics.New(clk), registry: prometheus.NewRegistry()}
+	o = &observed{verbosity: &logging.Verbosity{}, recent: report.NewRecent(clk), metrics: metrics.New(clk), registry: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.Close())
@@ -64,15 +64,15 @@ func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *ob
 	o.closers = append(o.closers, o.traces.Close)
 	o.reporters = report.All{o.metrics, o.recent}
 	o.deduplicated = report.All{report.Log(o.log)}
-	return o, o.openAudit(f)
+	return o, o.openAudit(f, clk)
 }
 
 // openAudit opens the audit log if there is one. SIGHUP reopens its file.
-func (o *observed) openAudit(f *driverFlags) error {
+func (o *observed) openAudit(f *driverFlags, clk clock.PassiveClock) error {
 	if f.auditLog == "" {
 		return nil
 	}
-	log, err := audit.Open(audit.Options{Path: f.auditLog, Node: f.nodeID, Lost: o.metrics.AuditLost, Log: o.log})
+	log, err := audit.Open(audit.Options{Path: f.auditLog, Node: f.nodeID, Lost: o.metrics.AuditLost, Clock: clk, Log: o.log})
 	if err != nil {
 		return fmt.Errorf("--audit-log: %w", err)
 	}

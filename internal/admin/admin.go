@@ -39,7 +39,7 @@ type NodeStatus struct {
 	// Hosts are the vaults and identity services, with their limiters.
 	Hosts []limiter.Snapshot `json:"hosts"`
 	// Troubles are the last failures, the newest first.
-	Troubles []report.Trouble `json:"troubles"`
+	Troubles []report.Problem `json:"troubles"`
 }
 
 // timeout bounds one request.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
@@ -141,7 +141,7 @@ func printTroubles(p *paper, s *admin.NodeStatus) {
 	p.tableWithNotes(rows, notes)
 }
 
-func volumeState(v *driver.VolumeStatus) (string, style) {
+func volumeState(v *refresh.VolumeStatus) (string, style) {
 	switch {
 	case v.Reason != "":
 		return string(v.Reason), red
@@ -153,7 +153,7 @@ func volumeState(v *driver.VolumeStatus) (string, style) {
 	return "fresh", green
 }
 
-func next(now time.Time, v *driver.VolumeStatus) string {
+func next(now time.Time, v *refresh.VolumeStatus) string {
 	switch {
 	case v.Refreshing:
 		return "now"

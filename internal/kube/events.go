@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"unicode/utf8"
@@ -25,42 +26,45 @@ func (c *Cluster) startEvents(ctx context.Context, core corev1client.CoreV1Inter
 	c.recorder = c.broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: o.DriverName, Host: o.NodeID})
 }
 
-// Events returns a reporter that tells people what happened to a pod's volume, as events on the Pod. Put a report.Dedup
+// Events returns a reporter that shows what happened to a Pod's volume as events on the Pod. Put a report.Deduplicated
 // in front of it.
 func (c *Cluster) Events() report.Reporter { return eventReporter{c.recorder} }
 
 type eventReporter struct{ recorder record.EventRecorder }
 
 // Report implements report.Reporter.
-func (r eventReporter) Report(e report.Event) {
-	said, ok := sayings[e.Kind]
-	if !ok || e.Kind == report.Refreshed && !e.Changed || e.Volume.Pod.UID == "" {
+func (r eventReporter) Report(_ context.Context, e report.Event) {
+	says, ok := podEvents[e.Kind()]
+	ref := e.Ref()
+	if !ok || ref.Pod.UID == "" {
+		return
+	}
+	if refreshed, ok := e.(report.Refreshed); ok && !refreshed.Changed {
 		return
 	}
 	pod := &corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: e.Volume.Pod.Namespace, Name: e.Volume.Pod.Name,
-		UID: types.UID(e.Volume.Pod.UID),
+		APIVersion: "v1",
+		Kind:       "Pod",
+		Namespace:  ref.Pod.Namespace,
+		Name:       ref.Pod.Name,
+		UID:        types.UID(ref.Pod.UID),
 	}
-	message := e.Message
-	if said.message != "" {
-		message = said.message
-	}
-	r.recorder.Event(pod, said.kind, said.reason, clip("secretproviderclass "+e.Volume.Class+": "+message))
+	r.recorder.Event(pod, says.kind, says.reason, clip("secretproviderclass "+ref.Class+": "+cmp.Or(says.message, e.Message())))
 }
 
-// sayings are the events of the kinds that people are told of; reasons are upstream's where it has, or had, one. Of a mount
-// that failed kubelet tells too (FailedMount), at each try and inside words of its own, which may be cut at the end.
-var sayings = map[report.Kind]struct{ kind, reason, message string }{
-	report.PublishFailed: {corev1.EventTypeWarning, "FailedToMount", ""},
-	report.Refreshed:     {corev1.EventTypeNormal, "MountRotationComplete", "the mounted files were updated"},
-	report.RefreshFailed: {corev1.EventTypeWarning, "MountRotationFailed", ""},
-	report.Recovered:     {corev1.EventTypeNormal, "MountRotationRecovered", ""},
-	report.ServedStale:   {corev1.EventTypeWarning, "MountedLastKnownGood", ""},
-	report.Warning:       {corev1.EventTypeWarning, "SecretProviderClassWarning", ""},
-	report.Expiring:      {corev1.EventTypeWarning, "ObjectExpiring", ""},
-	report.Synced:        {corev1.EventTypeNormal, "SecretRotationComplete", ""},
-	report.SyncFailed:    {corev1.EventTypeWarning, "FailedToCreateSecret", ""},
-	report.SyncConflict:  {corev1.EventTypeWarning, "SecretConflict", ""},
+// podEvents are the events that people see on a Pod. Reasons are upstream's where it has, or had, one. For a mount that failed kubelet has
+// an event too (FailedMount), at each try and around its own text, which may be cut at the end.
+var podEvents = map[report.Kind]struct{ kind, reason, message string }{
+	report.KindPublishFailed: {corev1.EventTypeWarning, "FailedToMount", ""},
+	report.KindRefreshed:     {corev1.EventTypeNormal, "MountRotationComplete", "the mounted files were updated"},
+	report.KindRefreshFailed: {corev1.EventTypeWarning, "MountRotationFailed", ""},
+	report.KindRecovered:     {corev1.EventTypeNormal, "MountRotationRecovered", ""},
+	report.KindServedStale:   {corev1.EventTypeWarning, "MountedLastKnownGood", ""},
+	report.KindWarning:       {corev1.EventTypeWarning, "SecretProviderClassWarning", ""},
+	report.KindExpiring:      {corev1.EventTypeWarning, "ObjectExpiring", ""},
+	report.KindSynced:        {corev1.EventTypeNormal, "SecretRotationComplete", ""},
+	report.KindSyncFailed:    {corev1.EventTypeWarning, "FailedToCreateSecret", ""},
+	report.KindSyncConflict:  {corev1.EventTypeWarning, "SecretConflict", ""},
 }
 
 // clip makes the text one line that the API server takes.

@@ -16,14 +16,12 @@ import (
 	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 const (
-	// driftRepair is how old the last apply may be before fresh values are applied again though nothing changed.
-	driftRepair = 10 * time.Minute
 	// firstRetry and lastRetry bound the waits between tries in the background; they double.
 	firstRetry = time.Second
 	lastRetry  = 5 * time.Minute
@@ -34,7 +32,7 @@ const (
 // Mirror keeps the Kubernetes Secrets of classes in step with the volumes of this node. It implements driver.Mirror.
 //
 // A Secret is written when a volume is published, when what it is made of changes, and when a refresh finds the last write
-// older than driftRepair; always from values just fetched. What fails is tried again in the background, with the values
+// older than volume.SecretRepairInterval; always from values just fetched. What fails is tried again in the background, with the values
 // of the last fetch, unless somebody has written newer ones meanwhile.
 type Mirror struct {
 	classes        *Cluster
@@ -296,7 +294,14 @@ func (m *Mirror) retry(ctx context.Context, key secretKey) {
 }
 
 func (m *Mirror) tell(ref volume.Ref, f *failure) {
-	m.reporter.Report(report.Event{
-		Kind: f.kind, Time: m.clock.Now(), Volume: ref, Reason: f.reason, Message: f.message, Duration: f.took,
-	})
+	var e report.Event
+	switch f.kind {
+	case report.KindSynced:
+		e = report.SecretWritten{Volume: ref, Text: f.message, Duration: f.took}
+	case report.KindSyncConflict:
+		e = report.SecretConflict{Volume: ref, Text: f.message}
+	default:
+		e = report.SecretFailed{Volume: ref, Text: f.message, Class: f.reason}
+	}
+	m.reporter.Report(context.Background(), e)
 }

@@ -18,8 +18,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -156,7 +156,7 @@ func TestWordsOfFailures(t *testing.T) {
 		if strings.Contains(f.message, canary) || strings.Contains(f.message, "Y2FuYXJ5") || strings.Contains(f.message, "\n") {
 			t.Errorf("%s: %q", name, f.message)
 		}
-		if f.kind != report.SyncFailed && f.kind != report.SyncConflict {
+		if f.kind != report.KindSyncFailed && f.kind != report.KindSyncConflict {
 			t.Errorf("%s: kind %q", name, f.kind)
 		}
 	}

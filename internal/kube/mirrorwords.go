@@ -11,8 +11,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -39,38 +39,38 @@ func (f *failure) Error() string { return f.message }
 func (f *failure) Unwrap() error { return f.cause }
 
 func twice(key secretKey) *failure {
-	return &failure{kind: report.SyncFailed, reason: volume.ReasonInvalidClass, message: key.String() +
+	return &failure{kind: report.KindSyncFailed, reason: volume.ReasonInvalidClass, message: key.String() +
 		" stands in secretObjects more than once: only the first counts: merge them"}
 }
 
 func foreign(key secretKey) *failure {
-	return &failure{kind: report.SyncConflict, message: fmt.Sprintf("%s exists and is not the driver's, because it has no label %s=%s: "+
+	return &failure{kind: report.KindSyncConflict, message: fmt.Sprintf("%s exists and is not the driver's, because it has no label %s=%s: "+
 		"it is left as it is: write another secretName in the class, or delete the Secret, or give it the label so that the driver takes it over",
 		key, secretdata.ManagedLabel, secretdata.Managed)}
 }
 
 func notFromStale(key secretKey) *failure {
-	return &failure{kind: report.SyncFailed, reason: volume.ReasonUnavailable, message: key.String() +
+	return &failure{kind: report.KindSyncFailed, reason: volume.ReasonUnavailable, message: key.String() +
 		" does not exist, and is not made from last known good values: it is made at the first refresh that succeeds"}
 }
 
 func contested(key secretKey, living []claim) *failure {
-	return &failure{kind: report.SyncConflict, message: fmt.Sprintf("%s is not written, because another class of this namespace feeds it "+
+	return &failure{kind: report.KindSyncConflict, message: fmt.Sprintf("%s is not written, because another class of this namespace feeds it "+
 		"with other values: %s: give each class keys of its own, or take the Secret out of one of them", key, list(living))}
 }
 
 func taken(key secretKey, claims []claim) *failure {
-	return &failure{kind: report.SyncConflict, message: fmt.Sprintf("%s had other values than the vault, and was put right: %s: change the "+
+	return &failure{kind: report.KindSyncConflict, message: fmt.Sprintf("%s had other values than the vault, and was put right: %s: change the "+
 		"value in the vault, or take the key out of the class", key, list(claims))}
 }
 
 func inheritedFrom(key secretKey, keys []string) *failure {
-	return &failure{kind: report.SyncConflict, message: fmt.Sprintf("%s was taken over from the Secrets Store CSI Driver (field manager %q) with "+
+	return &failure{kind: report.KindSyncConflict, message: fmt.Sprintf("%s was taken over from the Secrets Store CSI Driver (field manager %q) with "+
 		"its keys %s: let no other driver write it any more", key, upstreamManager, strings.Join(keys, ", "))}
 }
 
 func ownersForbidden(key secretKey, err error) *failure {
-	return &failure{kind: report.SyncFailed, passing: true, cause: err, message: fmt.Sprintf("%s stands, but the driver may not add an owner "+
+	return &failure{kind: report.KindSyncFailed, passing: true, cause: err, message: fmt.Sprintf("%s stands, but the driver may not add an owner "+
 		"to it, so that it may be deleted too early, or never: on OpenShift, set rbac.ownerReferences in the chart: %s", key, oneLine(err))}
 }
 
@@ -102,7 +102,7 @@ func explain(key secretKey, err error, secret *secretdata.Secret) *failure {
 		copied := *f
 		return &copied
 	}
-	f := &failure{kind: report.SyncFailed, reason: volume.ReasonUnavailable, passing: true, cause: err}
+	f := &failure{kind: report.KindSyncFailed, reason: volume.ReasonUnavailable, passing: true, cause: err}
 	status := apierrors.APIStatus(nil)
 	invalid, bad := errors.AsType[*volume.Error](err)
 	switch answered := asStatus(err, &status); {

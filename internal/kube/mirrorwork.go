@@ -8,8 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -129,7 +129,7 @@ func (t *target) due(j *job, now time.Time) bool {
 	case j.fresh || j.again:
 		return t.applied.Before(j.fetched) // one write for all volumes that share a fetch
 	}
-	return now.Sub(t.applied) > driftRepair
+	return now.Sub(t.applied) > volume.SecretRepairInterval
 }
 
 // write applies the values where they are due.
@@ -237,7 +237,7 @@ func (t *target) missing(owners []metav1.OwnerReference) (missing []metav1.Owner
 
 // stands is the event of a Secret that was made or updated.
 func stands(key secretKey, made bool, took time.Duration) *failure {
-	f := &failure{kind: report.Synced, message: key.String() + " was updated", took: took}
+	f := &failure{kind: report.KindSynced, message: key.String() + " was updated", took: took}
 	if made {
 		f.message = key.String() + " was made"
 	}

@@ -17,25 +17,46 @@ import (
 )
 
 func TestEventsOnThePod(t *testing.T) {
+	pod := ref("u1", "/a")
+	now := &volume.Snapshot{Ref: pod}
+	away := errors.New("vault a\nis away")
 	tests := map[string]struct {
 		event report.Event
 		want  string
 	}{
-		"rotated":         {report.Event{Kind: report.Refreshed, Changed: true, Message: "refreshed"}, "Normal MountRotationComplete secretproviderclass web: the mounted files were updated"},
-		"nothing new":     {report.Event{Kind: report.Refreshed}, ""},
-		"failed":          {report.Event{Kind: report.RefreshFailed, Message: "vault a\nis away"}, "Warning MountRotationFailed secretproviderclass web: vault a is away"},
-		"recovered":       {report.Event{Kind: report.Recovered, Message: "refreshed again"}, "Normal MountRotationRecovered secretproviderclass web: refreshed again"},
-		"stale":           {report.Event{Kind: report.ServedStale, Message: "old"}, "Warning MountedLastKnownGood secretproviderclass web: old"},
-		"expiring":        {report.Event{Kind: report.Expiring, Message: "soon"}, "Warning ObjectExpiring secretproviderclass web: soon"},
-		"percent is text": {report.Event{Kind: report.Warning, Message: "50%s"}, "Warning SecretProviderClassWarning secretproviderclass web: 50%s"},
-		"not mounted":     {report.Event{Kind: report.PublishFailed, Message: "x"}, "Warning FailedToMount secretproviderclass web: x"},
-		"mounted":         {report.Event{Kind: report.Published, Message: "mounted"}, ""},
+		"rotated": {
+			report.Refreshed{After: now, Changed: true},
+			"Normal MountRotationComplete secretproviderclass web: the mounted files were updated",
+		},
+		"nothing new": {report.Refreshed{After: now}, ""},
+		"failed": {
+			report.RefreshFailed{Volume: pod, Err: away},
+			"Warning MountRotationFailed secretproviderclass web: the files stay as they are: vault a is away",
+		},
+		"recovered": {
+			report.Recovered{After: now},
+			"Normal MountRotationRecovered secretproviderclass web: refreshed again after a failure",
+		},
+		"stale": {
+			report.ServedStale{After: now, Err: away},
+			"Warning MountedLastKnownGood secretproviderclass web: started from last known good values of " +
+				"0001-01-01T00:00:00Z: vault a is away",
+		},
+		"expiring": {report.Expiring{Volume: pod, Text: "soon"}, "Warning ObjectExpiring secretproviderclass web: soon"},
+		"percent is text": {
+			report.Warning{Volume: pod, Text: "50%s"},
+			"Warning SecretProviderClassWarning secretproviderclass web: 50%s",
+		},
+		"not mounted": {
+			report.PublishFailed{Volume: pod, Err: errors.New("x")},
+			"Warning FailedToMount secretproviderclass web: x",
+		},
+		"mounted": {report.Published{After: now}, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			recorder := record.NewFakeRecorder(1)
-			tt.event.Volume = ref("u1", "/a")
-			eventReporter{recorder}.Report(tt.event)
+			eventReporter{recorder}.Report(t.Context(), tt.event)
 			got := ""
 			select {
 			case got = <-recorder.Events:

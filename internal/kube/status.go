@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,14 +16,19 @@ import (
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // fieldManager owns what the driver applies.
 const fieldManager = "keyvault-csi"
 
-// Status returns a reporter that keeps one SecretProviderClassPodStatus for each pod and class, written in the background
-// and only when it changes. Put no report.Dedup in front of it.
+// Status returns a reporter that keeps one SecretProviderClassPodStatus for each Pod and class, written in the background and only
+// when it changes. SetVolumes says what it reads. Put no report.Deduplicated in front of it.
 func (c *Cluster) Status() report.Reporter { return c.status }
+
+// SetVolumes says where the snapshots of the node's volumes are to be had. Until then no status object is written.
+func (c *Cluster) SetVolumes(volumes func() []*volume.Snapshot) { c.status.volumes.Store(&volumes) }
 
 // applyStatus writes an object whole, as its only owner: what an earlier writer left in these fields is replaced.
 func (c *Cluster) applyStatus(ctx context.Context, name types.NamespacedName, body []byte) error {
@@ -36,83 +42,45 @@ func (c *Cluster) applyStatus(ctx context.Context, name types.NamespacedName, bo
 	return nil
 }
 
-// statusWriter writes status objects off the mounts' path.
+// statusWriter writes status objects off the mounts' path. It keeps no state of the volumes: an event makes it look at them.
 type statusWriter struct {
 	driverName, nodeID string
 	apply              func(ctx context.Context, name types.NamespacedName, body []byte) error
 	log                *slog.Logger
 	queue              workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	volumes            atomic.Pointer[func() []*volume.Snapshot]
 
-	mu      sync.Mutex
-	objects map[types.NamespacedName]*statusObject
-}
-
-// statusObject is one object: what is mounted by which volumes, and what stands in the API server.
-type statusObject struct {
-	podUID  string
-	volumes map[string]*volumeStatus // by target path
-	written []byte
+	mu sync.Mutex
+	// written holds the objects that were applied, without the time of the last success.
+	written map[types.NamespacedName][]byte
 }
 
 func newStatusWriter(o Options,
 	apply func(ctx context.Context, name types.NamespacedName, body []byte) error,
 ) *statusWriter {
 	return &statusWriter{
-		driverName: o.DriverName, nodeID: o.NodeID, apply: apply, log: o.Log,
+		driverName: o.DriverName,
+		nodeID:     o.NodeID,
+		apply:      apply,
+		log:        o.Log,
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, 5*time.Minute),
 			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Clock: o.Clock}),
-		objects: map[types.NamespacedName]*statusObject{},
+		written: map[types.NamespacedName][]byte{},
 	}
 }
 
 // Report implements report.Reporter.
-func (w *statusWriter) Report(e report.Event) {
-	if e.Volume.Pod.UID == "" {
+func (w *statusWriter) Report(_ context.Context, e report.Event) {
+	switch e.Kind() {
+	case report.KindPublished, report.KindRefreshed, report.KindRecovered, report.KindServedStale, report.KindRefreshFailed,
+		report.KindUnpublished:
+	case report.KindPublishFailed, report.KindUnpublishFailed, report.KindAdopted, report.KindConfirmed, report.KindWarning,
+		report.KindExpiring, report.KindSyncFailed, report.KindSyncConflict, report.KindSynced, report.KindPanicked:
 		return
 	}
-	name := types.NamespacedName{Namespace: e.Volume.Pod.Namespace, Name: statusName(e.Volume)}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	object := w.objects[name]
-	if object != nil && object.podUID != e.Volume.Pod.UID {
-		if e.Kind != report.Published {
-			return // of a pod that another one of the same name has replaced
-		}
-		object = nil
-	}
-	switch e.Kind {
-	case report.Published, report.Refreshed, report.Recovered, report.ServedStale:
-		if e.Bundle == nil {
-			return
-		}
-		if object == nil {
-			object = &statusObject{podUID: e.Volume.Pod.UID, volumes: map[string]*volumeStatus{}}
-			w.objects[name] = object
-		}
-		object.volumes[e.Volume.TargetPath] = mountedStatus(e)
-	case report.RefreshFailed:
-		// A volume of which no content is known, after a restart, is left out: applying would take away what the
-		// object says of it.
-		if object == nil || object.volumes[e.Volume.TargetPath] == nil {
-			return
-		}
-		object.volumes[e.Volume.TargetPath].failed(e)
-	case report.Unpublished:
-		// the API server removes the object with its owner, the Pod
-		if object != nil {
-			delete(object.volumes, e.Volume.TargetPath)
-			if len(object.volumes) == 0 {
-				delete(w.objects, name)
-				return
-			}
-		}
-	case report.PublishFailed, report.UnpublishFailed, report.Adopted, report.Confirmed, report.Warning, report.Expiring, report.SyncFailed, report.SyncConflict, report.Synced,
-		report.Panicked:
-		return
-	}
-	if object != nil {
-		w.queue.Add(name)
+	if ref := e.Ref(); ref.Pod.UID != "" {
+		w.queue.Add(types.NamespacedName{Namespace: ref.Pod.Namespace, Name: statusName(ref)})
 	}
 }
 
@@ -130,45 +98,74 @@ func (w *statusWriter) run(ctx context.Context) {
 
 // write applies one object where it differs from what was applied last.
 func (w *statusWriter) write(ctx context.Context, name types.NamespacedName) {
-	body, seen, ok := w.render(name)
-	if !ok {
+	status := w.render(name)
+	if status == nil {
+		w.queue.Forget(name)
+		w.setWritten(name, nil) // the API server removes the object with its owner, the Pod
+		return
+	}
+	// the time of the last success alone is no reason to write: it is written along with what is
+	success := status.Annotations[lastSuccessAnnotation]
+	delete(status.Annotations, lastSuccessAnnotation)
+	compared := mustJSON(status)
+	if bytes.Equal(compared, w.lastWritten(name)) {
 		w.queue.Forget(name)
 		return
 	}
+	status.Annotations[lastSuccessAnnotation] = success
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if err := w.apply(ctx, name, body); err != nil {
-		w.log.WarnContext(ctx, "a status object is not written; it is tried again", "object", name.String(),
-			"attempt", w.queue.NumRequeues(name)+1, "error", err)
+	if err := w.apply(ctx, name, mustJSON(status)); err != nil {
+		w.log.WarnContext(ctx, "a status object was not written; it is retried", "object", name.String(),
+			"attempt", w.queue.NumRequeues(name)+1, logging.KeyError, err)
 		w.queue.AddRateLimited(name)
 		return
 	}
 	w.queue.Forget(name)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if object := w.objects[name]; object != nil {
-		object.written = seen
-	}
+	w.setWritten(name, compared)
 }
 
-// render returns what to apply and what to compare the next one with; ok is false where nothing is to do.
-func (w *statusWriter) render(name types.NamespacedName) (body, seen []byte, ok bool) {
+func (w *statusWriter) lastWritten(name types.NamespacedName) []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	object := w.objects[name]
-	if object == nil {
-		return nil, nil, false
+	return w.written[name]
+}
+
+func (w *statusWriter) setWritten(name types.NamespacedName, body []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if body == nil {
+		delete(w.written, name)
+		return
 	}
-	status := object.merge(w.driverName, w.nodeID, name)
-	// the time of the last success alone is no reason to write: it is told along with what is
-	success := status.Annotations[lastSuccessAnnotation]
-	delete(status.Annotations, lastSuccessAnnotation)
-	seen = mustJSON(status)
-	if bytes.Equal(seen, object.written) {
-		return nil, nil, false
+	w.written[name] = body
+}
+
+// render makes the object from the volumes of its Pod and class; nil where there are none whose content is known. A volume of which
+// no content is known, after a restart, is left out: applying would take away what the object says of it. Of two Pods of one name
+// the newer one counts.
+func (w *statusWriter) render(name types.NamespacedName) *v1.SecretProviderClassPodStatus {
+	volumes := w.volumes.Load()
+	if volumes == nil {
+		return nil
 	}
-	status.Annotations[lastSuccessAnnotation] = success
-	return mustJSON(status), seen, true
+	var of []*volume.Snapshot
+	for _, s := range (*volumes)() {
+		if s.Ref.Pod.Namespace != name.Namespace || s.Objects == nil || statusName(s.Ref) != name.Name {
+			continue
+		}
+		if len(of) > 0 && of[0].Ref.Pod.UID != s.Ref.Pod.UID {
+			if s.Since.Before(of[0].Since) {
+				continue
+			}
+			of = nil
+		}
+		of = append(of, s)
+	}
+	if len(of) == 0 {
+		return nil
+	}
+	return statusOf(of, w.driverName, w.nodeID, name)
 }
 
 // mustJSON cannot fail: the type holds strings, booleans and lists of them.

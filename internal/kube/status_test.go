@@ -30,12 +30,13 @@ func ref(uid, target string) volume.Ref {
 	}
 }
 
-func bundle(at time.Time, idVersions ...string) *volume.Bundle {
-	b := &volume.Bundle{FetchedAt: at, Files: []volume.File{{Path: "db", Data: []byte("canary-value")}}}
+// mounted is a volume that holds the objects, given as id and version.
+func mounted(r volume.Ref, at time.Time, idVersions ...string) *volume.Snapshot {
+	s := &volume.Snapshot{Ref: r, FetchedAt: at, Objects: []volume.Object{}}
 	for pair := range slices.Chunk(idVersions, 2) {
-		b.Objects = append(b.Objects, volume.Object{ID: pair[0], Version: pair[1]})
+		s.Objects = append(s.Objects, volume.Object{ID: pair[0], Version: pair[1]})
 	}
-	return b
+	return s
 }
 
 // written is one apply, as JSON has it.
@@ -81,29 +82,45 @@ func (s *server) take(t *testing.T) []written {
 	return all
 }
 
-// newWriter returns a writer whose queue the test works off itself.
-func newWriter(t *testing.T) (*statusWriter, *server, func()) {
+// cluster is a writer whose queue the test works off itself, and the volumes of its node.
+type cluster struct {
+	*statusWriter
+	*server
+
+	volumes []*volume.Snapshot
+}
+
+func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	s := &server{}
-	w := newStatusWriter(Options{
-		DriverName: "secrets-store.csi.k8s.io", NodeID: "node-1", Clock: clocktesting.NewFakeClock(noon),
-		Log: slog.New(slog.DiscardHandler),
-	}, s.apply)
-	t.Cleanup(w.queue.ShutDown)
-	return w, s, func() {
-		for w.queue.Len() > 0 {
-			name, _ := w.queue.Get()
-			w.write(t.Context(), name)
-			w.queue.Done(name)
-		}
+	c := &cluster{server: &server{}}
+	c.statusWriter = newStatusWriter(Options{
+		DriverName: "secrets-store.csi.k8s.io",
+		NodeID:     "node-1",
+		Clock:      clocktesting.NewFakeClock(noon),
+		Log:        slog.New(slog.DiscardHandler),
+	}, c.server.apply)
+	volumes := func() []*volume.Snapshot { return c.volumes }
+	c.statusWriter.volumes.Store(&volumes)
+	t.Cleanup(c.queue.ShutDown)
+	return c
+}
+
+// now sets the node's volumes, reports the event and returns what is written then.
+func (c *cluster) now(t *testing.T, e report.Event, volumes ...*volume.Snapshot) []written {
+	t.Helper()
+	c.volumes = volumes
+	c.Report(t.Context(), e)
+	for c.queue.Len() > 0 {
+		name, _ := c.queue.Get()
+		c.write(t.Context(), name)
+		c.queue.Done(name)
 	}
+	return c.take(t)
 }
 
 func TestStatusObjectIsThatOfExistingClusters(t *testing.T) {
-	w, s, work := newWriter(t)
-	w.Report(report.Event{Kind: report.Published, Time: noon, Volume: ref("u1", "/pods/u1/a"), Bundle: bundle(noon, "secret/db", "v1", "cert/tls", "v7")})
-	work()
-	got := s.take(t)
+	s := mounted(ref("u1", "/pods/u1/a"), noon, "secret/db", "v1", "cert/tls", "v7")
+	got := newCluster(t).now(t, report.Published{After: s}, s)
 	if len(got) != 1 {
 		t.Fatalf("%d writes, want 1", len(got))
 	}
@@ -124,14 +141,11 @@ func TestStatusObjectIsThatOfExistingClusters(t *testing.T) {
 }
 
 func TestStatusIsWrittenOnlyOnChange(t *testing.T) {
-	w, s, work := newWriter(t)
+	c := newCluster(t)
 	v := ref("u1", "/a")
-	step := func(name string, e report.Event, writes int) map[string]string {
+	step := func(name string, e report.Event, writes int, volumes ...*volume.Snapshot) map[string]string {
 		t.Helper()
-		e.Volume = v
-		w.Report(e)
-		work()
-		got := s.take(t)
+		got := c.now(t, e, volumes...)
 		if len(got) != writes {
 			t.Fatalf("%s: %d writes, want %d", name, len(got), writes)
 		}
@@ -141,11 +155,16 @@ func TestStatusIsWrittenOnlyOnChange(t *testing.T) {
 		return got[0].Metadata.Annotations
 	}
 	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
-	step("mounted", report.Event{Kind: report.Published, Bundle: bundle(noon, "secret/db", "v1")}, 1)
-	step("the same again", report.Event{Kind: report.Refreshed, Bundle: bundle(at(2), "secret/db", "v1")}, 0)
-	failed := step("a failure", report.Event{
-		Kind: report.RefreshFailed, Time: at(4), Reason: volume.ReasonThrottled, Message: "too much\nby 9 s",
-	}, 1)
+	failing := func(before *volume.Failure, minutes int, reason volume.Reason, message string) *volume.Snapshot {
+		s := mounted(v, at(2), "secret/db", "v1")
+		s.Failure = before.Next(at(minutes), &volume.Error{Reason: reason, Message: message})
+		return s
+	}
+	first := mounted(v, noon, "secret/db", "v1")
+	step("mounted", report.Published{After: first}, 1, first)
+	step("the same again", report.Refreshed{After: first}, 0, mounted(v, at(2), "secret/db", "v1"))
+	s := failing(nil, 4, volume.ReasonThrottled, "too much\nby 9 s")
+	failed := step("a failure", report.RefreshFailed{Volume: v}, 1, s)
 	want := map[string]string{
 		"keyvault-csi/last-success": "2026-03-01T12:02:00Z", "keyvault-csi/failing-since": "2026-03-01T12:04:00Z",
 		"keyvault-csi/failure-reason": "Throttled", "keyvault-csi/failure": "too much by 9 s",
@@ -153,82 +172,78 @@ func TestStatusIsWrittenOnlyOnChange(t *testing.T) {
 	if diff := cmp.Diff(want, failed); diff != "" {
 		t.Error(diff)
 	}
-	step("the same failure in other words", report.Event{
-		Kind: report.RefreshFailed, Time: at(6), Reason: volume.ReasonThrottled, Message: "too much by 7 s",
-	}, 0)
-	other := step("another failure", report.Event{Kind: report.RefreshFailed, Time: at(8), Reason: volume.ReasonDNS, Message: "no address"}, 1)
+	s = failing(s.Failure, 6, volume.ReasonThrottled, "too much by 7 s")
+	step("the same failure with another message", report.RefreshFailed{Volume: v}, 0, s)
+	s = failing(s.Failure, 8, volume.ReasonDNS, "no address")
+	other := step("another failure", report.RefreshFailed{Volume: v}, 1, s)
 	if other["keyvault-csi/failing-since"] != "2026-03-01T12:04:00Z" || other["keyvault-csi/failure-reason"] != "DNS" {
 		t.Errorf("another failure: %v", other)
 	}
-	healed := step("recovered", report.Event{Kind: report.Refreshed, Bundle: bundle(at(9), "secret/db", "v1")}, 1)
-	if diff := cmp.Diff(map[string]string{"keyvault-csi/last-success": "2026-03-01T12:09:00Z"}, healed); diff != "" {
+	s = mounted(v, at(9), "secret/db", "v1")
+	recovered := step("recovered", report.Recovered{After: s}, 1, s)
+	if diff := cmp.Diff(map[string]string{"keyvault-csi/last-success": "2026-03-01T12:09:00Z"}, recovered); diff != "" {
 		t.Error(diff)
 	}
-	step("rotated", report.Event{Kind: report.Refreshed, Changed: true, Bundle: bundle(at(10), "secret/db", "v2")}, 1)
-	stale := bundle(at(1), "secret/db", "v1")
-	stale.Stale = true
-	if got := step("stale", report.Event{Kind: report.ServedStale, Bundle: stale}, 1); got["keyvault-csi/stale-since"] != "2026-03-01T12:01:00Z" {
+	s = mounted(v, at(10), "secret/db", "v2")
+	step("rotated", report.Refreshed{After: s, Changed: true}, 1, s)
+	s = mounted(v, at(1), "secret/db", "v1")
+	s.Stale = true
+	if got := step("stale", report.ServedStale{After: s}, 1, s); got["keyvault-csi/stale-since"] != "2026-03-01T12:01:00Z" {
 		t.Errorf("stale: %v", got)
 	}
-	step("gone: the API server removes it with the pod", report.Event{Kind: report.Unpublished}, 0)
-	if len(w.objects) != 0 {
-		t.Errorf("%d objects are remembered", len(w.objects))
-	}
+	step("gone: the API server removes it with the pod", report.Unpublished{Volume: v}, 0)
+	step("mounted again", report.Published{After: s}, 1, s)
 }
 
 func TestStatusOfTwoVolumesOfOneClass(t *testing.T) {
-	w, s, work := newWriter(t)
-	w.Report(report.Event{Kind: report.Published, Volume: ref("u1", "/b"), Bundle: bundle(noon, "secret/extra", "v3")})
-	w.Report(report.Event{Kind: report.Published, Volume: ref("u1", "/a"), Bundle: bundle(noon, "secret/db", "v1")})
-	work()
-	got := s.take(t)
+	c := newCluster(t)
+	a, b := mounted(ref("u1", "/a"), noon, "secret/db", "v1"), mounted(ref("u1", "/b"), noon, "secret/extra", "v3")
+	got := c.now(t, report.Published{After: b}, b, a)
 	if len(got) != 1 || got[0].Status["targetPath"] != "/a" || len(got[0].Status["objects"].([]any)) != 2 {
 		t.Fatalf("got %+v", got)
 	}
-	w.Report(report.Event{Kind: report.Unpublished, Volume: ref("u1", "/a")})
-	work()
-	if got = s.take(t); len(got) != 1 || got[0].Status["targetPath"] != "/b" || len(got[0].Status["objects"].([]any)) != 1 {
+	got = c.now(t, report.Unpublished{Volume: a.Ref}, b)
+	if len(got) != 1 || got[0].Status["targetPath"] != "/b" || len(got[0].Status["objects"].([]any)) != 1 {
 		t.Fatalf("after one is gone: %+v", got)
 	}
 }
 
 func TestStatusOfAPodThatComesAgainUnderItsName(t *testing.T) {
-	w, s, work := newWriter(t)
-	w.Report(report.Event{Kind: report.Published, Volume: ref("u1", "/u1"), Bundle: bundle(noon, "secret/db", "v1")})
-	w.Report(report.Event{Kind: report.Published, Volume: ref("u2", "/u2"), Bundle: bundle(noon, "secret/db", "v1")})
-	w.Report(report.Event{Kind: report.Refreshed, Volume: ref("u1", "/u1"), Bundle: bundle(noon, "secret/db", "v0")})
-	w.Report(report.Event{Kind: report.Unpublished, Volume: ref("u1", "/u1")})
-	work()
-	got := s.take(t)
-	if len(got) != 1 || got[0].Metadata.OwnerReferences[0]["uid"] != "u2" || got[0].Status["targetPath"] != "/u2" {
-		t.Fatalf("got %+v", got)
+	c := newCluster(t)
+	old, young := mounted(ref("u1", "/u1"), noon, "secret/db", "v0"), mounted(ref("u2", "/u2"), noon, "secret/db", "v1")
+	young.Since = noon.Add(time.Second)
+	for _, volumes := range [][]*volume.Snapshot{{old, young}, {young, old}, {young}} {
+		got := c.now(t, report.Refreshed{After: old}, volumes...)
+		if len(got) > 1 || len(got) == 1 && (got[0].Metadata.OwnerReferences[0]["uid"] != "u2" || got[0].Status["targetPath"] != "/u2") {
+			t.Fatalf("got %+v", got)
+		}
 	}
 }
 
-func TestStatusIsTriedAgain(t *testing.T) {
-	w, s, work := newWriter(t)
-	s.fail = errors.New("api server is down")
-	e := report.Event{Kind: report.Published, Volume: ref("u1", "/a"), Bundle: bundle(noon, "secret/db", "v1")}
-	w.Report(e)
-	work()
+func TestStatusIsRetried(t *testing.T) {
+	c := newCluster(t)
+	c.fail = errors.New("api server is down")
+	s := mounted(ref("u1", "/a"), noon, "secret/db", "v1")
+	c.now(t, report.Published{After: s}, s)
 	name := types.NamespacedName{Namespace: "shop", Name: "cart-0-shop-web"}
-	if n := w.queue.NumRequeues(name); n != 1 {
+	if n := c.queue.NumRequeues(name); n != 1 {
 		t.Fatalf("%d retries are due, want 1", n)
 	}
-	s.fail = nil
-	w.queue.Add(name) // as its timer does
-	work()
-	if got := s.take(t); len(got) != 1 || w.queue.NumRequeues(name) != 0 {
+	c.fail = nil
+	c.queue.Add(name) // as its timer does
+	if got := c.now(t, report.Adopted{After: s}, s); len(got) != 1 || c.queue.NumRequeues(name) != 0 {
 		t.Fatalf("got %+v", got)
 	}
 }
 
+// What an earlier process wrote about a volume stays until this one knows better.
 func TestUnknownContentIsNotWritten(t *testing.T) {
-	w, s, work := newWriter(t)
-	w.Report(report.Event{Kind: report.RefreshFailed, Volume: ref("u1", "/a"), Reason: volume.ReasonDNS})
-	w.Report(report.Event{Kind: report.Panicked})
-	work()
-	if got := s.take(t); len(got) != 0 {
+	c := newCluster(t)
+	adopted := &volume.Snapshot{Ref: ref("u1", "/a")}
+	if got := c.now(t, report.RefreshFailed{Volume: adopted.Ref}, adopted); len(got) != 0 {
+		t.Fatalf("got %+v", got)
+	}
+	if got := c.now(t, report.Panicked{}, adopted); len(got) != 0 {
 		t.Fatalf("got %+v", got)
 	}
 }

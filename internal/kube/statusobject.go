@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -31,83 +30,60 @@ const (
 	maxLabel = 63
 )
 
-// volumeStatus is what is known of one volume.
-type volumeStatus struct {
-	ref         volume.Ref
-	objects     map[string]string // version by id
-	lastSuccess time.Time
-	staleSince  time.Time
-
-	failing      volume.Reason
-	failingSince time.Time
-	failure      string
-}
-
-func mountedStatus(e report.Event) *volumeStatus {
-	s := &volumeStatus{ref: e.Volume, objects: make(map[string]string, len(e.Bundle.Objects)), lastSuccess: e.Bundle.FetchedAt}
-	for _, o := range e.Bundle.Objects {
-		s.objects[o.ID] = o.Version
-	}
-	if e.Bundle.Stale {
-		s.staleSince = e.Bundle.FetchedAt
-	}
-	return s
-}
-
-// failed notes a refresh that failed. Only another reason changes what is told: messages may hold times.
-func (s *volumeStatus) failed(e report.Event) {
-	if s.failingSince.IsZero() {
-		s.failingSince = e.Time
-	}
-	if s.failing != e.Reason {
-		s.failing, s.failure = e.Reason, clip(e.Message)
-	}
-}
-
-// merge makes one object of the volumes: one pod may mount one class twice. The first by path gives the path, all give
-// objects, and the worst gives the annotations.
-func (o *statusObject) merge(driverName, nodeID string, name types.NamespacedName) *v1.SecretProviderClassPodStatus {
-	targets := slices.Sorted(maps.Keys(o.volumes))
-	first := o.volumes[targets[0]]
+// statusOf makes one object of the volumes: one Pod may mount one class twice. The first by path gives the path, all give objects,
+// and the worst gives the annotations.
+func statusOf(
+	volumes []*volume.Snapshot, driverName, nodeID string, name types.NamespacedName,
+) *v1.SecretProviderClassPodStatus {
+	slices.SortFunc(volumes, func(a, b *volume.Snapshot) int { return strings.Compare(a.Ref.TargetPath, b.Ref.TargetPath) })
+	first := volumes[0].Ref
 	status := &v1.SecretProviderClassPodStatus{
 		TypeMeta: metav1.TypeMeta{APIVersion: groupVersion.String(), Kind: "SecretProviderClassPodStatus"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: name.Name, Namespace: name.Namespace, Annotations: map[string]string{},
-			Labels: map[string]string{"internal." + driverName + "/node-name": shorten(nodeID, maxLabel)},
+			Name:        name.Name,
+			Namespace:   name.Namespace,
+			Annotations: map[string]string{},
+			Labels:      map[string]string{"internal." + driverName + "/node-name": shorten(nodeID, maxLabel)},
 			OwnerReferences: []metav1.OwnerReference{{
-				APIVersion: "v1", Kind: "Pod", Name: first.ref.Pod.Name, UID: types.UID(first.ref.Pod.UID),
+				APIVersion: "v1",
+				Kind:       "Pod",
+				Name:       first.Pod.Name,
+				UID:        types.UID(first.Pod.UID),
 			}},
 		},
 		Status: v1.SecretProviderClassPodStatusStatus{
-			PodName: first.ref.Pod.Name, SecretProviderClassName: first.ref.Class, Mounted: true,
-			TargetPath: first.ref.TargetPath,
+			PodName:                 first.Pod.Name,
+			SecretProviderClassName: first.Class,
+			Mounted:                 true,
+			TargetPath:              first.TargetPath,
 		},
 	}
 	objects := map[string]string{}
-	oldest := first
-	for _, target := range slices.Backward(targets) {
-		s := o.volumes[target]
-		maps.Copy(objects, s.objects)
-		if s.lastSuccess.Before(oldest.lastSuccess) {
-			oldest = s
+	oldest := volumes[0].FetchedAt
+	for _, s := range slices.Backward(volumes) {
+		for _, o := range s.Objects {
+			objects[o.ID] = o.Version
+		}
+		if s.FetchedAt.Before(oldest) {
+			oldest = s.FetchedAt
 		}
 		annotate(status.Annotations, s)
 	}
-	status.Annotations[lastSuccessAnnotation] = stamp(oldest.lastSuccess)
+	status.Annotations[lastSuccessAnnotation] = stamp(oldest)
 	for _, id := range slices.Sorted(maps.Keys(objects)) {
 		status.Status.Objects = append(status.Status.Objects, v1.SecretProviderClassObject{ID: id, Version: objects[id]})
 	}
 	return status
 }
 
-func annotate(annotations map[string]string, s *volumeStatus) {
-	if !s.staleSince.IsZero() {
-		annotations[staleSinceAnnotation] = stamp(s.staleSince)
+func annotate(annotations map[string]string, s *volume.Snapshot) {
+	if s.Stale {
+		annotations[staleSinceAnnotation] = stamp(s.FetchedAt)
 	}
-	if s.failing != "" {
-		annotations[failingSinceAnnotation] = stamp(s.failingSince)
-		annotations[failureReasonAnnotation] = string(s.failing)
-		annotations[failureAnnotation] = s.failure
+	if s.Failure != nil {
+		annotations[failingSinceAnnotation] = stamp(s.Failure.Since)
+		annotations[failureReasonAnnotation] = string(s.Failure.Reason)
+		annotations[failureAnnotation] = clip(s.Failure.Message)
 	}
 }
 

@@ -1,6 +1,8 @@
 package report
 
 import (
+	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -9,76 +11,76 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// Dedup passes on at most one event of a kind that repeats, per volume and cause, in each window; and Recovered only
-// where a failure was passed on before it. All other events pass.
-type Dedup struct {
+// Deduplicated passes on a failure that repeats at most once per window, volume and cause. All other events pass.
+type Deduplicated struct {
 	next   Reporter
 	clock  clock.PassiveClock
 	window time.Duration
 
-	mu   sync.Mutex
-	seen map[string]map[cause]time.Time // by target path
+	mu sync.Mutex
+	// reported is when each cause was passed on last. Nothing stays for longer than two windows, since events may come for
+	// volumes that are never unpublished: their publish failed.
+	reported map[cause]time.Time
+	swept    time.Time
 }
 
 type cause struct {
+	target  string
 	kind    Kind
 	reason  volume.Reason
 	message string
 }
 
-// NewDedup returns a Dedup in front of next.
-func NewDedup(next Reporter, clk clock.PassiveClock, window time.Duration) *Dedup {
-	return &Dedup{next: next, clock: clk, window: window, seen: map[string]map[cause]time.Time{}}
+// NewDeduplicated returns a Deduplicated in front of next.
+func NewDeduplicated(next Reporter, clk clock.PassiveClock, window time.Duration) *Deduplicated {
+	return &Deduplicated{next: next, clock: clk, window: window, reported: map[cause]time.Time{}, swept: clk.Now()}
 }
 
 // Report implements Reporter.
-func (d *Dedup) Report(e Event) {
+func (d *Deduplicated) Report(ctx context.Context, e Event) {
 	if d.pass(e) {
-		d.next.Report(e)
+		d.next.Report(ctx, e)
 	}
 }
 
-func (d *Dedup) pass(e Event) bool {
-	c := cause{kind: e.Kind, reason: e.Reason}
-	switch e.Kind {
-	case Published, Adopted, Refreshed, Confirmed, Synced, Panicked, Expiring, UnpublishFailed:
+func (d *Deduplicated) pass(e Event) bool {
+	c := cause{target: e.Ref().TargetPath, kind: e.Kind(), reason: e.Reason()}
+	switch e.Kind() {
+	case KindPublished, KindAdopted, KindUnpublished, KindRefreshed, KindConfirmed, KindSynced, KindPanicked, KindExpiring,
+		KindUnpublishFailed:
 		return true
-	case Unpublished:
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.seen, e.Volume.TargetPath)
+	case KindRecovered:
+		d.recovered(c.target)
 		return true
-	case Recovered:
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		failed := false
-		for c := range d.seen[e.Volume.TargetPath] {
-			if c.kind == RefreshFailed || c.kind == ServedStale {
-				failed = true
-				delete(d.seen[e.Volume.TargetPath], c)
-			}
-		}
-		return failed
-	case PublishFailed, RefreshFailed, ServedStale:
-	case Warning, SyncFailed, SyncConflict:
-		c.message = e.Message // several things may be wrong for one reason
+	case KindPublishFailed, KindRefreshFailed, KindServedStale:
+	case KindWarning, KindSyncFailed, KindSyncConflict:
+		c.message = e.Message() // several things may be wrong for one reason
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.clock.Now()
-	causes := d.seen[e.Volume.TargetPath]
-	if causes == nil {
-		causes = map[cause]time.Time{}
-		d.seen[e.Volume.TargetPath] = causes
-	}
-	for old, at := range causes { // what a volume may repeat is little; keep it so
-		if now.Sub(at) >= d.window && old.kind != RefreshFailed && old.kind != ServedStale {
-			delete(causes, old)
-		}
-	}
-	if at, ok := causes[c]; ok && now.Sub(at) < d.window {
+	d.sweep(now)
+	if at, ok := d.reported[c]; ok && now.Sub(at) < d.window {
 		return false
 	}
-	causes[c] = now
+	d.reported[c] = now
 	return true
+}
+
+// recovered forgets the failures of a volume, so that the next one is passed on.
+func (d *Deduplicated) recovered(target string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.reported, func(c cause, _ time.Time) bool {
+		return c.target == target && (c.kind == KindRefreshFailed || c.kind == KindServedStale)
+	})
+}
+
+// sweep drops what is older than the window, at most once per window. The caller holds the lock.
+func (d *Deduplicated) sweep(now time.Time) {
+	if now.Sub(d.swept) < d.window {
+		return
+	}
+	d.swept = now
+	maps.DeleteFunc(d.reported, func(_ cause, at time.Time) bool { return now.Sub(at) >= d.window })
 }

@@ -3,46 +3,53 @@ package report
 import (
 	"context"
 	"log/slog"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 )
 
-// Log returns a reporter that writes each event as one line. Calls that failed are left out: the call itself is logged.
+// Log returns a reporter that writes each event as one line. Failed calls and panics are left out: they are logged where they
+// end.
 func Log(log *slog.Logger) Reporter { return logger{log} }
 
 type logger struct{ log *slog.Logger }
 
 // Report implements Reporter.
-func (l logger) Report(e Event) {
+func (l logger) Report(ctx context.Context, e Event) {
 	level := slog.LevelInfo
-	switch e.Kind {
-	case PublishFailed, UnpublishFailed, Panicked:
+	switch e.Kind() {
+	case KindPublishFailed, KindUnpublishFailed, KindPanicked:
 		return
-	case RefreshFailed, ServedStale, Warning, Expiring, SyncFailed, SyncConflict:
+	case KindRefreshFailed, KindServedStale, KindWarning, KindExpiring, KindSyncFailed, KindSyncConflict:
 		level = slog.LevelWarn
-	case Published, Adopted, Unpublished, Recovered, Synced:
-	case Confirmed:
+	case KindPublished, KindAdopted, KindUnpublished, KindRecovered, KindSynced:
+	case KindConfirmed:
 		level = slog.LevelDebug
-	case Refreshed:
-		if !e.Changed {
+	case KindRefreshed:
+		if refreshed, ok := e.(Refreshed); ok && !refreshed.Changed {
 			level = slog.LevelDebug
 		}
 	}
+	if !l.log.Enabled(ctx, level) {
+		return
+	}
+	ref, pod := e.Ref(), "unknown"
+	if ref.Pod.Name != "" {
+		pod = ref.Pod.String()
+	}
 	attrs := []slog.Attr{
-		slog.String("event", string(e.Kind)),
-		slog.String("pod", e.Volume.Pod.String()),
-		slog.String("class", e.Volume.Class),
-		slog.String("volume", e.Volume.ID),
+		slog.String(logging.KeyEvent, string(e.Kind())),
+		slog.String(logging.KeyPod, pod),
+		slog.String(logging.KeyClass, ref.Class),
+		slog.String(logging.KeyVolume, ref.ID),
 	}
-	if e.Reason != "" {
-		attrs = append(attrs, slog.String("reason", string(e.Reason)))
+	if reason := e.Reason(); reason != "" {
+		attrs = append(attrs, slog.String(logging.KeyReason, string(reason)))
 	}
-	if e.RequestID != "" {
-		attrs = append(attrs, slog.String("x-ms-request-id", e.RequestID))
+	if id := RequestID(e); id != "" {
+		attrs = append(attrs, slog.String(logging.KeyServiceRequest, id))
 	}
-	if e.TraceID != "" {
-		attrs = append(attrs, slog.String("trace_id", e.TraceID))
+	if took := Took(e); took > 0 {
+		attrs = append(attrs, slog.Duration(logging.KeyDuration, took))
 	}
-	if e.Duration > 0 {
-		attrs = append(attrs, slog.Duration("duration", e.Duration))
-	}
-	l.log.LogAttrs(context.Background(), level, e.Message, attrs...) //nolint:sloglint // the event brings its sentence
+	l.log.LogAttrs(ctx, level, e.Message(), attrs...) //nolint:sloglint // the event brings its sentence
 }

@@ -1,18 +1,21 @@
 package report
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// mostTroubles bounds what Recent remembers.
-const mostTroubles = 100
+// maxProblems bounds what Recent remembers.
+const maxProblems = 100
 
-// Trouble is one thing that went wrong, once or again and again.
-type Trouble struct {
+// Problem is one thing that went wrong, once or repeatedly.
+type Problem struct {
 	Kind      Kind          `json:"kind"`
 	Reason    volume.Reason `json:"reason,omitempty"`
 	Namespace string        `json:"namespace,omitempty"`
@@ -26,44 +29,59 @@ type Trouble struct {
 	Count     int       `json:"count"`
 }
 
+// same reports whether other is the same problem again. A failure repeats with messages that may hold times.
+func (p *Problem) same(other *Problem) bool {
+	return p.Kind == other.Kind && p.Reason == other.Reason && p.Namespace == other.Namespace && p.Pod == other.Pod &&
+		p.Class == other.Class &&
+		(p.Message == other.Message || p.Kind == KindPublishFailed || p.Kind == KindRefreshFailed)
+}
+
 // Recent remembers the last things that went wrong.
 type Recent struct {
+	clock clock.PassiveClock
+
 	mu       sync.Mutex
-	troubles []Trouble
+	problems []Problem
 }
+
+// NewRecent returns a Recent that remembers nothing yet.
+func NewRecent(clk clock.PassiveClock) *Recent { return &Recent{clock: clk} }
 
 // Report implements Reporter.
-func (r *Recent) Report(e Event) {
-	switch e.Kind {
-	case PublishFailed, UnpublishFailed, RefreshFailed, ServedStale, Warning, Expiring, SyncFailed, SyncConflict, Panicked:
-	case Published, Adopted, Unpublished, Refreshed, Confirmed, Recovered, Synced:
+func (r *Recent) Report(_ context.Context, e Event) {
+	if !Failed(e) {
 		return
 	}
-	fresh := Trouble{
-		Kind: e.Kind, Reason: e.Reason, Namespace: e.Volume.Pod.Namespace, Pod: e.Volume.Pod.Name, Class: e.Volume.Class,
-		Message: e.Message, RequestID: e.RequestID, First: e.Time, Last: e.Time, Count: 1,
+	now, ref := r.clock.Now(), e.Ref()
+	latest := Problem{
+		Kind:      e.Kind(),
+		Reason:    e.Reason(),
+		Namespace: ref.Pod.Namespace,
+		Pod:       ref.Pod.Name,
+		Class:     ref.Class,
+		Message:   e.Message(),
+		RequestID: RequestID(e),
+		First:     now,
+		Last:      now,
+		Count:     1,
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known := slices.IndexFunc(r.troubles, func(t Trouble) bool {
-		return t.Kind == fresh.Kind && t.Reason == fresh.Reason && t.Namespace == fresh.Namespace && t.Pod == fresh.Pod &&
-			t.Class == fresh.Class && (t.Message == fresh.Message || fresh.Kind == PublishFailed || fresh.Kind == RefreshFailed)
-	})
-	if known >= 0 {
-		fresh.First, fresh.Count = r.troubles[known].First, r.troubles[known].Count+1
-		r.troubles = slices.Delete(r.troubles, known, known+1)
+	if i := slices.IndexFunc(r.problems, func(p Problem) bool { return p.same(&latest) }); i >= 0 {
+		latest.First, latest.Count = r.problems[i].First, r.problems[i].Count+1
+		r.problems = slices.Delete(r.problems, i, i+1)
 	}
-	r.troubles = append(r.troubles, fresh)
-	if len(r.troubles) > mostTroubles {
-		r.troubles = slices.Delete(r.troubles, 0, 1)
+	r.problems = append(r.problems, latest)
+	if len(r.problems) > maxProblems {
+		r.problems = slices.Delete(r.problems, 0, 1)
 	}
 }
 
-// Troubles returns what is remembered, the newest first.
-func (r *Recent) Troubles() []Trouble {
+// Problems returns what is remembered, the newest first.
+func (r *Recent) Problems() []Problem {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	newest := slices.Clone(r.troubles)
+	newest := slices.Clone(r.problems)
 	slices.Reverse(newest)
 	return newest
 }

@@ -1,103 +1,99 @@
-// Package report is how the parts of the driver say what happened. Logs, metrics, events and status objects are
-// implementations of Reporter; nobody reaches into them to record something.
+// Package report is how the parts of the driver say what happened.
+//
+// An Event is one thing that happened, most often to one volume. The types of this package are all events there are. An event
+// about a change of a volume carries the volume's snapshots before and after, so that a reporter needs no state of its own:
+// metrics, the audit log, status objects and events on Pods are derived from that pair, or read snapshots when they are asked.
+//
+// A Reporter takes events. Log, Recent and Deduplicated are reporters of this package; metrics, audit and internal/kube have
+// more. The context of Report is that of the call or refresh in which the event happened: it carries the request id and the
+// trace to the log.
 package report
 
 import (
+	"context"
+	"errors"
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// Kind is what happened to a volume. The set is closed and small enough to be a metric label.
+// Kind names the type of an event in logs, in metrics and on the admin page. The set is closed and small.
 type Kind string
 
+// The kinds of events, one for each type.
 const (
-	// Published means that a volume was mounted and filled for the first time.
-	Published Kind = "Published"
-	// PublishFailed means that a volume could not be mounted.
-	PublishFailed Kind = "PublishFailed"
-	// Adopted means that a volume which an earlier process filled is kept by this one.
-	Adopted Kind = "Adopted"
-	// Unpublished means that a volume is gone.
-	Unpublished Kind = "Unpublished"
-	// UnpublishFailed means that a volume could not be unmounted.
-	UnpublishFailed Kind = "UnpublishFailed"
-	// Refreshed means that the vault was asked; Changed says whether files were rewritten.
-	Refreshed Kind = "Refreshed"
-	// Confirmed means that others asked the vault for all that the volume holds, and got the same.
-	Confirmed Kind = "Confirmed"
-	// RefreshFailed means that the files stay as they were.
-	RefreshFailed Kind = "RefreshFailed"
-	// Recovered means that a refresh succeeded after one that failed.
-	Recovered Kind = "Recovered"
-	// ServedStale means that a new pod got last known good values.
-	ServedStale Kind = "ServedStale"
-	// Warning is a mistake in the class that does not stop the mount.
-	Warning Kind = "Warning"
-	// Expiring means that a mounted object's end is near or past.
-	Expiring Kind = "Expiring"
-	// SyncFailed means that a synced Secret could not be written.
-	SyncFailed Kind = "SyncFailed"
-	// SyncConflict means that a synced Secret belongs to somebody else, in whole or in some keys.
-	SyncConflict Kind = "SyncConflict"
-	// Synced means that a Secret was written.
-	Synced Kind = "Synced"
-	// Panicked means that a handler panicked and the caller got an error; Volume is empty.
-	Panicked Kind = "Panicked"
+	KindPublished       Kind = "Published"
+	KindPublishFailed   Kind = "PublishFailed"
+	KindAdopted         Kind = "Adopted"
+	KindUnpublished     Kind = "Unpublished"
+	KindUnpublishFailed Kind = "UnpublishFailed"
+	KindRefreshed       Kind = "Refreshed"
+	KindConfirmed       Kind = "Confirmed"
+	KindRefreshFailed   Kind = "RefreshFailed"
+	KindRecovered       Kind = "Recovered"
+	KindServedStale     Kind = "ServedStale"
+	KindWarning         Kind = "Warning"
+	KindExpiring        Kind = "Expiring"
+	KindSynced          Kind = "Synced"
+	KindSyncFailed      Kind = "SyncFailed"
+	KindSyncConflict    Kind = "SyncConflict"
+	KindPanicked        Kind = "Panicked"
 )
 
-// Event is one thing that happened to one volume. It holds no secret.
-type Event struct {
-	Kind   Kind
-	Time   time.Time
-	Volume volume.Ref
-	// Reason is the class of the error; empty where nothing failed.
-	Reason volume.Reason
-	// RequestID is the service's id of the request that failed; empty where there is none.
-	RequestID string
-	// TraceID is the W3C id of the trace that it happened in; empty where traces are off.
-	TraceID string
-	// Identity names who asked the vault; empty where nothing was fetched.
-	Identity string
+// Event is one thing that happened. It holds no secret.
+type Event interface {
+	// Kind names the event's type.
+	Kind() Kind
+	// Ref names the volume; it is zero for an event that is about none.
+	Ref() volume.Ref
 	// Message is one line for a person.
-	Message string
-	// Changed is true where files were rewritten.
-	Changed bool
-	// Bundle is what is mounted now; nil where nothing was fetched. Reporters must not keep its Files.
-	Bundle *volume.Bundle
-	// FetchedAt is when the oldest value that the volume holds left the vault; zero where that is not known.
-	FetchedAt time.Time
-	// Duration is how long the operation took; zero where that means nothing.
-	Duration time.Duration
-	// Phases are the parts of Duration, of a publish only.
-	Phases Phases
+	Message() string
+	// Reason is the class of the error; empty where nothing failed.
+	Reason() volume.Reason
 }
 
-// Phases are how long the parts of a publish took.
-type Phases struct {
-	// Class is finding the class and resolving it for the pod.
-	Class time.Duration
-	// Token is waiting for the identity's token, where one had to be asked for.
-	Token time.Duration
-	// Fetch is getting the objects, without Token.
-	Fetch time.Duration
-	// Write is mounting the tmpfs and writing the files.
-	Write time.Duration
-	// Sync is writing Kubernetes Secrets.
-	Sync time.Duration
-}
-
-// Reporter takes events. Report must not block and must not keep Event.Bundle.Files.
+// Reporter receives events. Report must not block.
 type Reporter interface {
-	Report(Event)
+	Report(ctx context.Context, e Event)
 }
 
 // All reports each event to every reporter in order.
 type All []Reporter
 
 // Report implements Reporter.
-func (a All) Report(e Event) {
+func (a All) Report(ctx context.Context, e Event) {
 	for _, r := range a {
-		r.Report(e)
+		r.Report(ctx, e)
 	}
+}
+
+// RequestID is the service's id of the request whose failure caused the event; empty where there is none.
+func RequestID(e Event) string {
+	failed, ok := e.(interface{ cause() error })
+	if !ok {
+		return ""
+	}
+	if err, ok := errors.AsType[*volume.Error](failed.cause()); ok {
+		return err.RequestID
+	}
+	return ""
+}
+
+// Took is how long what the event is about took; zero where that has no meaning.
+func Took(e Event) time.Duration {
+	if timed, ok := e.(interface{ took() time.Duration }); ok {
+		return timed.took()
+	}
+	return 0
+}
+
+// Failed reports whether the event is about something that went wrong and that people should see.
+func Failed(e Event) bool {
+	switch e.Kind() {
+	case KindPublishFailed, KindUnpublishFailed, KindRefreshFailed, KindServedStale, KindWarning, KindExpiring, KindSyncFailed,
+		KindSyncConflict, KindPanicked:
+		return true
+	case KindPublished, KindAdopted, KindUnpublished, KindRefreshed, KindConfirmed, KindRecovered, KindSynced:
+	}
+	return false
 }

@@ -139,7 +139,7 @@ func TestTraces(t *testing.T) {
 			})
 			n.Secret("s", canary+"2")
 			n.Eventually("the spans of a rotation", func() bool {
-				got := names(c.spans("rotate"))
+				got := names(c.spans("refresh"))
 				return slices.Contains(got, "fetch") && slices.Contains(got, "HTTP GET")
 			})
 			if err := n.Publish("b", "broken"); err == nil {
@@ -218,7 +218,7 @@ func TestNoSecretIsToldAnywhere(t *testing.T) {
 	must(t, err)
 	_, scraped := get(t, "http://"+metrics+"/metrics")
 	mounted := n.Read("workload", "tls")
-	n.Eventually("spans", func() bool { return len(c.spans("rotate")) > 1 })
+	n.Eventually("spans", func() bool { return len(c.spans("refresh")) > 1 })
 	n.Stop(syscall.SIGTERM) // the last lines and spans are out
 	lines, err := os.ReadFile(audited)
 	must(t, err)

@@ -3,6 +3,7 @@
 package audit
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"k8s.io/utils/clock"
+
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -18,8 +22,8 @@ import (
 // Stdout as a path is the standard output.
 const Stdout = "-"
 
-// waiting bounds the lines that wait for a slow disk; a node's pods do not start faster than that.
-const waiting = 8192
+// maxWaiting bounds the lines that wait for a slow disk; the Pods of a node do not start faster than that.
+const maxWaiting = 8192
 
 // Options configure Open.
 type Options struct {
@@ -28,8 +32,9 @@ type Options struct {
 	// Node is the node's name, for each line.
 	Node string
 	// Lost is called for each line that was not written.
-	Lost func()
-	Log  *slog.Logger
+	Lost  func()
+	Clock clock.PassiveClock
+	Log   *slog.Logger
 }
 
 // Log is an audit log. It implements report.Reporter.
@@ -41,11 +46,7 @@ type Log struct {
 	mu     sync.Mutex
 	closed bool
 	lines  chan []byte
-	held   map[string]map[delivery]struct{} // by target path
 }
-
-// delivery is what makes an object's line differ from the last one of its volume.
-type delivery struct{ vault, object, version, path string }
 
 // Line is one line of the log.
 type Line struct {
@@ -82,8 +83,9 @@ func Open(o Options) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{
-		options: o, lines: make(chan []byte, waiting), reopen: make(chan struct{}, 1),
-		held: map[string]map[delivery]struct{}{},
+		options: o,
+		lines:   make(chan []byte, maxWaiting),
+		reopen:  make(chan struct{}, 1),
 	}
 	l.work.Go(func() { l.write(out) })
 	return l, nil
@@ -124,61 +126,73 @@ func (l *Log) Close() error {
 }
 
 // Report implements report.Reporter.
-func (l *Log) Report(e report.Event) {
-	switch {
-	case e.Kind == report.Published:
-		l.deliver(e, "mounted", e.Bundle.Objects)
-	case e.Kind == report.Refreshed && e.Changed:
-		l.deliver(e, "rotated", l.news(e))
-	case e.Kind == report.Unpublished:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.held, e.Volume.TargetPath)
-	}
-}
-
-// news returns the objects that the volume did not hold before: all of them where that is not known, or where the files
-// changed in another way.
-func (l *Log) news(e report.Event) []volume.Object {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var fresh []volume.Object
-	for _, o := range e.Bundle.Objects {
-		if _, had := l.held[e.Volume.TargetPath][deliveryOf(o)]; !had {
-			fresh = append(fresh, o)
+func (l *Log) Report(ctx context.Context, e report.Event) {
+	switch e := e.(type) {
+	case report.Published:
+		l.deliver(ctx, "mounted", e.After, e.After.Objects)
+	case report.Refreshed:
+		if e.Changed {
+			l.deliver(ctx, "rotated", e.After, added(e.Before, e.After))
 		}
 	}
-	if len(fresh) == 0 {
-		return e.Bundle.Objects
+}
+
+// added returns the objects that the volume did not hold before: all of them where that is not known, or where the files changed in
+// another way.
+func added(before, after *volume.Snapshot) (objects []volume.Object) {
+	type delivery struct{ vault, object, version, path string }
+	deliveryOf := func(o volume.Object) delivery {
+		return delivery{vault: o.Vault, object: o.ID, version: o.Version, path: o.Path}
 	}
-	return fresh
+	held := make(map[delivery]bool, len(before.Objects))
+	for _, o := range before.Objects {
+		held[deliveryOf(o)] = true
+	}
+	for _, o := range after.Objects {
+		if !held[deliveryOf(o)] {
+			objects = append(objects, o)
+		}
+	}
+	if len(objects) == 0 {
+		return after.Objects
+	}
+	return objects
 }
 
-func deliveryOf(o volume.Object) delivery {
-	return delivery{vault: o.Vault, object: o.ID, version: o.Version, path: o.Path}
-}
-
-func (l *Log) deliver(e report.Event, event string, objects []volume.Object) {
+func (l *Log) deliver(ctx context.Context, event string, after *volume.Snapshot, objects []volume.Object) {
+	now, traceID := l.options.Clock.Now().UTC(), ""
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		traceID = span.TraceID().String()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	holds := make(map[delivery]struct{}, len(e.Bundle.Objects))
-	for _, o := range e.Bundle.Objects {
-		holds[deliveryOf(o)] = struct{}{}
-	}
-	l.held[e.Volume.TargetPath] = holds
-	pod := e.Volume.Pod
+	pod := after.Ref.Pod
 	for _, o := range objects {
 		source := "fetched"
 		switch {
-		case e.Bundle.Stale:
+		case after.Stale:
 			source = "stale"
 		case o.Cached:
 			source = "cached"
 		}
 		line, err := json.Marshal(Line{
-			Time: e.Time.UTC(), Event: event, Node: l.options.Node, Namespace: pod.Namespace, Pod: pod.Name, PodUID: pod.UID,
-			ServiceAccount: pod.ServiceAccount, Class: e.Volume.Class, Identity: e.Identity, Vault: o.Vault, Object: o.ID,
-			Version: o.Version, Path: o.Path, Source: source, FetchedAt: e.FetchedAt.UTC(), RequestID: o.RequestID, TraceID: e.TraceID,
+			Time:           now,
+			Event:          event,
+			Node:           l.options.Node,
+			Namespace:      pod.Namespace,
+			Pod:            pod.Name,
+			PodUID:         pod.UID,
+			ServiceAccount: pod.ServiceAccount,
+			Class:          after.Ref.Class,
+			Identity:       after.Identity,
+			Vault:          o.Vault,
+			Object:         o.ID,
+			Version:        o.Version,
+			Path:           o.Path,
+			Source:         source,
+			FetchedAt:      after.FetchedAt.UTC(),
+			RequestID:      o.RequestID,
+			TraceID:        traceID,
 		})
 		if err != nil || l.closed {
 			l.options.Lost()
@@ -186,16 +200,16 @@ func (l *Log) deliver(e report.Event, event string, objects []volume.Object) {
 		}
 		select {
 		case l.lines <- append(line, '\n'):
-		default: // a disk that hangs must not keep pods from starting
+		default: // a disk that hangs must not keep Pods from starting
 			l.options.Lost()
 		}
 	}
 }
 
-// write writes the lines until Close. A failure is told once, until a line gets through again.
+// write writes the lines until Close. A failure is logged once, until a line gets through again.
 func (l *Log) write(out io.WriteCloser) {
 	failing := false
-	told := func(err error) {
+	logged := func(err error) {
 		if (err != nil) == failing {
 			return
 		}
@@ -210,7 +224,7 @@ func (l *Log) write(out io.WriteCloser) {
 	renew := func() {
 		fresh, err := open(l.options.Path)
 		if err != nil {
-			told(err)
+			logged(err)
 			return
 		}
 		_ = out.Close() // what was written is written
@@ -229,7 +243,7 @@ func (l *Log) write(out io.WriteCloser) {
 				renew()
 			}
 			_, err := out.Write(line)
-			told(err)
+			logged(err)
 			if err != nil {
 				l.options.Lost()
 			}

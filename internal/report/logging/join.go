@@ -14,10 +14,10 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// The verbosities of what libraries say. Whether something failed is the driver's own story: theirs is for those who look
-// closer.
+// The verbosities of what libraries log. The driver itself logs whether something failed: what libraries add is for a closer
+// look, and gRPC's connections and streams are noise below the highest levels.
 const (
-	grpcVerbosity = 3
+	grpcVerbosity = 9
 	sdkVerbosity  = 6
 )
 

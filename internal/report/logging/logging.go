@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 
 	"go.opentelemetry.io/otel/trace"
 )
@@ -39,26 +40,56 @@ func Level(verbosity int) slog.Level {
 	return slog.LevelDebug - slog.Level(verbosity-1)
 }
 
-// TraceKey is the attribute with the W3C id of the trace that a line belongs to.
-const TraceKey = "trace_id"
-
 type attrsKey struct{}
+
+// scope holds the attributes of one call. Add appends to it while the call is under way.
+type scope struct {
+	parent []slog.Attr
+
+	mu    sync.Mutex
+	added []slog.Attr
+}
+
+func (s *scope) attrs() []slog.Attr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Concat(s.parent, s.added)
+}
 
 // With returns a context whose log lines carry the attributes.
 func With(ctx context.Context, attrs ...slog.Attr) context.Context {
-	have, _ := ctx.Value(attrsKey{}).([]slog.Attr)
-	return context.WithValue(ctx, attrsKey{}, append(slices.Clip(have), attrs...))
+	var have []slog.Attr
+	if outer, ok := ctx.Value(attrsKey{}).(*scope); ok {
+		have = outer.attrs()
+	}
+	return context.WithValue(ctx, attrsKey{}, &scope{parent: slices.Concat(have, attrs)})
+}
+
+// Add gives all later log lines of the context that With returned the attributes too, also those that its caller writes. It
+// does nothing for a context that With has not made.
+func Add(ctx context.Context, attrs ...slog.Attr) {
+	if s, ok := ctx.Value(attrsKey{}).(*scope); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.added = append(s.added, attrs...)
+	}
 }
 
 // contextHandler adds the context's attributes and its trace to each record.
 type contextHandler struct{ slog.Handler }
 
 func (h contextHandler) Handle(ctx context.Context, r slog.Record) error {
-	if attrs, ok := ctx.Value(attrsKey{}).([]slog.Attr); ok {
+	traced := false
+	if s, ok := ctx.Value(attrsKey{}).(*scope); ok {
+		attrs := s.attrs()
+		traced = slices.ContainsFunc(attrs, func(a slog.Attr) bool { return a.Key == KeyTrace })
 		r.AddAttrs(attrs...)
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		r.AddAttrs(slog.String(TraceKey, span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
+		if !traced {
+			r.AddAttrs(slog.String(KeyTrace, span.TraceID().String()))
+		}
+		r.AddAttrs(slog.String(KeySpan, span.SpanID().String()))
 	}
 	return h.Handler.Handle(ctx, r)
 }

@@ -3,6 +3,8 @@
 package metrics
 
 import (
+	"context"
+	"strconv"
 	"sync"
 	"time"
 
@@ -43,14 +45,14 @@ type Metrics struct {
 	vectors                                                []prometheus.Collector
 
 	mu      sync.Mutex
-	volumes map[string]*state // by target path
+	volumes func() []*volume.Snapshot
 	gates   func() []limiter.Snapshot
 	ready   func() error
 }
 
 // New returns metrics; register them with a registry.
 func New(clk clock.PassiveClock) *Metrics {
-	m := &Metrics{clock: clk, volumes: map[string]*state{}}
+	m := &Metrics{clock: clk}
 	m.published = m.counter("node_publish_total", "Volumes that were mounted and filled.", "provider", "os_type")
 	m.publishFailed = m.counter("node_publish_error_total", "Calls of NodePublishVolume that failed, by reason.", "provider", "os_type", "error_type")
 	m.unpublished = m.counter("node_unpublish_total", "Volumes that were unmounted.", "os_type")
@@ -115,6 +117,13 @@ func (m *Metrics) SetGates(gates func() []limiter.Snapshot) {
 	m.gates = gates
 }
 
+// SetVolumes says where the snapshots of volumes are to be had.
+func (m *Metrics) SetVolumes(volumes func() []*volume.Snapshot) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.volumes = volumes
+}
+
 // SetReady says who knows whether volumes can be published.
 func (m *Metrics) SetReady(ready func() error) {
 	m.mu.Lock()
@@ -141,53 +150,53 @@ func (m *Metrics) Source(how string) { m.sources.WithLabelValues(how).Inc() }
 func (m *Metrics) AuditLost() { m.auditFailed.WithLabelValues().Inc() }
 
 // Report implements report.Reporter.
-func (m *Metrics) Report(e report.Event) {
-	switch e.Kind {
+func (m *Metrics) Report(_ context.Context, e report.Event) {
+	switch e := e.(type) {
 	case report.Published:
 		m.published.WithLabelValues(azure, linux).Inc()
 		m.observePublish(e)
-		m.hold(e)
 	case report.PublishFailed:
-		m.publishFailed.WithLabelValues(azure, linux, string(e.Reason)).Inc()
-	case report.Adopted:
-		m.adopt(e)
+		m.publishFailed.WithLabelValues(azure, linux, string(e.Reason())).Inc()
 	case report.Unpublished:
 		m.unpublished.WithLabelValues(linux).Inc()
-		m.forget(e)
 	case report.UnpublishFailed:
 		m.unpublishFailed.WithLabelValues(linux).Inc()
 	case report.Refreshed:
-		rotated := "false"
-		if e.Changed {
-			rotated = "true"
-		}
-		m.refreshed.WithLabelValues(azure, linux, rotated).Inc()
+		m.refreshed.WithLabelValues(azure, linux, strconv.FormatBool(e.Changed)).Inc()
 		m.refreshSeconds.WithLabelValues(linux).Observe(e.Duration.Seconds())
-		m.hold(e)
+		m.observeGap(e.Before, e.After)
 	case report.Confirmed:
-		m.hold(e)
+		m.observeGap(e.Before, e.After)
 	case report.RefreshFailed:
-		m.refreshFailed.WithLabelValues(azure, linux, string(e.Reason)).Inc()
-		m.fail(e)
+		m.refreshFailed.WithLabelValues(azure, linux, string(e.Reason())).Inc()
 	case report.ServedStale:
 		m.stale.WithLabelValues().Inc()
-		m.fail(e)
-	case report.Synced:
+	case report.SecretWritten:
 		m.synced.WithLabelValues(azure, linux).Inc()
 		m.syncTook.WithLabelValues(linux).Observe(e.Duration.Seconds())
-	case report.SyncFailed, report.SyncConflict:
-		m.syncFailed.WithLabelValues(string(e.Kind)).Inc()
+	case report.SecretFailed, report.SecretConflict:
+		m.syncFailed.WithLabelValues(string(e.Kind())).Inc()
 	case report.Panicked:
 		m.panics.WithLabelValues().Inc()
-	case report.Recovered, report.Warning, report.Expiring:
 	}
 }
 
-func (m *Metrics) observePublish(e report.Event) {
+func (m *Metrics) observePublish(e report.Published) {
 	m.publishSeconds.WithLabelValues().Observe(e.Duration.Seconds())
 	for phase, took := range map[string]time.Duration{
-		"class": e.Phases.Class, "token": e.Phases.Token, "fetch": e.Phases.Fetch, "write": e.Phases.Write, "sync": e.Phases.Sync,
+		"class": e.Phases.Class,
+		"token": e.Phases.Token,
+		"fetch": e.Phases.Fetch,
+		"write": e.Phases.Write,
+		"sync":  e.Phases.Sync,
 	} {
 		m.phaseSeconds.WithLabelValues(phase).Observe(took.Seconds())
+	}
+}
+
+// observeGap notes how far two good answers of a volume are apart.
+func (m *Metrics) observeGap(before, after *volume.Snapshot) {
+	if gap := after.FetchedAt.Sub(before.FetchedAt); !before.FetchedAt.IsZero() && gap > 0 {
+		m.refreshGap.WithLabelValues().Observe(gap.Seconds())
 	}
 }

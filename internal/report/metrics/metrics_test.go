@@ -28,29 +28,37 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 	m.SetGates(func() []limiter.Snapshot {
 		return []limiter.Snapshot{{Host: "kv.vault.azure.net", Rate: 50, Throttled: 2, NotBefore: clk.Now().Add(time.Minute)}}
 	})
-	a, b := volume.Ref{TargetPath: "/a"}, volume.Ref{TargetPath: "/b"}
 	m.SetReady(func() error { return errors.New("not yet") })
 	fetched := clk.Now().Add(-time.Minute)
-	bundle := &volume.Bundle{
-		Files: []volume.File{{Path: "x", Data: []byte("0123456789")}},
-		Objects: []volume.Object{
-			{ID: "secret/x", Expires: clk.Now().Add(time.Hour)}, {ID: "secret/y", Expires: clk.Now().Add(48 * time.Hour)}, {ID: "secret/z"},
-		},
+	objects := []volume.Object{
+		{ID: "secret/x", Expires: clk.Now().Add(time.Hour)},
+		{ID: "secret/y", Expires: clk.Now().Add(48 * time.Hour)},
+		{ID: "secret/z"},
 	}
+	at := func(target string, fetched time.Time) *volume.Snapshot {
+		return &volume.Snapshot{Ref: volume.Ref{TargetPath: target}, Objects: objects, Bytes: 10, FetchedAt: fetched}
+	}
+	failing := at("/b", fetched)
+	failing.Failure = &volume.Failure{Reason: volume.ReasonTokenExpired}
+	volumes := []*volume.Snapshot{at("/a", fetched), failing, {Ref: volume.Ref{TargetPath: "/c"}}}
+	m.SetVolumes(func() []*volume.Snapshot { return volumes })
 	for _, e := range []report.Event{
-		{Kind: report.Published, Volume: a, Bundle: bundle, FetchedAt: fetched.Add(-3 * time.Minute), Duration: time.Second,
-			Phases: report.Phases{Class: time.Millisecond, Token: 100 * time.Millisecond, Fetch: 800 * time.Millisecond}},
-		{Kind: report.Published, Volume: b, Bundle: bundle, FetchedAt: fetched},
-		{Kind: report.Adopted, Volume: volume.Ref{TargetPath: "/c"}},
-		{Kind: report.PublishFailed, Reason: volume.ReasonNotFound},
-		{Kind: report.Refreshed, Volume: a, Bundle: bundle, FetchedAt: fetched.Add(-time.Minute), Changed: true},
-		{Kind: report.Confirmed, Volume: a, FetchedAt: fetched},
-		{Kind: report.UnpublishFailed, Volume: a},
-		{Kind: report.Synced, Volume: a, Duration: time.Second},
-		{Kind: report.RefreshFailed, Volume: b, Reason: volume.ReasonTokenExpired},
-		{Kind: report.Panicked},
+		report.Published{
+			After:    at("/a", fetched.Add(-3*time.Minute)),
+			Duration: time.Second,
+			Phases:   report.Phases{Class: time.Millisecond, Token: 100 * time.Millisecond, Fetch: 800 * time.Millisecond},
+		},
+		report.Published{After: at("/b", fetched)},
+		report.Adopted{After: &volume.Snapshot{Ref: volume.Ref{TargetPath: "/c"}}},
+		report.PublishFailed{Err: &volume.Error{Reason: volume.ReasonNotFound}},
+		report.Refreshed{Before: at("/a", fetched.Add(-3*time.Minute)), After: at("/a", fetched.Add(-time.Minute)), Changed: true},
+		report.Confirmed{Before: at("/a", fetched.Add(-time.Minute)), After: at("/a", fetched)},
+		report.UnpublishFailed{Err: errors.New("busy")},
+		report.SecretWritten{Duration: time.Second},
+		report.RefreshFailed{Err: &volume.Error{Reason: volume.ReasonTokenExpired}},
+		report.Panicked{},
 	} {
-		m.Report(e)
+		m.Report(t.Context(), e)
 	}
 	m.VaultRequest("get secret", "", time.Millisecond)
 	m.VaultRequest("get secret", volume.ReasonOf(errors.New("x")), time.Millisecond)
@@ -115,7 +123,7 @@ rotation_reconcile_total{os_type="linux",provider="azure",rotated="true"} 1
 	}
 	gap := metricText(t, registry, "keyvault_csi_refresh_gap_seconds")
 	if !strings.Contains(gap, "keyvault_csi_refresh_gap_seconds_sum 180\n") || !strings.Contains(gap, "_count 2\n") {
-		t.Errorf("a refresh two minutes and a confirmation three minutes after the first answer: %s", gap)
+		t.Errorf("gaps of two minutes and of one: %s", gap)
 	}
 	phases := metricText(t, registry, "keyvault_csi_publish_phase_duration_seconds")
 	for _, want := range []string{`_sum{phase="token"} 0.1` + "\n", `_sum{phase="fetch"} 0.8` + "\n", `_count{phase="sync"} 2` + "\n"} {
@@ -123,8 +131,7 @@ rotation_reconcile_total{os_type="linux",provider="azure",rotated="true"} 1
 			t.Errorf("phases lack %q: %s", want, phases)
 		}
 	}
-	m.Report(report.Event{Kind: report.Unpublished, Volume: a})
-	m.Report(report.Event{Kind: report.Unpublished, Volume: b})
+	volumes = nil
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(""), "keyvault_csi_nearest_expiry_seconds"); err != nil {
 		t.Error(err)
 	}

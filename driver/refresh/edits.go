@@ -1,0 +1,46 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// RotateAtAnnotation on a class makes every node refresh the class's volumes at the time that it holds (RFC 3339), or at once where
+// that is past.
+const RotateAtAnnotation = "keyvault-csi/rotate-at"
+
+// ClassEdited notes a class that was added, edited or removed. It does not block.
+func (v *Volumes) ClassEdited(namespace, name string) { v.store.edited(classKey{namespace, name}) }
+
+// rebind resolves an edited class anew for the volumes that use it. A class that cannot be resolved changes nothing: the volumes
+// keep what they have.
+func (v *Volumes) rebind(ctx context.Context, key classKey) {
+	defer v.store.endEdit(key)
+	for _, state := range v.store.usersOf(key) {
+		var b bound
+		err := v.safe.Do(ctx, "resolve an edited class", func() (err error) {
+			b, err = v.bind(ctx, state.Publication)
+			return err
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			if c, warning, ok := v.store.rebound(state, b, v.Clock.Now()); ok {
+				v.reportRenewed(ctx, c, warning)
+			}
+			continue
+		}
+		// A class is often deleted together with its Pods. For one that is missed, kubelet's next call says so.
+		if volume.ReasonOf(err) == volume.ReasonClassNotFound {
+			continue
+		}
+		err = fmt.Errorf("the class changed: %w", err)
+		if after := v.store.unresolved(state.Publication, false, v.Clock.Now(), err); after != nil {
+			v.Reporter.Report(ctx, report.RefreshFailed{Volume: state.Ref, Err: err, After: after})
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package refresh
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// refreshGroup is all volumes with an equal binding key. Its methods compute; the store calls them under its lock.
+type refreshGroup struct {
+	// binding is that of the volume which was bound last.
+	binding volume.Binding
+	// members are the target paths of the group's volumes.
+	members map[string]struct{}
+	// hashes are those of the sources as the group last got them; empty before its first fetch in this process.
+	hashes map[volume.SourceKey][32]byte
+
+	// due is when to refresh; zero means not, until something happens.
+	due time.Time
+	// wait is the distance from the moment at which due was set: due is never further away than that.
+	wait time.Duration
+	// onTick is true where due is a tick of the schedule, which the requests of others may make needless.
+	onTick bool
+	// busy is true while a refresh is under way. What becomes due meanwhile waits.
+	busy bool
+
+	// fetchedAt is when the oldest value that the group holds was requested; deliveredAt is the fetchedAt of the bundle that was brought
+	// to all its volumes last; triedAt is when the last refresh began.
+	fetchedAt, deliveredAt, triedAt time.Time
+	// failures counts the failed refreshes in a row, and reason is that of the last one.
+	failures int
+	reason   volume.Reason
+}
+
+// dueAt makes the group due at the moment, unless it is due earlier.
+func (g *refreshGroup) dueAt(now, at time.Time) {
+	if g.due.IsZero() || at.Before(g.due) {
+		g.due, g.wait, g.onTick = at, at.Sub(now), false
+	}
+}
+
+// dueOnTick makes the group due at its next tick that is more than skip away, unless it is due earlier or never refreshed.
+func (g *refreshGroup) dueOnTick(s schedule, interval time.Duration, now time.Time, skip time.Duration) {
+	if interval == 0 {
+		return
+	}
+	at := s.tick(g.binding.ScheduleKey(), interval, now, skip)
+	if g.due.IsZero() || at.Before(g.due) {
+		g.due, g.wait, g.onTick = at, at.Sub(now), true
+	}
+}
+
+// dueAfter plans the refresh that follows a bundle: at the next tick, or before that when an object becomes valid or expires. A tick
+// right after the fetch is passed over; two refreshes are at most 1.2 intervals apart all the same.
+func (g *refreshGroup) dueAfter(s schedule, interval time.Duration, now time.Time, bundle *volume.Bundle) {
+	if interval == 0 {
+		return
+	}
+	g.dueOnTick(s, interval, now, max(0, interval/10-now.Sub(bundle.FetchedAt)))
+	for _, o := range bundle.Objects {
+		for _, edge := range []time.Time{o.NotBefore, o.Expires} {
+			if left := edge.Sub(now); !edge.IsZero() && left > -time.Second {
+				g.dueAt(now, now.Add(left+time.Second))
+			}
+		}
+	}
+}
+
+// dueForRetry plans the refresh that follows a failure. The service may have asked for a longer wait.
+func (g *refreshGroup) dueForRetry(s schedule, interval time.Duration, now time.Time, asked time.Duration) {
+	if interval == 0 {
+		interval = defaultRetry
+	}
+	g.dueAt(now, now.Add(s.retry(g.binding.ScheduleKey(), g.failures, interval, asked)))
+}
+
+// rotateAt makes the group due where the class's rotate-at annotation is new. At adoption, where before is nil, only a future time
+// counts: whether a past one was served is not known, and an adopted volume is refreshed soon in any case.
+func (g *refreshGroup) rotateAt(s schedule, before, class *v1.SecretProviderClass, now time.Time) (warning string) {
+	text := class.Annotations[RotateAtAnnotation]
+	if text == "" || before != nil && before.Annotations[RotateAtAnnotation] == text {
+		return ""
+	}
+	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
+	if err != nil {
+		return fmt.Sprintf("annotation %s %.80q is not a time: write it like %s", RotateAtAnnotation, text, now.UTC().Format(time.RFC3339))
+	}
+	wait := at.Sub(now)
+	if wait < 0 {
+		if before == nil {
+			return ""
+		}
+		wait = 0
+	}
+	g.dueAt(now, now.Add(wait+s.spread("rotate-at/"+g.binding.ScheduleKey(), 0, rotateAtSpread)))
+	return ""
+}
+
+// left returns how long it is until the group is due; ok is false where it is not due at all. A wall clock that was set back, on a
+// system without a monotonic one, does not move the group further away than it was planned.
+func (g *refreshGroup) left(now time.Time) (left time.Duration, ok bool) {
+	if g.busy || g.due.IsZero() {
+		return 0, false
+	}
+	left = g.due.Sub(now)
+	if left > g.wait {
+		g.due = now.Add(g.wait)
+		left = g.wait
+	}
+	return left, true
+}
+
+// begin marks the group busy and returns the refresh that is to be made.
+func (g *refreshGroup) begin() job {
+	j := job{group: g, due: g.due, onTick: g.onTick}
+	g.busy, g.due = true, time.Time{}
+	return j
+}
+
+// job is one refresh of a group that became due.
+type job struct {
+	group  *refreshGroup
+	due    time.Time
+	onTick bool
+}

@@ -1,0 +1,57 @@
+package refresh
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestScheduleSpreadsNodesAndKeepsTheInterval(t *testing.T) {
+	const interval = 2 * time.Minute
+	epoch := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	firstIn := map[int]int{}
+	for i := range 1000 {
+		s := schedule{node: fmt.Sprintf("node-%d", i)}
+		first := s.tick("key", interval, epoch, 0)
+		firstIn[int(first.Sub(epoch)/(interval/10))]++
+		at := first
+		for range 50 {
+			next := s.tick("key", interval, at, 0)
+			if gap := next.Sub(at); gap < interval*9/10 || gap > interval*11/10 {
+				t.Fatalf("gap %v", gap)
+			}
+			if next := s.tick("key", interval, at, interval/10); next.Sub(at) > interval*12/10 {
+				t.Fatalf("gap %v after a skip", next.Sub(at))
+			}
+			at = next
+		}
+		if drift := at.Sub(first) - 50*interval; drift.Abs() > interval/10 {
+			t.Fatalf("drift %v", drift)
+		}
+	}
+	for tenth, count := range firstIn {
+		if count > 200 {
+			t.Errorf("%d of 1000 nodes ask in tenth %d of the interval", count, tenth)
+		}
+	}
+}
+
+func TestRetryBacksOffUpToTheInterval(t *testing.T) {
+	s := schedule{node: "n"}
+	for _, tt := range []struct {
+		failures        int
+		interval, asked time.Duration
+		least, most     time.Duration
+	}{
+		{1, 2 * time.Minute, 0, 10 * time.Second, 12 * time.Second},
+		{2, 2 * time.Minute, 0, 20 * time.Second, 24 * time.Second},
+		{5, 2 * time.Minute, 0, 2 * time.Minute, 144 * time.Second},
+		{1000, 2 * time.Minute, 0, 2 * time.Minute, 144 * time.Second},
+		{1, 5 * time.Second, 0, 5 * time.Second, 6 * time.Second},
+		{1, 2 * time.Minute, time.Hour, time.Hour, time.Hour},
+	} {
+		if got := s.retry("key", tt.failures, tt.interval, tt.asked); got < tt.least || got > tt.most {
+			t.Errorf("%+v: wait %v", tt, got)
+		}
+	}
+}
