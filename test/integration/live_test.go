@@ -77,10 +77,10 @@ func TestValidateLive(t *testing.T) {
 	run(0, []string{"warned: warning", "1 class checked, 1 finding"}, "-n", namespace, "warned")
 	run(1, []string{"warned: warning"}, "-n", namespace, "--strict", "warned")
 	run(1, []string{namespace + "/nowhere was not found"}, "-n", namespace, "nowhere")
-	run(0, []string{other + `/foreign: note: spec.provider "vault" is another driver's`, "601 class checked"}, "-n", other)
+	run(0, []string{other + `/foreign: note: spec.provider "vault" is another driver's`, "601 classes checked"}, "-n", other)
 	run(1, []string{"604 classes checked, 4 findings"}, "-A")
 	run(1, []string{"mutually exclusive"}, "-f", "x.yaml")
-	run(1, []string{"no --namespace"}, "-A", "-n", namespace)
+	run(1, []string{"mutually exclusive"}, "-A", "-n", namespace)
 	run(1, []string{`context "elsewhere" does not exist`}, "--context", "elsewhere")
 	var findings []struct {
 		File, Severity, Class, Message string
@@ -92,7 +92,7 @@ func TestValidateLive(t *testing.T) {
 		t.Errorf("JSON: %v: %s", err, text)
 	}
 	offline := exec.CommandContext(t.Context(), binaries.Driver(t), "validate", "-f", "-", "-n", namespace) //nolint:gosec // the test's own command
-	if out, err := offline.CombinedOutput(); err == nil || !strings.Contains(string(out), "go with --live") {
+	if out, err := offline.CombinedOutput(); err == nil || !strings.Contains(string(out), "need --live") {
 		t.Errorf("offline with a namespace: %v: %s", err, out)
 	}
 }
