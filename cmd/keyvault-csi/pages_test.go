@@ -3,10 +3,10 @@ package main
 import (
 	"testing"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/test/commands"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
 
 func TestEveryCommandExplainsItself(t *testing.T) {
 	t.Setenv("KUBE_NODE_NAME", "") // a flag's default
-	commands.Check(t, newRootCommand())
+	pages.CheckCommands(t, newRootCommand())
 }

@@ -3,7 +3,7 @@ package main
 import (
 	"testing"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/test/commands"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
 
-func TestEveryCommandExplainsItself(t *testing.T) { commands.Check(t, command()) }
+func TestEveryCommandExplainsItself(t *testing.T) { pages.CheckCommands(t, command()) }

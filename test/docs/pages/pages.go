@@ -54,7 +54,7 @@ func Commands(t testing.TB) (all []Command) {
 	t.Helper()
 	for path, text := range All(t) {
 		if strings.Contains(path, "/cli/") {
-			continue // generated; package commands checks them
+			continue // generated
 		}
 		var lines []string
 		for _, block := range Fenced.FindAllStringSubmatch(text, -1) {

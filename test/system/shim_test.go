@@ -1,9 +1,4 @@
-// Package sanity runs csi-sanity against the built driver.
-//
-// csi-sanity wants a controller that makes volumes, and it calls NodePublishVolume unlike kubelet does for inline volumes.
-// The shim stands between: it forwards Identity and Node calls to the driver's socket as kubelet would make them, and is
-// the controller itself. The driver knows nothing of it.
-package sanity
+package system
 
 import (
 	"context"
@@ -15,7 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// shim forwards to a driver.
+// shim stands between csi-sanity and a driver: csi-sanity needs a controller that creates volumes, and calls NodePublishVolume unlike
+// kubelet does for inline volumes. The shim is the controller, and forwards Identity and Node calls as kubelet makes them.
 type shim struct {
 	csi.UnimplementedControllerServer
 	csi.UnimplementedIdentityServer

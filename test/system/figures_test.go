@@ -1,8 +1,8 @@
 //go:build bench
 
-// Package bench measures the built driver against the emulator and prints figures. Nothing is asserted on time; what is
-// compared is measured in one run.
-package bench
+// Figures of the built driver against the emulator. No time is asserted; what is compared is measured in one run.
+
+package system
 
 import (
 	"context"
@@ -85,7 +85,7 @@ func known(n *kubelet.Node, classes ...string) {
 	n.Emulator.ResetRequests()
 }
 
-func names(prefix string, count int) []string {
+func numbered(prefix string, count int) []string {
 	all := make([]string, count)
 	for i := range all {
 		all[i] = prefix + strconv.Itoa(i)
@@ -93,8 +93,8 @@ func names(prefix string, count int) []string {
 	return all
 }
 
-// status returns a value of /proc/PID/status in kB.
-func status(n *kubelet.Node, key string) int {
+// procStatus returns a value of /proc/PID/status in kB.
+func procStatus(n *kubelet.Node, key string) int {
 	n.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID()))
 	if err != nil {
@@ -133,10 +133,10 @@ func TestFiguresOfAMount(t *testing.T) {
 	out.row("class", "state", "median", "vault requests", "Entra requests", "x a round trip (20 ms)")
 	for _, count := range []int{1, 10, 50} {
 		mount(t, out, strconv.Itoa(count)+" secrets", kubelet.Seed+latency, func(n *kubelet.Node) map[string]string {
-			for _, s := range names("s", count) {
+			for _, s := range numbered("s", count) {
 				n.Secret(s, "value")
 			}
-			return map[string]string{"objects": kubelet.Objects(names("s", count)...)}
+			return map[string]string{"objects": kubelet.Objects(numbered("s", count)...)}
 		})
 	}
 	mount(t, out, "3 secrets, 3 keys, 3 certificates", kubelet.Seed+`
@@ -182,7 +182,7 @@ func TestFiguresOfRotation(t *testing.T) {
 	out.row("100 volumes x 10 secrets", "requests per cycle", "CPU per cycle", "RSS idle", "RSS with 100 volumes", "per volume")
 	for _, identities := range []int{1, 10} {
 		n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "2s", "--cache-ttl", "1s", "--v", "0")
-		for _, s := range names("s", 10) {
+		for _, s := range numbered("s", 10) {
 			n.Secret(s, "value")
 		}
 		app := emulator.Application{ClientID: kubelet.Client, ObjectID: "o"}
@@ -192,9 +192,9 @@ func TestFiguresOfRotation(t *testing.T) {
 		if err := n.Emulator.Apply(emulator.Seed{Tenants: []emulator.Tenant{{ID: kubelet.Tenant, Applications: []emulator.Application{app}}}}); err != nil {
 			t.Fatal(err)
 		}
-		n.Class("c", map[string]string{"objects": kubelet.Objects(names("s", 10)...)})
+		n.Class("c", map[string]string{"objects": kubelet.Objects(numbered("s", 10)...)})
 		known(n, "c")
-		idle := status(n, "VmRSS")
+		idle := procStatus(n, "VmRSS")
 		for i := range 100 {
 			publish(n, fmt.Sprintf("pod-%d", i), "c", n.As("default", fmt.Sprintf("sa-%d", i%identities)))
 		}
@@ -205,7 +205,7 @@ func TestFiguresOfRotation(t *testing.T) {
 		cycles := time.Since(start).Seconds() / 2
 		vault, _ := counts(n)
 		used := cpu(n) - before
-		rss := status(n, "VmRSS")
+		rss := procStatus(n, "VmRSS")
 		out.row(fmt.Sprintf("%d identities", identities), fmt.Sprintf("%.1f", float64(vault)/cycles),
 			time.Duration(float64(used)/cycles), fmt.Sprintf("%d kB", idle), fmt.Sprintf("%d kB", rss), fmt.Sprintf("%d kB", (rss-idle)/100))
 	}
@@ -215,10 +215,10 @@ func TestFiguresOfRotation(t *testing.T) {
 // TestFiguresOfAStorm: 100 pods that start together, against one alone.
 func TestFiguresOfAStorm(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed+latency)
-	for _, s := range names("s", 10) {
+	for _, s := range numbered("s", 10) {
 		n.Secret(s, "value")
 	}
-	n.Class("c", map[string]string{"objects": kubelet.Objects(names("s", 10)...)})
+	n.Class("c", map[string]string{"objects": kubelet.Objects(numbered("s", 10)...)})
 	known(n, "c")
 	alone := publish(n, "alone", "c")
 	counts(n)
@@ -244,10 +244,10 @@ func TestFiguresOfAStorm(t *testing.T) {
 // TestFiguresOfARepublish: the call that kubelet makes each minute, against an Identity Probe in the same run.
 func TestFiguresOfARepublish(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed, "--v", "0")
-	for _, s := range names("s", 10) {
+	for _, s := range numbered("s", 10) {
 		n.Secret(s, "value")
 	}
-	n.Class("c", map[string]string{"objects": kubelet.Objects(names("s", 10)...)})
+	n.Class("c", map[string]string{"objects": kubelet.Objects(numbered("s", 10)...)})
 	known(n, "c")
 	publish(n, "a", "c")
 	counts(n)

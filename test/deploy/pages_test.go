@@ -1,6 +1,6 @@
 //go:build integration
 
-package chart
+package deploy
 
 import (
 	"slices"

@@ -1,6 +1,6 @@
 //go:build openssl
 
-package verbs
+package cli
 
 import (
 	"encoding/base64"

@@ -1,6 +1,6 @@
 //go:build prometheus
 
-package monitoring
+package deploy
 
 import (
 	"bytes"

@@ -1,5 +1,5 @@
-// Package verbs runs the tools of the built binary as a person does, against the emulator.
-package verbs
+// Package cli runs the tools of the built binary as a person does, against the emulator.
+package cli
 
 import (
 	"bytes"
