@@ -23,9 +23,7 @@ func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c con
 	}
 	switch o.Kind {
 	case class.Key:
-		pem, err := encode.PublicKeyPEM(encode.JWK{
-			Kty: got.Key.Type, Crv: got.Key.Curve, N: got.Key.N, E: got.Key.E, X: got.Key.X, Y: got.Key.Y,
-		})
+		pem, err := encode.PublicKeyPEM(*got.Key)
 		if err != nil {
 			return c, err //nolint:wrapcheck // the caller names the object
 		}

@@ -5,10 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,23 +17,13 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
-// mostTold bounds how many failed objects one error line names.
-const mostTold = 3
-
 // Fetch implements volume.Binding.
 func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.Bundle, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.provider.options.FetchTimeout)
 	defer cancel()
-	f := &fetch{
-		binding: b, opts: opts, now: b.provider.options.Clock.Now(), bundle: &volume.Bundle{},
-	}
 	ctx, wait := identity.WithWait(limiter.WithUrgency(ctx, opts.Priority == volume.PriorityMount))
-	results := make([]fetched, len(b.class.Objects))
-	var work sync.WaitGroup
-	for i := range b.class.Objects {
-		work.Go(func() { results[i] = f.object(ctx, &b.class.Objects[i]) })
-	}
-	work.Wait()
+	f := b.newFetch(opts)
+	results := f.objects(ctx)
 	var failed []*volume.Error
 	for _, r := range results {
 		if r.err != nil {
@@ -47,7 +34,11 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 		return nil, join(failed)
 	}
 	f.bundle.TokenWait = wait.Longest()
-	return f.assemble(results)
+	return f.assemble(ctx, results)
+}
+
+func (b *binding) newFetch(opts volume.FetchOptions) *fetch {
+	return &fetch{binding: b, opts: opts, now: b.provider.options.Clock.Now(), bundle: &volume.Bundle{}}
 }
 
 // fetch is one fetch under way.
@@ -67,35 +58,52 @@ type fetched struct {
 	err      error
 }
 
-func (f *fetch) object(ctx context.Context, o *class.Object) fetched {
-	if o.History > 1 {
-		versions, err := f.history(ctx, o)
-		return fetched{object: o, versions: versions, err: err}
+// objects fetches all objects of the class at the same time.
+func (f *fetch) objects(ctx context.Context) []fetched {
+	results := make([]fetched, len(f.class.Objects))
+	var work sync.WaitGroup
+	for i := range f.class.Objects {
+		work.Go(func() { results[i] = f.object(ctx, &f.class.Objects[i]) })
 	}
-	a, err := f.one(ctx, o, o.Version)
-	return fetched{object: o, versions: []answer{a}, err: err}
+	work.Wait()
+	return results
 }
 
-// one gets one version.
-func (f *fetch) one(ctx context.Context, o *class.Object, version string) (answer, error) {
-	s := volume.SourceKey{Identity: f.identity.Key(), Vault: o.VaultURL, Kind: string(o.Kind), Name: strings.ToLower(o.Name), Version: version}
-	return f.ask(ctx, s, func(ctx context.Context, client *vault.Client) (a answer, err error) {
-		a.object, err = client.Get(ctx, o.Kind, o.Name, version)
-		return a, err
+// object fetches one object of the class. A panic is an error of this object.
+func (f *fetch) object(ctx context.Context, o *class.Object) (r fetched) {
+	r.object = o
+	r.err = f.provider.safe.Do(ctx, "fetch "+label(o), func() (err error) {
+		if o.History > 1 {
+			r.versions, err = f.history(ctx, o)
+			return err
+		}
+		a, err := f.source(ctx, o, f.version(o, o.Version))
+		r.versions = []answer{a}
+		return err
 	})
+	return r
+}
+
+// version is the source of one version of an object, the newest where it is empty.
+func (f *fetch) version(o *class.Object, version string) volume.SourceKey {
+	return volume.SourceKey{
+		Identity: f.identity.Key(),
+		Vault:    o.VaultURL,
+		Kind:     string(o.Kind),
+		Name:     strings.ToLower(o.Name),
+		Version:  version,
+	}
 }
 
 // history gets the newest enabled versions, the newest first, from the start version on.
 func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) {
-	s := volume.SourceKey{Identity: f.identity.Key(), Vault: o.VaultURL, Kind: string(o.Kind), Name: strings.ToLower(o.Name), List: true}
-	listed, err := f.ask(ctx, s, func(ctx context.Context, client *vault.Client) (a answer, err error) {
-		a.versions, err = client.Versions(ctx, o.Kind, o.Name)
-		return a, err
-	})
+	key := f.version(o, "")
+	key.List = true
+	listed, err := f.source(ctx, o, key)
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := pick(listed.versions, o)
+	wanted, err := pick(listed.Versions, o)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +111,12 @@ func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) 
 	errs := make([]error, len(wanted))
 	var work sync.WaitGroup
 	for i, version := range wanted {
-		work.Go(func() { answers[i], errs[i] = f.one(ctx, o, version) })
+		work.Go(func() {
+			errs[i] = f.provider.safe.Do(ctx, "fetch "+label(o), func() (err error) {
+				answers[i], err = f.source(ctx, o, f.version(o, version))
+				return err
+			})
+		})
 	}
 	work.Wait()
 	return answers, errors.Join(errs...)
@@ -129,8 +142,7 @@ func pick(all []vault.Attributes, o *class.Object) ([]string, error) {
 		if o.Version != "" {
 			what = "has no enabled version " + o.Version + " to start from"
 		}
-		return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf("vault %s: %s %q %s: enable it, or correct objectVersion",
-			host(o.VaultURL), o.Kind, o.Name, what)}
+		return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf("%s %s: enable it, or correct objectVersion", label(o), what)}
 	}
 	var versions []string
 	for _, v := range enabled[from:min(len(enabled), from+o.History)] {
@@ -139,169 +151,74 @@ func pick(all []vault.Attributes, o *class.Object) ([]string, error) {
 	return versions, nil
 }
 
-// ask gets a source from the table or the vault, or, where that cannot be reached, a last known good answer.
-func (f *fetch) ask(ctx context.Context, s volume.SourceKey, request func(context.Context, *vault.Client) (answer, error)) (answer, error) {
-	a, err := f.provider.table.get(ctx, s, f.opts.NotBefore, f.class.StaleIfError, func(ctx context.Context) (answer, error) {
-		client, err := f.provider.vaults.Client(s.Vault, f.class.Cloud.Scope, f.identity)
-		if err != nil {
-			return answer{}, err
-		}
-		// a shared request must end even if a caller comes again and again
-		ctx, cancel := context.WithTimeout(ctx, f.provider.options.FetchTimeout)
-		defer cancel()
-		return request(ctx, client)
-	})
+// source gets the answer of a source from the table, which asks the vault where it has none. Where the vault cannot be reached, it is a
+// last known good one if the class permits it.
+func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKey) (answer, error) {
+	q := query{
+		key:       key,
+		name:      o.Name,
+		scope:     f.class.Cloud.Scope,
+		identity:  f.identity,
+		notBefore: f.opts.NotBefore,
+		keep:      f.class.StaleIfError,
+	}
+	a, err := f.provider.table.get(ctx, q)
 	if err == nil {
-		f.note(s, a)
+		f.note(key, a)
 		return a, nil
 	}
-	if ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) {
-		err = &volume.Error{Reason: volume.ReasonNetwork, Message: fmt.Sprintf("vault %s: %s %q: no answer within %s: check firewalls and routes "+
-			"from the node", host(s.Vault), s.Kind, s.Name, f.provider.options.FetchTimeout)}
+	if _, known := errors.AsType[*volume.Error](err); !known && errors.Is(err, context.DeadlineExceeded) {
+		err = &volume.Error{Reason: volume.ReasonNetwork, Cause: err, Message: fmt.Sprintf("%s: no answer within %s: check firewalls and routes "+
+			"from the node", label(o), f.provider.options.FetchTimeout)}
 	}
-	if f.opts.AllowStale && f.class.StaleIfError > 0 && outage(volume.ReasonOf(err)) {
-		if a, ok := f.provider.table.lastGood(s, f.class.StaleIfError); ok {
-			f.note(s, a)
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.bundle.Stale, f.bundle.Cause = true, err
-			return a, nil
-		}
+	if !f.opts.AllowStale || f.class.StaleIfError == 0 || !volume.ReasonOf(err).Transient() {
+		return answer{}, err
 	}
-	return a, err
+	a, ok := f.provider.table.lastGood(key, f.class.StaleIfError)
+	if !ok {
+		return answer{}, err
+	}
+	f.note(key, a)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bundle.Stale, f.bundle.Cause = true, err
+	return a, nil
 }
 
-// outage tells whether an error says that a service cannot be reached, and not that it refuses.
-func outage(reason volume.Reason) bool {
-	switch reason {
-	case volume.ReasonDNS, volume.ReasonProxy, volume.ReasonNetwork, volume.ReasonUnavailable, volume.ReasonThrottled:
-		return true
-	case volume.ReasonInvalidClass, volume.ReasonInvalidRequest, volume.ReasonClassNotFound, volume.ReasonIdentity, volume.ReasonPermission, volume.ReasonFirewall,
-		volume.ReasonNotFound, volume.ReasonDisabled, volume.ReasonInvalidContent, volume.ReasonNotReady, volume.ReasonFilesystem, volume.ReasonInternal, volume.ReasonTokenExpired:
+// ask asks the vault. The table calls it for one of the callers that want the same source. It ends a little before that caller gives
+// up, so that the caller gets the cause: which service did not answer.
+func (p *Provider) ask(ctx context.Context, q query) (vault.Answer, error) {
+	client, err := p.vaults.Client(q.key.Vault, q.scope, q.identity)
+	if err != nil {
+		return vault.Answer{}, fmt.Errorf("vault %s: %w", host(q.key.Vault), err)
 	}
-	return false
+	grace := p.options.FetchTimeout / 20
+	limit := p.options.FetchTimeout
+	if !q.deadline.IsZero() {
+		limit = min(limit, time.Until(q.deadline))
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit-grace)
+	defer cancel()
+	return client.Ask(ctx, q.key, q.name) //nolint:wrapcheck // it says all
 }
 
 // note remembers a source for the bundle.
-func (f *fetch) note(s volume.SourceKey, a answer) {
+func (f *fetch) note(key volume.SourceKey, a answer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !slices.ContainsFunc(f.bundle.Sources, func(have volume.Source) bool { return have.Key == s }) {
-		source := volume.Source{Key: s, Hash: a.digest, Asked: a.at, Date: a.date}
-		if a.object != nil {
-			source.Version = a.object.Version
+	if !slices.ContainsFunc(f.bundle.Sources, func(have volume.Source) bool { return have.Key == key }) {
+		source := volume.Source{Key: key, Hash: a.hash, Asked: a.asked, Date: a.Date}
+		if a.Object != nil {
+			source.Version = a.Object.Version
 		}
 		f.bundle.Sources = append(f.bundle.Sources, source)
 	}
-	if f.bundle.FetchedAt.IsZero() || a.at.Before(f.bundle.FetchedAt) {
-		f.bundle.FetchedAt = a.at
+	if f.bundle.FetchedAt.IsZero() || a.asked.Before(f.bundle.FetchedAt) {
+		f.bundle.FetchedAt = a.asked
 	}
 }
 
-// assemble makes the bundle's files, in the class's order.
-func (f *fetch) assemble(results []fetched) (*volume.Bundle, error) {
-	var failed []*volume.Error
-	for _, r := range results {
-		for i, a := range r.versions {
-			c, object, err := f.render(r.object, i, a)
-			if err != nil {
-				failed = append(failed, err)
-				continue
-			}
-			f.bundle.Files = append(f.bundle.Files, c.files...)
-			f.bundle.Objects = append(f.bundle.Objects, object)
-			for _, w := range c.warnings {
-				f.bundle.Warnings = append(f.bundle.Warnings, fmt.Sprintf("%s %q: %s", r.object.Kind, r.object.Name, w))
-			}
-			f.bundle.Warnings = append(f.bundle.Warnings, f.validity(r.object, a.object)...)
-		}
-	}
-	if len(failed) > 0 {
-		return nil, join(failed)
-	}
-	if err := volume.CheckFiles(f.bundle.Files); err != nil {
-		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Cause: err,
-			Message: "objects clash: " + strings.ReplaceAll(err.Error(), "\n", "; ") + ": give one of them another objectAlias"}
-	}
-	if len(f.class.Objects) == 0 {
-		f.bundle.FetchedAt = f.now
-	}
-	// they came in the order of the answers
-	slices.SortFunc(f.bundle.Sources, func(a, b volume.Source) int { return strings.Compare(a.Key.String(), b.Key.String()) })
-	return f.bundle, nil
-}
-
-// render turns the index-th version of an object into its files.
-func (f *fetch) render(o *class.Object, index int, a answer) (contents, volume.Object, *volume.Error) {
-	file, id := place(o.Path, string(o.Kind)+"/"+o.Name, o.History, index)
-	c, err := f.contents(o, a.object, file)
-	if err != nil {
-		return c, volume.Object{}, &volume.Error{Reason: volume.ReasonInvalidContent, Cause: err, RequestID: a.object.RequestID,
-			Message: fmt.Sprintf("vault %s: %s %q: %v", host(o.VaultURL), o.Kind, o.Name, err)}
-	}
-	return c, volume.Object{
-		ID: id, Version: a.object.Version, Path: file, Vault: host(o.VaultURL), RequestID: a.object.RequestID,
-		Cached: a.shared, NotBefore: a.object.NotBefore, Expires: earlier(a.object.Expires, c.notAfter),
-	}, nil
-}
-
-// place is the file and the id of the index-th version of an object.
-func place(file, id string, history, index int) (string, string) {
-	if history <= 1 {
-		return file, id
-	}
-	return path.Join(file, strconv.Itoa(index)), id + "/" + strconv.Itoa(index)
-}
-
-// validity warns of an object outside its own time: the vault gives it all the same.
-func (f *fetch) validity(o *class.Object, got *vault.Object) []string {
-	switch {
-	case !got.NotBefore.IsZero() && f.now.Before(got.NotBefore):
-		return []string{fmt.Sprintf("%s %q is valid only from %s on", o.Kind, o.Name, got.NotBefore.UTC().Format(time.RFC3339))}
-	case !got.Expires.IsZero() && !f.now.Before(got.Expires):
-		return []string{fmt.Sprintf("%s %q expired at %s", o.Kind, o.Name, got.Expires.UTC().Format(time.RFC3339))}
-	}
-	return nil
-}
-
-// join makes one line of the failures of several objects, each cause once, the worst reason first.
-func join(failed []*volume.Error) error {
-	// what a person must mend goes before what may pass
-	slices.SortStableFunc(failed, func(a, b *volume.Error) int {
-		return cmp.Compare(btoi(outage(a.Reason)), btoi(outage(b.Reason)))
-	})
-	var lines []string
-	var wait time.Duration
-	for _, e := range failed {
-		if !slices.Contains(lines, e.Message) {
-			lines = append(lines, e.Message)
-		}
-		wait = max(wait, e.RetryAfter)
-	}
-	message := strings.Join(lines[:min(len(lines), mostTold)], "; ")
-	if more := len(lines) - mostTold; more > 0 {
-		message += fmt.Sprintf("; and %d more objects failed", more)
-	}
-	return &volume.Error{Reason: failed[0].Reason, Message: message, RetryAfter: wait, RequestID: failed[0].RequestID, Cause: failed[0]}
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
-func host(vaultURL string) string {
-	if u, err := url.Parse(vaultURL); err == nil {
-		return u.Host
-	}
-	return vaultURL
+// label names an object of a class in messages.
+func label(o *class.Object) string {
+	return fmt.Sprintf("vault %s: %s %q", host(o.VaultURL), o.Kind, o.Name)
 }

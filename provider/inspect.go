@@ -61,21 +61,9 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 	vaults := vaultsOf(parsed)
 	in.Vaults = make([]VaultInspection, len(vaults))
 	var work sync.WaitGroup
-	work.Go(func() {
-		if b.identity, err = p.identify(ctx, parsed, req); err != nil {
-			in.IdentityErr = asError(err)
-			return
-		}
-		in.Identity = b.identity.String()
-		token, err := b.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true})
-		if err != nil {
-			in.IdentityErr = asError(err)
-			return
-		}
-		in.Caller = identity.CallerOf(token)
-	})
+	work.Go(func() { in.IdentityErr = p.inspectIdentity(ctx, b, req, in) })
 	for i, v := range vaults {
-		work.Go(func() { in.Vaults[i] = p.reach(ctx, v) })
+		work.Go(func() { in.Vaults[i] = p.inspectVault(ctx, v) })
 	}
 	work.Wait()
 	unreachable := map[string]bool{}
@@ -88,7 +76,7 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 		}
 	}
 	in.Objects = make([]ObjectInspection, len(b.class.Objects))
-	f := &fetch{binding: b, now: p.options.Clock.Now(), bundle: &volume.Bundle{}}
+	f := b.newFetch(volume.FetchOptions{})
 	for i := range b.class.Objects {
 		work.Go(func() {
 			in.Objects[i] = f.inspect(ctx, i, in.IdentityErr != nil || unreachable[host(b.class.Objects[i].VaultURL)])
@@ -96,6 +84,38 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 	}
 	work.Wait()
 	return in, nil
+}
+
+// inspectIdentity resolves the binding's identity and asks for its token.
+func (p *Provider) inspectIdentity(ctx context.Context, b *binding, req volume.Request, in *Inspection) *volume.Error {
+	err := p.safe.Do(ctx, "get the identity's token", func() (err error) {
+		if b.identity, err = p.identify(ctx, b.class, req); err != nil {
+			return err
+		}
+		in.Identity = b.identity.String()
+		token, err := b.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true})
+		if err != nil {
+			return err //nolint:wrapcheck // it says all
+		}
+		in.Caller = identity.CallerOf(token)
+		return nil
+	})
+	if err != nil {
+		return asError(err)
+	}
+	return nil
+}
+
+// inspectVault looks at the way to a vault.
+func (p *Provider) inspectVault(ctx context.Context, vaultURL string) (v VaultInspection) {
+	err := p.safe.Do(ctx, "reach vault "+host(vaultURL), func() error {
+		v = p.reach(ctx, vaultURL)
+		return nil
+	})
+	if err != nil {
+		return VaultInspection{Host: host(vaultURL), Err: asError(err)}
+	}
+	return v
 }
 
 // vaultsOf are the base URLs of the class's vaults, sorted.
@@ -122,12 +142,12 @@ func (f *fetch) inspect(ctx context.Context, index int, skip bool) ObjectInspect
 		return found
 	}
 	for i, a := range got.versions {
-		made, object, err := f.render(o, i, a)
+		made, err := f.render(ctx, o, i, a)
 		if err != nil {
-			found.Err = err
+			found.Err = asError(err)
 			return found
 		}
-		found.Versions = append(found.Versions, object)
+		found.Versions = append(found.Versions, made.object)
 		found.Warnings = append(found.Warnings, made.warnings...)
 	}
 	return found

@@ -1,29 +1,24 @@
-// Package provider gets Azure Key Vault objects for pods: class parameters in, files out. It is the only door; its
-// subpackages know what is asked for (class, cloud), who asks (identity), how (vault), how often (limiter) and what bytes come
-// of it (encode).
 package provider
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/tracing"
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/transport"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
@@ -39,12 +34,15 @@ type Accounts interface {
 	Annotations(ctx context.Context, namespace, name string) (map[string]string, error)
 }
 
-// Observer is told of requests, for metrics. Reasons are empty where nothing failed. Calls must not block.
+// Observer counts requests, for metrics. Reasons are empty where nothing failed. Calls must not block.
 type Observer interface {
+	// VaultRequest and TokenRequest are called at the end of each request.
 	VaultRequest(operation string, reason volume.Reason, took time.Duration)
 	TokenRequest(mode string, reason volume.Reason, took time.Duration)
-	// Source is told how a source was answered: requested, joined, cached or stale.
+	// Source is called with how a source was answered: requested, joined, cached or stale.
 	Source(how string)
+	// Panicked is called for each panic that was recovered, with the name of the task.
+	Panicked(task string)
 }
 
 // Options configure New; all may be left out.
@@ -67,14 +65,16 @@ type Options struct {
 	FetchTimeout time.Duration
 	// SplitCertAndKey and KeepCertificateOrder are the driver's defaults for certificate-backed secrets.
 	SplitCertAndKey, KeepCertificateOrder bool
-	// ApplicationID stands in the user agent of requests.
+	// ApplicationID is part of the user agent of requests.
 	ApplicationID string
 	// Person asks as whoever runs the process (the Azure SDK's default chain), whatever class and pod say: for tools.
 	Person bool
-	// Accounts supplies client and tenant ids that classes leave out; nobody where nil.
+	// Accounts supplies client and tenant ids that classes leave out; may be nil.
 	Accounts Accounts
 	// Tracing is off where it is the zero value.
-	Tracing  tracing.Provider
+	Tracing tracing.Provider
+	// Log receives panics; nothing is logged where nil.
+	Log      *slog.Logger
 	Observer Observer
 	Clock    clock.WithDelayedExecution
 }
@@ -88,6 +88,7 @@ type Provider struct {
 	limiters   *limiter.Limiters
 	table      *table
 	transport  *http.Transport
+	safe       safe.Handler
 }
 
 // New returns a provider. Close must be called.
@@ -102,36 +103,56 @@ func New(o Options) (*Provider, error) {
 		o.Clock = clock.RealClock{}
 	}
 	if o.Observer == nil {
-		o.Observer = nobody{}
+		o.Observer = noObserver{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	clouds, err := cloud.NewResolver(o.Cloud, o.CloudConfigDir)
 	if err != nil {
 		return nil, fmt.Errorf("default cloud: %w", err)
 	}
-	transport, err := newTransport(o)
-	if err != nil {
-		return nil, err
-	}
-	limiters := limiter.New(o.Clock, limits)
-	client := &http.Client{Transport: transport, CheckRedirect: noRedirect}
-	bounded := vault.TryTimeout(tryTimeout)
 	p := &Provider{
-		options: o, limiters: limiters, transport: transport,
+		options: o,
+		safe:    safe.Handler{Log: o.Log, Count: func(_ context.Context, task string) { o.Observer.Panicked(task) }},
 		classes: newClassCache(class.Options{
-			Clouds: clouds, SplitCertAndKey: o.SplitCertAndKey, AllowedHosts: o.AllowedVaultHosts,
-		}),
-		identities: identity.New(identity.Options{
-			Transport: client, Limiters: limiters, Policies: []policy.Policy{bounded}, Proxy: o.TokenProxy, Person: o.Person, Tracing: o.Tracing, Clock: o.Clock,
-			Observe: func(mode string, err error, took time.Duration) {
-				o.Observer.TokenRequest(mode, reasonOf(err), took)
-			},
-		}),
-		vaults: vault.New(vault.Options{
-			Transport: client, Policies: []policy.Policy{limiters.Policy(limiter.Key{}), bounded}, ApplicationID: o.ApplicationID, Tracing: o.Tracing, Clock: o.Clock,
-			Observe: o.Observer.VaultRequest,
+			Clouds:          clouds,
+			SplitCertAndKey: o.SplitCertAndKey,
+			AllowedHosts:    o.AllowedVaultHosts,
 		}),
 	}
-	p.table = newTable(o.Clock, o.CacheTTL, o.Observer)
+	p.transport, err = transport.New(transport.Options{CAFile: o.CAFile, Dial: o.Dial, IdlePerHost: mostInFlight})
+	if err != nil {
+		return nil, fmt.Errorf("transport: %w", err)
+	}
+	p.limiters = limiter.New(limiter.Options{
+		Clock:   o.Clock,
+		Limits:  limits,
+		OnPanic: func(value any) { _ = p.safe.Recovered(context.Background(), "limiter", value) },
+	})
+	client, bounded := transport.Client{RoundTripper: p.transport}, vault.TryTimeout(tryTimeout)
+	p.identities = identity.New(identity.Options{
+		Transport: client,
+		Limiters:  p.limiters,
+		Policies:  []policy.Policy{bounded},
+		Proxy:     o.TokenProxy,
+		Person:    o.Person,
+		Tracing:   o.Tracing,
+		Clock:     o.Clock,
+		Observe: func(mode string, err error, took time.Duration) {
+			o.Observer.TokenRequest(mode, reasonOf(err), took)
+		},
+		OnPanic: p.safe.Recovered,
+	})
+	p.vaults = vault.New(vault.Options{
+		Transport:     client,
+		Policies:      []policy.Policy{p.limiters.Policy(limiter.Key{}), bounded},
+		ApplicationID: o.ApplicationID,
+		Tracing:       o.Tracing,
+		Clock:         o.Clock,
+		Observe:       o.Observer.VaultRequest,
+	})
+	p.table = newTable(tableOptions{clock: o.Clock, ttl: o.CacheTTL, observer: o.Observer, safe: p.safe, ask: p.ask})
 	return p, nil
 }
 
@@ -166,63 +187,10 @@ func limits(k limiter.Key) limiter.Limits {
 	return limiter.Limits{InFlight: mostInFlight, Advice: "spread the load over more vaults or rotate less often"}
 }
 
-// newTransport returns the one transport of the driver.
-func newTransport(o Options) (*http.Transport, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.CAFile != "" {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		data, err := os.ReadFile(o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("--ca-file: %w", err)
-		}
-		if !pool.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("--ca-file: %s holds no PEM certificate", o.CAFile)
-		}
-		config.RootCAs = pool
-	}
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	dial := dialer.DialContext
-	if o.Dial != nil {
-		dial = o.Dial
-	}
-	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		OnProxyConnectResponse: neterr.CheckConnect,
-		DialContext:            dial,
-		TLSClientConfig:        config,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           512,
-		MaxIdleConnsPerHost:    mostInFlight,
-		IdleConnTimeout:        5 * time.Minute, // longer than a rotation's interval
-		TLSHandshakeTimeout:    10 * time.Second,
-		ExpectContinueTimeout:  time.Second,
-	}, nil
-}
+// noObserver ignores what it is called with.
+type noObserver struct{}
 
-// noRedirect: Key Vault and Entra ID never redirect, and a token must not follow one.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-func reasonOf(err error) volume.Reason {
-	if err == nil {
-		return ""
-	}
-	return volume.ReasonOf(err)
-}
-
-// nobody observes nothing.
-type nobody struct{}
-
-func (nobody) VaultRequest(string, volume.Reason, time.Duration) {}
-func (nobody) TokenRequest(string, volume.Reason, time.Duration) {}
-func (nobody) Source(string)                                     {}
-
-// asError makes any error one that a user reads.
-func asError(err error) *volume.Error {
-	if known, ok := errors.AsType[*volume.Error](err); ok {
-		return known
-	}
-	return &volume.Error{Reason: volume.ReasonInternal, Message: err.Error(), Cause: err}
-}
+func (noObserver) VaultRequest(string, volume.Reason, time.Duration) {}
+func (noObserver) TokenRequest(string, volume.Reason, time.Duration) {}
+func (noObserver) Source(string)                                     {}
+func (noObserver) Panicked(string)                                   {}

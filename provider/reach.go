@@ -16,6 +16,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/transport"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
@@ -47,8 +48,8 @@ func (p *Provider) reach(ctx context.Context, vaultURL string) VaultInspection {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
 	v := VaultInspection{Host: host(vaultURL)}
-	transport := p.transport.Clone()
-	defer transport.CloseIdleConnections()
+	way := p.transport.Clone()
+	defer way.CloseIdleConnections()
 	w := &walk{now: p.options.Clock.Now}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, w.trace()), http.MethodGet,
 		strings.TrimSuffix(vaultURL, "/")+"/secrets/reach?api-version=7.4", nil)
@@ -56,10 +57,10 @@ func (p *Provider) reach(ctx context.Context, vaultURL string) VaultInspection {
 		v.Err = &volume.Error{Reason: volume.ReasonInvalidClass, Message: "vault URL is not usable", Cause: err}
 		return v
 	}
-	if through, err := transport.Proxy(req); err == nil && through != nil {
+	if through, err := way.Proxy(req); err == nil && through != nil {
 		w.add("proxy", "through the HTTP proxy "+through.Host, 0) // never its user
 	}
-	resp, err := (&http.Client{Transport: transport, CheckRedirect: noRedirect}).Do(req)
+	resp, err := transport.Client{RoundTripper: way}.Do(req)
 	v.Steps = w.taken()
 	if err != nil {
 		v.Err = neterr.Classify(unwrapURL(err), v.Host)

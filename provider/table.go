@@ -11,31 +11,45 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/flight"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
-// answer is what the vault said.
+// answer is what a vault answered, as the table keeps it.
 type answer struct {
-	object   *vault.Object
-	versions []vault.Attributes
-	// at is when it was asked, date when it was answered by the vault's clock.
-	at, date time.Time
-	digest   [sha256.Size]byte
-	// shared is true where the answer was asked for somebody else.
+	vault.Answer
+	// asked is when the request began.
+	asked time.Time
+	// hash changes when the answer changes.
+	hash [sha256.Size]byte
+	// shared is true where the answer is from a request of another caller.
 	shared bool
 }
 
+// query is a question to the table.
+type query struct {
+	key volume.SourceKey
+	// name is the object's as the class spells it; scope and identity are for the vault.
+	name, scope string
+	identity    *identity.Identity
+	// notBefore is the earliest request whose answer will do.
+	notBefore time.Time
+	// keep is how long the answer is kept for later emergencies, beyond the table's own time.
+	keep time.Duration
+	// deadline is when the caller gives up; zero where it does not. The table sets it.
+	deadline time.Time
+}
+
 // table is the one place where answers are shared: by callers at the same time, by those a moment later, and, where a class
-// opts in, by those who come while the vault cannot be reached. The identity is part of each key.
+// opts in, by those that come while the vault cannot be reached.
 type table struct {
-	clock    clock.WithDelayedExecution
-	ttl      time.Duration
-	salt     []byte
-	observer Observer
-	flights  flight.Group[volume.SourceKey, answer]
+	tableOptions
+	key     []byte // of the hashes
+	flights flight.Group[volume.SourceKey, answer]
 
 	mu      sync.Mutex
 	entries map[volume.SourceKey]entry
@@ -43,15 +57,26 @@ type table struct {
 	closed  bool
 }
 
+type tableOptions struct {
+	clock clock.WithDelayedExecution
+	// ttl is how long an answer is shared.
+	ttl      time.Duration
+	observer Observer
+	safe     safe.Handler
+	// ask asks the vault.
+	ask func(context.Context, query) (vault.Answer, error)
+}
+
 type entry struct {
 	answer answer
 	until  time.Time
 }
 
-func newTable(clk clock.WithDelayedExecution, ttl time.Duration, observer Observer) *table {
-	t := &table{clock: clk, ttl: ttl, salt: make([]byte, 32), observer: observer, entries: map[volume.SourceKey]entry{}}
-	_, _ = rand.Read(t.salt) // never fails (crypto/rand)
+func newTable(o tableOptions) *table {
+	t := &table{tableOptions: o, key: make([]byte, sha256.Size), entries: map[volume.SourceKey]entry{}}
+	_, _ = rand.Read(t.key) // never fails (crypto/rand)
 	t.flights.OnJoin = limiter.Promote
+	t.flights.OnPanic = func(ctx context.Context, p any) error { return t.safe.Recovered(ctx, "request to a vault", p) }
 	return t
 }
 
@@ -66,36 +91,23 @@ func (t *table) close() {
 	}
 }
 
-// get returns an answer that was asked for at or after notBefore, from a request under way or of somebody else where
-// there is one. It is kept for the table's time, or longer for later emergencies where keep says so.
-func (t *table) get(ctx context.Context, s volume.SourceKey, notBefore time.Time, keep time.Duration,
-	ask func(context.Context) (answer, error),
-) (answer, error) {
-	if a, ok := t.kept(s, notBefore); ok {
+// get returns an answer to a request that began at or after notBefore: a kept one, that of a request under way, or that of a new
+// one.
+func (t *table) get(ctx context.Context, q query) (answer, error) {
+	if a, ok := t.recent(q); ok {
 		t.observer.Source("cached")
 		return a, nil
 	}
-	if now := t.clock.Now(); notBefore.After(now) {
-		notBefore = now // no answer is newer than that
+	if now := t.clock.Now(); q.notBefore.After(now) {
+		q.notBefore = now // no answer is newer than that
 	}
+	q.deadline, _ = ctx.Deadline()
 	for {
-		a, shared, err := t.flights.Do(ctx, s, func(ctx context.Context) (answer, error) {
-			start := t.clock.Now()
-			a, err := ask(ctx)
-			if err != nil {
-				if refused(volume.ReasonOf(err)) {
-					t.forget(s)
-				}
-				return a, err
-			}
-			a.at = start
-			a.digest = t.digest(a)
-			return t.keep(s, a, max(t.ttl, keep)), nil
-		})
+		a, shared, err := t.flights.Do(ctx, q.key, func(ctx context.Context) (answer, error) { return t.request(ctx, q) })
 		switch {
 		case err != nil:
-			return a, err
-		case shared && a.at.Before(notBefore):
+			return answer{}, err //nolint:wrapcheck // it says all
+		case shared && a.asked.Before(q.notBefore):
 			continue // the request under way had begun too early
 		case shared:
 			t.observer.Source("joined")
@@ -107,11 +119,25 @@ func (t *table) get(ctx context.Context, s volume.SourceKey, notBefore time.Time
 	}
 }
 
-func (t *table) kept(s volume.SourceKey, notBefore time.Time) (answer, bool) {
+// request asks the vault and keeps what it answers.
+func (t *table) request(ctx context.Context, q query) (answer, error) {
+	start := t.clock.Now()
+	got, err := t.ask(ctx, q)
+	if err != nil {
+		if refused(volume.ReasonOf(err)) {
+			t.forget(q.key)
+		}
+		return answer{}, err
+	}
+	return t.keep(q.key, answer{Answer: got, asked: start, hash: t.hash(got)}, max(t.ttl, q.keep)), nil
+}
+
+// recent returns a kept answer that may be shared.
+func (t *table) recent(q query) (answer, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e, ok := t.entries[s]
-	if !ok || e.answer.at.Before(notBefore) || t.clock.Since(e.answer.at) > t.ttl {
+	e, ok := t.entries[q.key]
+	if !ok || e.answer.asked.Before(q.notBefore) || t.clock.Since(e.answer.asked) > t.ttl {
 		return answer{}, false
 	}
 	e.answer.shared = true
@@ -119,11 +145,11 @@ func (t *table) kept(s volume.SourceKey, notBefore time.Time) (answer, bool) {
 }
 
 // lastGood returns the newest answer that is not older than the age.
-func (t *table) lastGood(s volume.SourceKey, age time.Duration) (answer, bool) {
+func (t *table) lastGood(key volume.SourceKey, age time.Duration) (answer, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e, ok := t.entries[s]
-	if !ok || t.clock.Since(e.answer.at) > age {
+	e, ok := t.entries[key]
+	if !ok || t.clock.Since(e.answer.asked) > age {
 		return answer{}, false
 	}
 	t.observer.Source("stale")
@@ -133,30 +159,30 @@ func (t *table) lastGood(s volume.SourceKey, age time.Duration) (answer, bool) {
 
 // keep remembers an answer; one that another class wants longer stays as long. It returns the newer one of the answer and
 // what is kept: a request that took long must not bring an old value back.
-func (t *table) keep(s volume.SourceKey, a answer, d time.Duration) answer {
+func (t *table) keep(key volume.SourceKey, a answer, d time.Duration) answer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	had, ok := t.entries[s]
-	if ok && had.answer.at.After(a.at) {
+	had, ok := t.entries[key]
+	if ok && had.answer.asked.After(a.asked) {
 		return had.answer
 	}
 	if d <= 0 || t.closed {
 		return a
 	}
-	until := a.at.Add(d)
+	until := a.asked.Add(d)
 	if ok && had.until.After(until) {
 		until = had.until
 	}
-	t.entries[s] = entry{answer: a, until: until}
+	t.entries[key] = entry{answer: a, until: until}
 	t.arm()
 	return a
 }
 
 // forget drops what the vault gave once and now refuses: it must not be served when the vault is away.
-func (t *table) forget(s volume.SourceKey) {
+func (t *table) forget(key volume.SourceKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.entries, s)
+	delete(t.entries, key)
 }
 
 // refused returns whether an error says that the identity may not have the object (any more), or that it does not exist.
@@ -189,33 +215,34 @@ func (t *table) arm() {
 	}
 }
 
+// sweep forgets the answers whose time is up. The timer calls it in a goroutine of its own.
 func (t *table) sweep() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return
-	}
-	now := t.clock.Now()
-	for s, e := range t.entries {
-		if !e.until.After(now) {
-			delete(t.entries, s)
+	_ = t.safe.Do(context.Background(), "forget answers", func() error {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.closed {
+			return nil
 		}
-	}
-	t.arm()
+		now := t.clock.Now()
+		for key, e := range t.entries {
+			if !e.until.After(now) {
+				delete(t.entries, key)
+			}
+		}
+		t.arm()
+		return nil
+	})
 }
 
-// digest depends on all of an answer that reaches files or reports.
-func (t *table) digest(a answer) [sha256.Size]byte {
-	h := hmac.New(sha256.New, t.salt)
-	data := struct {
-		Object   *vault.Object
-		Versions []vault.Attributes
-	}{Versions: a.versions}
-	if a.object != nil {
-		bare := *a.object
+// hash depends on all of an answer that reaches files or reports. It is keyed: it cannot be tested against guesses.
+func (t *table) hash(a vault.Answer) [sha256.Size]byte {
+	h := hmac.New(sha256.New, t.key)
+	a.Date = time.Time{}
+	if a.Object != nil {
+		bare := *a.Object
 		bare.RequestID = ""
-		data.Object = &bare
+		a.Object = &bare
 	}
-	_ = json.NewEncoder(h).Encode(data) // plain values into a hash: neither can fail
+	_ = json.NewEncoder(h).Encode(a) // plain values into a hash: neither can fail
 	return [sha256.Size]byte(h.Sum(nil))
 }

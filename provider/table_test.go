@@ -3,7 +3,9 @@ package provider
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,14 +13,16 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
 // counter observes how sources were answered.
 type counter struct {
-	nobody
+	noObserver
 	mu   sync.Mutex
 	hows []string
 }
@@ -29,7 +33,7 @@ func (c *counter) Source(how string) {
 	c.hows = append(c.hows, how)
 }
 
-func (c *counter) told() []string {
+func (c *counter) reported() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.hows)
@@ -37,13 +41,39 @@ func (c *counter) told() []string {
 
 var aSource = volume.SourceKey{Identity: "me", Vault: "https://kv.vault.azure.net/", Kind: "secret", Name: "s"}
 
-func saying(value string) func(context.Context) (answer, error) {
-	return func(context.Context) (answer, error) { return answer{object: &vault.Object{Value: value}}, nil }
+// asking is what the vault answers.
+type asking func(context.Context) (vault.Answer, error)
+
+// source is a table whose vault answers each question as the question's context says.
+type source struct{ *table }
+
+type askingKey struct{}
+
+func newSource(ttl time.Duration, observer Observer) source {
+	return source{newTable(tableOptions{
+		clock: clock.RealClock{}, ttl: ttl, observer: observer, safe: safe.Handler{Log: slog.New(slog.DiscardHandler)},
+		ask: func(ctx context.Context, _ query) (vault.Answer, error) {
+			ask, _ := ctx.Value(askingKey{}).(asking)
+			return ask(ctx)
+		},
+	})}
 }
 
-func silent(context.Context) (answer, error) { panic("the vault was asked") }
+func (s source) get(ctx context.Context, key volume.SourceKey, notBefore time.Time, keep time.Duration, ask asking) (answer, error) {
+	return s.table.get(context.WithValue(ctx, askingKey{}, ask), query{key: key, notBefore: notBefore, keep: keep})
+}
 
-func mustGet(t *testing.T, tab *table, notBefore time.Time, keep time.Duration, ask func(context.Context) (answer, error)) answer {
+func saying(value string) asking {
+	return func(context.Context) (vault.Answer, error) {
+		return vault.Answer{Object: &vault.Object{Value: value}}, nil
+	}
+}
+
+func silence(context.Context) (vault.Answer, error) {
+	return vault.Answer{}, errors.New("the vault was asked")
+}
+
+func mustGet(t *testing.T, tab source, notBefore time.Time, keep time.Duration, ask asking) answer {
 	t.Helper()
 	a, err := tab.get(t.Context(), aSource, notBefore, keep, ask)
 	if err != nil {
@@ -54,25 +84,25 @@ func mustGet(t *testing.T, tab *table, notBefore time.Time, keep time.Duration, 
 
 func TestAnswersAreKeptForTheirTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		told := &counter{}
-		tab := newTable(clock.RealClock{}, 10*time.Second, told)
+		reported := &counter{}
+		tab := newSource(10*time.Second, reported)
 		defer tab.close()
 		first := mustGet(t, tab, time.Time{}, 0, saying("one"))
 		time.Sleep(10 * time.Second)
-		if a := mustGet(t, tab, time.Time{}, 0, silent); a.object.Value != "one" || !a.shared || first.shared {
+		if a := mustGet(t, tab, time.Time{}, 0, silence); a.Object.Value != "one" || !a.shared || first.shared {
 			t.Errorf("after 10 s: %+v", a)
 		}
 		other := aSource
 		other.Identity = "somebody else"
-		if a, err := tab.get(t.Context(), other, time.Time{}, 0, saying("theirs")); err != nil || a.object.Value != "theirs" {
+		if a, err := tab.get(t.Context(), other, time.Time{}, 0, saying("theirs")); err != nil || a.Object.Value != "theirs" {
 			t.Errorf("another identity: %+v, %v", a, err)
 		}
 		time.Sleep(time.Second)
-		if a := mustGet(t, tab, time.Time{}, 0, saying("two")); a.object.Value != "two" || a.shared {
+		if a := mustGet(t, tab, time.Time{}, 0, saying("two")); a.Object.Value != "two" || a.shared {
 			t.Errorf("after 11 s: %+v", a)
 		}
-		if want := []string{"requested", "cached", "requested", "requested"}; !slices.Equal(told.told(), want) {
-			t.Errorf("told %v", told.told())
+		if want := []string{"requested", "cached", "requested", "requested"}; !slices.Equal(reported.reported(), want) {
+			t.Errorf("reported %v", reported.reported())
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -86,17 +116,17 @@ func TestAnswersAreKeptForTheirTime(t *testing.T) {
 
 func TestWhoNeedsNewerAsksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tab := newTable(clock.RealClock{}, time.Hour, &counter{})
+		tab := newSource(time.Hour, &counter{})
 		defer tab.close()
 		mustGet(t, tab, time.Time{}, 0, saying("one"))
 		time.Sleep(time.Second)
-		if a := mustGet(t, tab, time.Now(), 0, saying("two")); a.object.Value != "two" {
+		if a := mustGet(t, tab, time.Now(), 0, saying("two")); a.Object.Value != "two" {
 			t.Errorf("got %+v", a)
 		}
-		if a := mustGet(t, tab, time.Now().Add(time.Hour), 0, saying("three")); a.object.Value != "three" {
+		if a := mustGet(t, tab, time.Now().Add(time.Hour), 0, saying("three")); a.Object.Value != "three" {
 			t.Errorf("newer than now: %+v", a)
 		}
-		if a := mustGet(t, tab, time.Time{}, 0, silent); a.object.Value != "three" {
+		if a := mustGet(t, tab, time.Time{}, 0, silence); a.Object.Value != "three" {
 			t.Errorf("got %+v", a)
 		}
 	})
@@ -105,14 +135,14 @@ func TestWhoNeedsNewerAsksAgain(t *testing.T) {
 // A request that began before what the caller takes as fresh may have read the old value.
 func TestWhoNeedsNewerDoesNotJoinAnOlderRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		told := &counter{}
-		tab := newTable(clock.RealClock{}, time.Hour, told)
+		reported := &counter{}
+		tab := newSource(time.Hour, reported)
 		defer tab.close()
 		release := make(chan struct{})
 		var work sync.WaitGroup
 		var early, newer answer
 		work.Go(func() {
-			early, _ = tab.get(t.Context(), aSource, time.Time{}, 0, func(ctx context.Context) (answer, error) {
+			early, _ = tab.get(t.Context(), aSource, time.Time{}, 0, func(ctx context.Context) (vault.Answer, error) {
 				<-release
 				return saying("old")(ctx)
 			})
@@ -124,24 +154,24 @@ func TestWhoNeedsNewerDoesNotJoinAnOlderRequest(t *testing.T) {
 		synctest.Wait()
 		close(release)
 		work.Wait()
-		if early.object.Value != "old" || newer.object.Value != "new" {
-			t.Errorf("early %q, newer %q", early.object.Value, newer.object.Value)
+		if early.Object.Value != "old" || newer.Object.Value != "new" {
+			t.Errorf("early %q, newer %q", early.Object.Value, newer.Object.Value)
 		}
-		if a := mustGet(t, tab, time.Time{}, 0, silent); a.object.Value != "new" {
-			t.Errorf("kept %q", a.object.Value)
+		if a := mustGet(t, tab, time.Time{}, 0, silence); a.Object.Value != "new" {
+			t.Errorf("kept %q", a.Object.Value)
 		}
 	})
 }
 
 func TestJoinersShareAndHurry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		told := &counter{}
-		tab := newTable(clock.RealClock{}, 0, told)
+		reported := &counter{}
+		tab := newSource(0, reported)
 		defer tab.close()
 		release, hurries := make(chan struct{}), make(chan bool, 1)
 		var work sync.WaitGroup
 		work.Go(func() {
-			_, _ = tab.get(limiter.WithUrgency(t.Context(), false), aSource, time.Time{}, 0, func(ctx context.Context) (answer, error) {
+			_, _ = tab.get(limiter.WithUrgency(t.Context(), false), aSource, time.Time{}, 0, func(ctx context.Context) (vault.Answer, error) {
 				<-release
 				hurries <- limiter.Urgent(ctx)
 				return saying("one")(ctx)
@@ -150,8 +180,8 @@ func TestJoinersShareAndHurry(t *testing.T) {
 		synctest.Wait()
 		for range 50 {
 			work.Go(func() {
-				a, err := tab.get(limiter.WithUrgency(t.Context(), true), aSource, time.Time{}, 0, silent)
-				if err != nil || a.object.Value != "one" || !a.shared {
+				a, err := tab.get(limiter.WithUrgency(t.Context(), true), aSource, time.Time{}, 0, silence)
+				if err != nil || a.Object.Value != "one" || !a.shared {
 					t.Errorf("joiner: %+v, %v", a, err)
 				}
 			})
@@ -162,21 +192,21 @@ func TestJoinersShareAndHurry(t *testing.T) {
 		if !<-hurries {
 			t.Error("a pod that starts joined a request that does not hurry")
 		}
-		if got := told.told(); len(got) != 51 {
-			t.Errorf("told %v", got)
+		if got := reported.reported(); len(got) != 51 {
+			t.Errorf("reported %v", got)
 		}
 	})
 }
 
 func TestErrorsAreNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tab := newTable(clock.RealClock{}, time.Hour, &counter{})
+		tab := newSource(time.Hour, &counter{})
 		defer tab.close()
 		no := errors.New("no")
-		if _, err := tab.get(t.Context(), aSource, time.Time{}, 0, func(context.Context) (answer, error) { return answer{}, no }); !errors.Is(err, no) {
+		if _, err := tab.get(t.Context(), aSource, time.Time{}, 0, func(context.Context) (vault.Answer, error) { return vault.Answer{}, no }); !errors.Is(err, no) {
 			t.Fatal(err)
 		}
-		if a := mustGet(t, tab, time.Time{}, 0, saying("one")); a.object.Value != "one" {
+		if a := mustGet(t, tab, time.Time{}, 0, saying("one")); a.Object.Value != "one" {
 			t.Errorf("got %+v", a)
 		}
 	})
@@ -184,14 +214,14 @@ func TestErrorsAreNotKept(t *testing.T) {
 
 func TestLastKnownGood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		told := &counter{}
-		tab := newTable(clock.RealClock{}, 10*time.Second, told)
+		reported := &counter{}
+		tab := newSource(10*time.Second, reported)
 		defer tab.close()
 		mustGet(t, tab, time.Time{}, time.Hour, saying("one"))
 		time.Sleep(30 * time.Minute)
 		mustGet(t, tab, time.Time{}, 0, saying("two")) // a class that does not opt in leaves it for the other
 		time.Sleep(29 * time.Minute)
-		if a, ok := tab.lastGood(aSource, time.Hour); !ok || a.object.Value != "two" || !a.shared {
+		if a, ok := tab.lastGood(aSource, time.Hour); !ok || a.Object.Value != "two" || !a.shared {
 			t.Errorf("after 29 minutes: %+v, %t", a, ok)
 		}
 		if _, ok := tab.lastGood(aSource, time.Minute); ok {
@@ -202,15 +232,15 @@ func TestLastKnownGood(t *testing.T) {
 		if _, ok := tab.lastGood(aSource, 24*time.Hour); ok {
 			t.Error("an answer outlives its time")
 		}
-		if got := told.told(); got[len(got)-1] != "stale" {
-			t.Errorf("told %v", got)
+		if got := reported.reported(); got[len(got)-1] != "stale" {
+			t.Errorf("reported %v", got)
 		}
 	})
 }
 
 func TestClosedTableForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tab := newTable(clock.RealClock{}, time.Hour, &counter{})
+		tab := newSource(time.Hour, &counter{})
 		mustGet(t, tab, time.Time{}, 0, saying("one"))
 		tab.close()
 		if _, ok := tab.lastGood(aSource, time.Hour); ok {
@@ -224,24 +254,24 @@ func TestClosedTableForgets(t *testing.T) {
 }
 
 func TestDigestFollowsContent(t *testing.T) {
-	tab := newTable(clock.RealClock{}, 0, &counter{})
-	other := newTable(clock.RealClock{}, 0, &counter{})
-	base := answer{object: &vault.Object{Value: "v", RequestID: "1"}}
-	if tab.digest(base) != tab.digest(answer{object: &vault.Object{Value: "v", RequestID: "2"}}) {
-		t.Error("the request id changes the digest")
+	tab := newSource(0, &counter{})
+	other := newSource(0, &counter{})
+	base := vault.Answer{Object: &vault.Object{Value: "v", RequestID: "1"}}
+	if tab.hash(base) != tab.hash(vault.Answer{Object: &vault.Object{Value: "v", RequestID: "2"}}) {
+		t.Error("the request id changes the hash")
 	}
-	if tab.digest(base) == other.digest(base) {
-		t.Error("digests can be compared across processes")
+	if tab.hash(base) == other.hash(base) {
+		t.Error("hashs can be compared across processes")
 	}
-	for name, a := range map[string]answer{
-		"value":    {object: &vault.Object{Value: "w"}},
-		"type":     {object: &vault.Object{Value: "v", ContentType: "text"}},
-		"version":  {object: &vault.Object{Value: "v", Attributes: vault.Attributes{Version: "1"}}},
-		"key":      {object: &vault.Object{Value: "v", Key: &vault.Key{N: []byte{1}}}},
-		"versions": {versions: []vault.Attributes{{Version: "1"}}},
+	for name, a := range map[string]vault.Answer{
+		"value":    {Object: &vault.Object{Value: "w"}},
+		"type":     {Object: &vault.Object{Value: "v", ContentType: "text"}},
+		"version":  {Object: &vault.Object{Value: "v", Attributes: vault.Attributes{Version: "1"}}},
+		"key":      {Object: &vault.Object{Value: "v", Key: &encode.JWK{N: []byte{1}}}},
+		"versions": {Versions: []vault.Attributes{{Version: "1"}}},
 	} {
-		if tab.digest(a) == tab.digest(base) {
-			t.Errorf("another %s has the same digest", name)
+		if tab.hash(a) == tab.hash(base) {
+			t.Errorf("another %s has the same hash", name)
 		}
 	}
 }
@@ -256,12 +286,12 @@ func TestWhatIsRefusedIsForgotten(t *testing.T) {
 	} {
 		t.Run(string(reason), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				tab := newTable(clock.RealClock{}, time.Minute, &counter{})
+				tab := newSource(time.Minute, &counter{})
 				defer tab.close()
 				mustGet(t, tab, time.Time{}, time.Hour, saying("one"))
 				time.Sleep(time.Second)
-				_, err := tab.get(t.Context(), aSource, time.Now(), time.Hour, func(context.Context) (answer, error) {
-					return answer{}, &volume.Error{Reason: reason, Message: "no"}
+				_, err := tab.get(t.Context(), aSource, time.Now(), time.Hour, func(context.Context) (vault.Answer, error) {
+					return vault.Answer{}, &volume.Error{Reason: reason, Message: "no"}
 				})
 				if volume.ReasonOf(err) != reason {
 					t.Fatal(err)
@@ -277,13 +307,13 @@ func TestWhatIsRefusedIsForgotten(t *testing.T) {
 // A request that was given up may still be answered, with an old value, after a newer one.
 func TestAnOlderAnswerDoesNotReplaceANewerOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tab := newTable(clock.RealClock{}, time.Hour, &counter{})
+		tab := newSource(time.Hour, &counter{})
 		defer tab.close()
 		ctx, cancel := context.WithCancel(t.Context())
 		release := make(chan struct{})
 		var work sync.WaitGroup
 		work.Go(func() {
-			_, _ = tab.get(ctx, aSource, time.Time{}, 0, func(ctx context.Context) (answer, error) {
+			_, _ = tab.get(ctx, aSource, time.Time{}, 0, func(ctx context.Context) (vault.Answer, error) {
 				<-release
 				return saying("old")(ctx)
 			})
@@ -295,8 +325,30 @@ func TestAnOlderAnswerDoesNotReplaceANewerOne(t *testing.T) {
 		mustGet(t, tab, time.Time{}, 0, saying("new"))
 		close(release)
 		synctest.Wait()
-		if a := mustGet(t, tab, time.Time{}, 0, silent); a.object.Value != "new" {
-			t.Errorf("kept %q", a.object.Value)
+		if a := mustGet(t, tab, time.Time{}, 0, silence); a.Object.Value != "new" {
+			t.Errorf("kept %q", a.Object.Value)
 		}
 	})
+}
+
+// A panic in a request is an error of all that wait for it, and is counted.
+func TestAPanicIsAnErrorOfItsSource(t *testing.T) {
+	var counted []string
+	var log strings.Builder
+	tab := newSource(time.Hour, &counter{})
+	tab.safe = safe.Handler{
+		Log:   slog.New(slog.NewTextHandler(&log, nil)),
+		Count: func(_ context.Context, task string) { counted = append(counted, task) },
+	}
+	defer tab.close()
+	_, err := tab.get(t.Context(), aSource, time.Time{}, 0, func(context.Context) (vault.Answer, error) { panic("canary-value") })
+	if volume.ReasonOf(err) != volume.ReasonInternal || strings.Contains(err.Error(), "canary") {
+		t.Errorf("got %v", err)
+	}
+	if len(counted) != 1 || !strings.Contains(log.String(), "TestAPanicIsAnErrorOfItsSource") || strings.Contains(log.String(), "canary-value") {
+		t.Errorf("counted %q, logged:\n%s", counted, log.String())
+	}
+	if a := mustGet(t, tab, time.Time{}, 0, saying("one")); a.Object.Value != "one" {
+		t.Errorf("the next: %+v", a)
+	}
 }

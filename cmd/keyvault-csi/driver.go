@@ -80,7 +80,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	keyVault, err := openProvider(f, source.accounts, seen, clk)
+	keyVault, err := openProvider(f, source.accounts, seen, clk, log)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 
 // openProvider opens the Key Vault provider. Close must be called.
 func openProvider(
-	f *driverFlags, accounts provider.Accounts, seen *observed, clk clock.WithDelayedExecution,
+	f *driverFlags, accounts provider.Accounts, seen *observed, clk clock.WithDelayedExecution, log *slog.Logger,
 ) (*provider.Provider, error) {
 	keyVault, err := provider.New(provider.Options{
 		Cloud:                f.cloud,
@@ -130,6 +130,7 @@ func openProvider(
 		ApplicationID:        "keyvault-csi",
 		Accounts:             accounts,
 		Tracing:              seen.traces.Azure(),
+		Log:                  log,
 		Observer:             seen.metrics,
 		Clock:                clk,
 	})

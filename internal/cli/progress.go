@@ -61,6 +61,9 @@ func (p *progress) TokenRequest(string, volume.Reason, time.Duration) { p.add(1,
 // Source implements provider.Observer.
 func (p *progress) Source(string) { p.add(0, 1) }
 
+// Panicked implements provider.Observer. The error that follows is printed.
+func (*progress) Panicked(string) {}
+
 func (p *progress) add(requests, answers int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -48,6 +48,18 @@ const (
 	ReasonInternal Reason = "Internal"
 )
 
+// Transient returns whether an error of this reason may pass by itself: a service cannot be reached, or asks to come later. It does
+// not refuse.
+func (r Reason) Transient() bool {
+	switch r {
+	case ReasonDNS, ReasonProxy, ReasonNetwork, ReasonUnavailable, ReasonThrottled:
+		return true
+	case ReasonInvalidClass, ReasonInvalidRequest, ReasonClassNotFound, ReasonIdentity, ReasonTokenExpired, ReasonPermission, ReasonFirewall,
+		ReasonNotFound, ReasonDisabled, ReasonInvalidContent, ReasonNotReady, ReasonFilesystem, ReasonInternal:
+	}
+	return false
+}
+
 // Error is what a user reads: one line that says what failed, for which object, whose fault it is and the fix.
 // It never holds a secret.
 type Error struct {

@@ -1,10 +1,9 @@
-// Package flight lets concurrent callers that want the same thing share one call, which ends when nobody waits for it any
-// more. Unlike x/sync/singleflight a caller that gives up neither ends nor keeps alive what others wait for.
 package flight
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 )
 
@@ -13,8 +12,10 @@ var ErrClosed = errors.New("the driver is stopping")
 
 // Group runs at most one call per key at a time.
 type Group[K comparable, V any] struct {
-	// OnJoin is told when a caller joins a call that is under way; may be nil. It must not block.
+	// OnJoin is called when a caller joins a call that is under way; may be nil. It must not block.
 	OnJoin func(call, joiner context.Context)
+	// OnPanic returns the error that callers get where their call panics; may be nil. It is called in the goroutine that panics.
+	OnPanic func(ctx context.Context, value any) error
 
 	mu     sync.Mutex
 	calls  map[K]*call[V]
@@ -32,7 +33,7 @@ type call[V any] struct {
 }
 
 // Do returns what fn returns for the key, from a call under way where there is one; shared tells which. The call runs
-// with the values of the first caller's context; it is cancelled when the last caller's context ended.
+// with the values of the first caller's context; it is canceled when the last caller's context has ended.
 func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V, error)) (value V, shared bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return value, false, context.Cause(ctx)
@@ -75,7 +76,7 @@ func (g *Group[K, V]) start(ctx context.Context, key K, fn func(context.Context)
 	g.calls[key] = c
 	g.work.Go(func() {
 		defer cancel()
-		c.value, c.err = fn(callCtx)
+		c.value, c.err = g.guard(callCtx, fn)
 		g.mu.Lock()
 		if g.calls[key] == c {
 			delete(g.calls, key)
@@ -84,6 +85,19 @@ func (g *Group[K, V]) start(ctx context.Context, key K, fn func(context.Context)
 		close(c.done)
 	})
 	return c
+}
+
+// guard runs a call. A panic in it becomes its error.
+func (g *Group[K, V]) guard(ctx context.Context, fn func(context.Context) (V, error)) (value V, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in a call: %T", p)
+			if g.OnPanic != nil {
+				err = g.OnPanic(ctx, p)
+			}
+		}
+	}()
+	return fn(ctx)
 }
 
 // Close cancels all calls and waits for them.

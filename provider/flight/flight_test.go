@@ -3,6 +3,9 @@ package flight
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -191,3 +194,33 @@ func TestManyCallersAndKeys(t *testing.T) {
 	work.Wait()
 	g.Close()
 }
+
+func TestAPanicIsTheErrorOfItsCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stack string
+		g := Group[string, int]{OnPanic: func(_ context.Context, value any) error {
+			stack = string(debug.Stack())
+			return fmt.Errorf("recovered %v", value)
+		}}
+		release := make(chan struct{})
+		first := do(t.Context(), &g, "k", func(context.Context) (int, error) { <-release; return explode() })
+		second := do(t.Context(), &g, "k", never)
+		close(release)
+		for _, got := range []result{<-first, <-second} {
+			if got.err == nil || got.err.Error() != "recovered the canary" {
+				t.Errorf("got %+v", got)
+			}
+		}
+		if !strings.Contains(stack, "explode") {
+			t.Errorf("the stack is not that of the panic:\n%s", stack)
+		}
+		g.OnPanic = nil
+		if got := <-do(t.Context(), &g, "k", func(context.Context) (int, error) { return explode() }); got.err == nil ||
+			strings.Contains(got.err.Error(), "canary") {
+			t.Errorf("without a handler: %v", got.err)
+		}
+		g.Close()
+	})
+}
+
+func explode() (int, error) { panic("the canary") }

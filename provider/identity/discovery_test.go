@@ -99,7 +99,9 @@ func TestThrottlingCountsForTheClient(t *testing.T) {
 		resp.Header.Set("Retry-After", "3000")
 		return resp, nil
 	})
-	limiters := limiter.New(clock.RealClock{}, func(limiter.Key) limiter.Limits { return limiter.Limits{Advice: "use more identities"} })
+	limiters := limiter.New(limiter.Options{Clock: clock.RealClock{}, Limits: func(limiter.Key) limiter.Limits {
+		return limiter.Limits{Advice: "use more identities"}
+	}})
 	r := New(Options{Transport: w, Clock: clock.RealClock{}, Limiters: limiters})
 	t.Cleanup(r.Close)
 	identityOf := func(client string) *Identity {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 	"unicode"
@@ -21,7 +22,7 @@ func (i *Identity) explain(err error, seen *recorder) error {
 	}
 	host := seen.host
 	if host == "" {
-		host = hostOf(i.authority)
+		host = i.service()
 	}
 	if i.mode == person {
 		return i.explainPerson(err, seen, host)
@@ -165,6 +166,16 @@ func oneLine(text string) string {
 	return strings.Join(strings.Fields(printable), " ")
 }
 
-func hostOf(authority string) string {
-	return strings.TrimSuffix(strings.TrimPrefix(authority, "https://"), "/")
+// service names the service that gives the identity's tokens.
+func (i *Identity) service() string {
+	switch i.mode {
+	case managedIdentity:
+		return "the instance metadata service"
+	case identityBinding:
+		return "the AKS token proxy"
+	}
+	if u, err := url.Parse(i.authority); err == nil {
+		return u.Host
+	}
+	return "Entra ID"
 }

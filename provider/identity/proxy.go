@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/transport"
 )
 
 // The defaults of ProxyOptions, as AKS has them.
@@ -65,7 +66,7 @@ func (p *tokenProxy) Do(req *http.Request) (*http.Response, error) {
 		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "--token-proxy-url is not an https URL without user, query and " +
 			"fragment: correct it, or leave it out on AKS"}
 	}
-	transport, err := p.current(req.Context(), base)
+	way, err := p.current(req.Context(), base)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (p *tokenProxy) Do(req *http.Request) (*http.Response, error) {
 	out.URL.Path = strings.TrimSuffix(base.Path, "/") + req.URL.Path
 	out.URL.RawPath = ""
 	out.Host = ""
-	resp, err := transport.RoundTrip(out)
+	resp, err := transport.Client{RoundTripper: way}.Do(out)
 	if err != nil {
 		return nil, fmt.Errorf("token proxy: %w", err)
 	}

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -39,8 +40,10 @@ type Options struct {
 	Tracing tracing.Provider
 	// Person makes every identity that of whoever runs the process, whatever class and request say.
 	Person bool
-	// Observe is told of each token that was asked for; may be nil.
+	// Observe is called for each token that was asked for; may be nil.
 	Observe func(mode string, err error, took time.Duration)
+	// OnPanic returns the error of a task that panics; may be nil. It is called in the goroutine that panics.
+	OnPanic func(ctx context.Context, task string, value any) error
 	Clock   clock.PassiveClock
 }
 
@@ -75,6 +78,10 @@ func New(o Options) *Registry {
 	_, _ = rand.Read(salt) // never fails (crypto/rand)
 	r := &Registry{options: o, proxy: newTokenProxy(o.Proxy), found: newDiscovery(o.Clock), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
 	r.tokens.OnJoin = limiter.Promote
+	if o.OnPanic != nil {
+		r.tokens.OnPanic = func(ctx context.Context, p any) error { return o.OnPanic(ctx, "token request", p) }
+		r.found.flights.OnPanic = r.tokens.OnPanic
+	}
 	r.tracer = o.Tracing.NewTracer("keyvault-csi/identity", "")
 	return r
 }

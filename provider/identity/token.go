@@ -10,6 +10,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
 )
 
 const (
@@ -46,7 +47,15 @@ func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions
 	if err != nil && usable && !errors.Is(ctx.Err(), context.Canceled) {
 		return i.postpone(scope, cached, err)
 	}
-	return token, err
+	return token, i.late(err)
+}
+
+// late explains that no token came before the caller's deadline: it is not the vault that did not answer.
+func (i *Identity) late(err error) error {
+	if _, known := errors.AsType[*volume.Error](err); known || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return neterr.Classify(err, i.service())
 }
 
 // postpone gives a token that could not be renewed, and lets others use it for a while without trying.
@@ -153,7 +162,7 @@ func (i *Identity) Renew(ctx context.Context, opts policy.TokenRequestOptions, r
 		i.mu.Unlock()
 		return i.request(ctx, scope, opts)
 	})
-	return token, err
+	return token, i.late(err)
 }
 
 func scopeOf(opts policy.TokenRequestOptions) string {

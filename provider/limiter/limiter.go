@@ -63,6 +63,8 @@ type Limiter struct {
 	name   string
 	limits Limits
 	clock  clock.WithDelayedExecution
+	// onPanic is that of Options.
+	onPanic func(value any)
 
 	mu sync.Mutex
 	// rate is in requests a second; 0 means that the rate is not limited. base is the rate when the limit began.
@@ -93,18 +95,19 @@ type waiter struct {
 	closings uint64
 }
 
-func newLimiter(name string, limits Limits, clk clock.WithDelayedExecution) *Limiter {
-	now := clk.Now()
+func newLimiter(name string, limits Limits, o Options) *Limiter {
+	now := o.Clock.Now()
 	return &Limiter{
-		name:   name,
-		limits: limits,
-		clock:  clk,
-		rate:   limits.Rate,
-		base:   limits.Rate,
-		tokens: float64(limits.Burst),
-		filled: now,
-		raised: now,
-		used:   now,
+		name:    name,
+		limits:  limits,
+		clock:   o.Clock,
+		onPanic: o.OnPanic,
+		rate:    limits.Rate,
+		base:    limits.Rate,
+		tokens:  float64(limits.Burst),
+		filled:  now,
+		raised:  now,
+		used:    now,
 	}
 }
 
@@ -193,8 +196,13 @@ func (l *Limiter) dispatch() {
 	}
 }
 
-// resume is what the timer calls.
+// resume is what the timer calls, in a goroutine of its own.
 func (l *Limiter) resume() {
+	defer func() {
+		if p := recover(); p != nil && l.onPanic != nil {
+			l.onPanic(p)
+		}
+	}()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dispatch()

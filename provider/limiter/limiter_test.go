@@ -19,7 +19,7 @@ import (
 
 // fixed is a limiter with a highest rate.
 func fixed(rate float64, burst, inFlight int) *Limiter {
-	return newLimiter("kv.vault.azure.net", Limits{Rate: rate, Burst: burst, InFlight: inFlight, Advice: "be patient"}, clock.RealClock{})
+	return newLimiter("kv.vault.azure.net", Limits{Rate: rate, Burst: burst, InFlight: inFlight, Advice: "be patient"}, Options{Clock: clock.RealClock{}})
 }
 
 func acquire(t *testing.T, l *Limiter) Release {
@@ -393,7 +393,7 @@ func TestManyAtOnceKeepTheBound(t *testing.T) {
 
 // learning is a limiter that knows nothing about its service.
 func learning() *Limiter {
-	return newLimiter("kv.vault.azure.net", Limits{InFlight: 64, Advice: "be patient"}, clock.RealClock{})
+	return newLimiter("kv.vault.azure.net", Limits{InFlight: 64, Advice: "be patient"}, Options{Clock: clock.RealClock{}})
 }
 
 func TestNoRateIsLimitedBeforeTheServiceThrottles(t *testing.T) {
@@ -489,7 +489,7 @@ func TestNoTurnBeforeTheDeadlineSaysWhy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := newLimiter("kv.vault.azure.net", tc.limits, clock.RealClock{})
+				l := newLimiter("kv.vault.azure.net", tc.limits, Options{Clock: clock.RealClock{}})
 				acquire(t, l)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()

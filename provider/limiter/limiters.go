@@ -33,31 +33,39 @@ func (k Key) String() string {
 	return k.Host + " (" + k.Quota + ")"
 }
 
+// Options configure New.
+type Options struct {
+	Clock clock.WithDelayedExecution
+	// Limits gives the limits of a limiter.
+	Limits func(Key) Limits
+	// OnPanic is called where a timer's function panics; may be nil. It is called in the goroutine that panics.
+	OnPanic func(value any)
+}
+
 // Limiters keeps a limiter per host, and per quota where a service has several.
 type Limiters struct {
-	clock  clock.WithDelayedExecution
-	limits func(Key) Limits
+	options Options
 
 	mu       sync.Mutex
 	limiters map[Key]*Limiter
 	swept    time.Time
 }
 
-// New returns limiters with the limits that a function gives for each.
-func New(clk clock.WithDelayedExecution, limits func(Key) Limits) *Limiters {
-	return &Limiters{clock: clk, limits: limits, limiters: map[Key]*Limiter{}, swept: clk.Now()}
+// New returns limiters, of which there are none yet.
+func New(o Options) *Limiters {
+	return &Limiters{options: o, limiters: map[Key]*Limiter{}, swept: o.Clock.Now()}
 }
 
 // Limiter returns the limiter of a key.
 func (l *Limiters) Limiter(k Key) *Limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now := l.clock.Now(); now.Sub(l.swept) > idleTime {
+	if now := l.options.Clock.Now(); now.Sub(l.swept) > idleTime {
 		l.sweep(now)
 	}
 	limiter, ok := l.limiters[k]
 	if !ok {
-		limiter = newLimiter(k.String(), l.limits(k), l.clock)
+		limiter = newLimiter(k.String(), l.options.Limits(k), l.options)
 		l.limiters[k] = limiter
 	}
 	return limiter
@@ -96,7 +104,7 @@ type Snapshot struct {
 // Snapshots returns what the limiters look like, one for each host, sorted by host.
 func (l *Limiters) Snapshots() []Snapshot {
 	l.mu.Lock()
-	l.sweep(l.clock.Now())
+	l.sweep(l.options.Clock.Now())
 	hosts := map[string]*Snapshot{}
 	quotas := map[string][]Snapshot{}
 	for k, limiter := range l.limiters {
@@ -173,7 +181,7 @@ func (p *limitPolicy) Do(req *policy.Request) (*http.Response, error) {
 	case err != nil:
 		releaseHost(Failed, 0)
 	default:
-		outcome, wait := Judge(resp, p.limiters.clock.Now())
+		outcome, wait := Judge(resp, p.limiters.options.Clock.Now())
 		if outcome == Throttled && quota != host {
 			releaseQuota(Throttled, wait)
 			outcome, wait = Answered, 0

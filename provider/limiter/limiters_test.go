@@ -110,7 +110,7 @@ func send(t *testing.T, ctx context.Context, l *Limiters, quota, url string, to 
 }
 
 func newLimiters() *Limiters {
-	return New(clock.RealClock{}, func(k Key) Limits {
+	return New(Options{Clock: clock.RealClock{}, Limits: func(k Key) Limits {
 		if k.Host == "small.example" {
 			return Limits{Rate: 1, Burst: 1, InFlight: 1}
 		}
@@ -118,7 +118,7 @@ func newLimiters() *Limiters {
 			return Limits{Advice: "wait"}
 		}
 		return Limits{Rate: 100, Burst: 200, InFlight: 64, Advice: "wait"}
-	})
+	}})
 }
 
 func TestEachHostHasItsOwnLimiter(t *testing.T) {

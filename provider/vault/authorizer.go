@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -26,11 +27,12 @@ const refusalTime = time.Minute
 // A refusal counts for this vault alone. The identity's token stays valid for all other vaults.
 type authorizer struct {
 	credential Credential
-	scope      string
 	host       string
 	clock      clock.PassiveClock
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	// scope is what tokens are asked for: the cloud's, until the vault asks for another one.
+	scope   string
 	caller  identity.Caller
 	refused refusal
 	// cure is the token that was asked for because this vault refused the one before. Where the vault refuses it as well, no
@@ -60,22 +62,17 @@ func (a *authorizer) Do(req *policy.Request) (*http.Response, error) {
 		// the next page of a list is named by the answer: the token must not follow it to another host
 		return nil, &rejection{reason: volume.ReasonUnavailable, message: "the answer points to another host: check proxies on the way"}
 	}
-	options := policy.TokenRequestOptions{Scopes: []string{a.scope}, EnableCAE: true}
-	token, err := a.credential.GetToken(req.Raw().Context(), options)
-	if err != nil {
-		return nil, fmt.Errorf("token: %w", err)
-	}
-	if err := a.remembered(token); err != nil {
-		return nil, err
-	}
-	resp, err := a.send(req, token)
-	if err == nil && resp.StatusCode == http.StatusForbidden {
-		a.as(token) // the message names who was refused
-	}
+	options, token, resp, err := a.ask(req)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
 	challenge := ParseChallenge(resp.Header)
+	if a.learn(challenge) {
+		if options, token, resp, err = a.ask(req); err != nil || resp.StatusCode != http.StatusUnauthorized {
+			return resp, err
+		}
+		challenge = ParseChallenge(resp.Header)
+	}
 	if own := a.as(token).Tenant; challenge.Claims == "" && challenge.OtherTenant(own) {
 		return nil, a.otherTenant(challenge.Tenant, own, resp)
 	}
@@ -89,6 +86,52 @@ func (a *authorizer) Do(req *policy.Request) (*http.Response, error) {
 		}
 	}
 	return nil, a.refuse(newer, resp)
+}
+
+// ask sends the request with the identity's token, unless the vault refused that a moment ago.
+func (a *authorizer) ask(req *policy.Request) (options policy.TokenRequestOptions, token azcore.AccessToken, resp *http.Response, err error) {
+	a.mu.Lock()
+	options = policy.TokenRequestOptions{Scopes: []string{a.scope}, EnableCAE: true}
+	a.mu.Unlock()
+	if token, err = a.credential.GetToken(req.Raw().Context(), options); err != nil {
+		return options, token, nil, noToken(req, err)
+	}
+	if err := a.remembered(token); err != nil {
+		return options, token, nil, err
+	}
+	resp, err = a.send(req, token)
+	if err == nil && resp.StatusCode == http.StatusForbidden {
+		a.as(token) // the message names who was refused
+	}
+	return options, token, resp, err
+}
+
+// learn takes the scope of a vault that is not one of the cloud's own from its challenge. It returns whether that is news.
+func (a *authorizer) learn(c Challenge) bool {
+	scope := c.scope(a.host)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.Claims != "" || scope == "" || scope == a.scope {
+		return false
+	}
+	a.scope = scope
+	return true
+}
+
+type tokenErrorKey struct{}
+
+// withTokenError returns a context whose requests note there why they got no token. The SDK replaces each error by that of the
+// context where the context has ended: then it would be the vault that did not answer, and not Entra ID.
+func withTokenError(ctx context.Context) (context.Context, *error) {
+	failed := new(error)
+	return context.WithValue(ctx, tokenErrorKey{}, failed), failed
+}
+
+func noToken(req *policy.Request, err error) error {
+	if failed, ok := req.Raw().Context().Value(tokenErrorKey{}).(*error); ok {
+		*failed = err
+	}
+	return fmt.Errorf("token: %w", err)
 }
 
 // send sends the request with the token.
@@ -115,7 +158,7 @@ func (a *authorizer) newer(req *policy.Request, options policy.TokenRequestOptio
 		newer, err = a.credential.Renew(req.Raw().Context(), options, refused.Token)
 	}
 	if err != nil {
-		return newer, fmt.Errorf("token: %w", err)
+		return newer, noToken(req, err)
 	}
 	if newer.Token != refused.Token {
 		a.mu.Lock()

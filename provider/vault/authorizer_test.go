@@ -35,6 +35,7 @@ type bearer struct {
 	mu     sync.Mutex
 	n      int
 	claims []string
+	scopes []string
 }
 
 func (b *bearer) token() azcore.AccessToken {
@@ -45,6 +46,7 @@ func (b *bearer) token() azcore.AccessToken {
 func (b *bearer) GetToken(_ context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.scopes = append(b.scopes, o.Scopes[0])
 	if o.Claims != "" {
 		b.claims = append(b.claims, o.Claims)
 		b.n++
@@ -131,7 +133,7 @@ func (v *vaults) client(t *testing.T, host string, pool *vault.Pool, b *bearer) 
 
 func getSecret(t *testing.T, c *vault.Client) error {
 	t.Helper()
-	_, err := c.Get(t.Context(), class.Secret, "s", "")
+	_, err := get(t.Context(), c, class.Secret, "s", "")
 	return err //nolint:wrapcheck // a test looks at it
 }
 
@@ -234,6 +236,36 @@ func TestARefusedTokenIsCuredByANewerOne(t *testing.T) {
 	}
 }
 
+// A vault that is not one of the cloud's own says what its tokens are for. It gets tokens only for a domain that it is part of.
+func TestTheVaultsOwnScopeIsLearned(t *testing.T) {
+	for resource, want := range map[string]string{
+		"https://corp.example":               "https://corp.example/.default",
+		"https://CORP.example/.default":      "https://corp.example/.default",
+		"https://vault.azure.net":            scope,
+		"https://management.azure.com":       scope,
+		"https://example":                    scope,
+		"https://orp.example":                scope,
+		"http://corp.example":                scope,
+		"https://kv.corp.example":            scope,
+		"https://corp.example@evil.example/": scope,
+	} {
+		t.Run(resource, func(t *testing.T) {
+			const own = "kv.corp.example"
+			b := &bearer{tenant: ownTenant, fixed: true}
+			v := &vaults{answer: map[string]func(string) (int, string, string){
+				own: refusingWith(`Bearer authorization="https://login.microsoftonline.com/` + ownTenant + `", resource="` + resource + `"`),
+			}}
+			client := v.client(t, own, vault.New(vault.Options{Transport: v, Clock: clock.RealClock{}}), b)
+			if err := getSecret(t, client); volume.ReasonOf(err) != volume.ReasonIdentity {
+				t.Fatal(err)
+			}
+			if got := b.scopes[len(b.scopes)-1]; got != want || v.asked(own) != len(b.scopes) {
+				t.Errorf("tokens for %q", b.scopes)
+			}
+		})
+	}
+}
+
 // A list names its next page itself: the token must not follow it to another host.
 func TestTheTokenDoesNotLeaveForAnotherHost(t *testing.T) {
 	v := &vaults{answer: map[string]func(string) (int, string, string){
@@ -243,8 +275,54 @@ func TestTheTokenDoesNotLeaveForAnotherHost(t *testing.T) {
 		"evil.example.com": granted("evil.example.com"),
 	}}
 	client := v.client(t, host, vault.New(vault.Options{Transport: v, Clock: clock.RealClock{}}), &bearer{})
-	_, err := client.Versions(t.Context(), class.Secret, "s")
+	_, err := versions(t.Context(), client, class.Secret, "s")
 	if volume.ReasonOf(err) != volume.ReasonUnavailable || !strings.Contains(err.Error(), "another host") || v.asked("evil.example.com") != 0 {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What a vault, or whoever sits before it, answers must be for the object that was asked for.
+func TestAnswersForAnotherObjectAreRefused(t *testing.T) {
+	const version, other = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
+	for name, tc := range map[string]struct {
+		id    string
+		asked string
+		ok    bool
+	}{
+		"its own":          {"https://" + host + "/secrets/s/" + version, "", true},
+		"the version":      {"https://" + host + "/secrets/s/" + version, version, true},
+		"of other case":    {"https://CONTOSO.vault.azure.net/secrets/S/" + version, "", true},
+		"with the port":    {"https://" + host + ":443/secrets/s/" + version, "", true},
+		"another vault":    {"https://evil.vault.azure.net/secrets/s/" + version, "", false},
+		"another kind":     {"https://" + host + "/keys/s/" + version, "", false},
+		"another name":     {"https://" + host + "/secrets/t/" + version, "", false},
+		"another version":  {"https://" + host + "/secrets/s/" + other, version, false},
+		"no version":       {"https://" + host + "/secrets/s", "", false},
+		"too long":         {"https://" + host + "/secrets/s/" + version + "/more", "", false},
+		"text as version":  {"https://" + host + "/secrets/s/a%0Ab", "", false},
+		"not a URL":        {"%", "", false},
+		"none":             {"", "", false},
+		"a version of 1 M": {"https://" + host + "/secrets/s/" + strings.Repeat("a", 1<<20), "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, list := range []bool{false, true} {
+				if list && (tc.asked != "" || name == "none") {
+					continue // a list has no version, and entries without an id are passed over
+				}
+				body := `{"id":"` + tc.id + `","value":"v","attributes":{"enabled":true}}`
+				if list {
+					body = `{"value":[` + body + `]}`
+				}
+				v := &vaults{answer: map[string]func(string) (int, string, string){host: func(string) (int, string, string) { return http.StatusOK, "", body }}}
+				client := v.client(t, host, vault.New(vault.Options{Transport: v, Clock: clock.RealClock{}}), &bearer{})
+				a, err := client.Ask(t.Context(), volume.SourceKey{Kind: "secret", Name: "s", Version: tc.asked, List: list}, "s")
+				if (err == nil) != tc.ok {
+					t.Fatalf("list %t: got %+v, %v", list, a, err)
+				}
+				if !tc.ok && (volume.ReasonOf(err) != volume.ReasonUnavailable || !strings.Contains(err.Error(), "check proxies") || len(err.Error()) > 300) {
+					t.Errorf("list %t: error %v", list, err)
+				}
+			}
+		})
 	}
 }

@@ -20,6 +20,9 @@ type Challenge struct {
 	Tenant string
 	// Claims is the JSON of the claims that a token must have (continuous access evaluation); empty where none are asked for.
 	Claims string
+
+	// resource is what the vault wants tokens for.
+	resource string
 }
 
 var challengeParameter = regexp.MustCompile(`(\w+)="([^"]*)"`)
@@ -38,7 +41,10 @@ func ParseChallenge(header http.Header) Challenge {
 	if authority == "" {
 		authority = parameters["authorization_uri"]
 	}
-	c := Challenge{Tenant: tenantOf(authority)}
+	c := Challenge{Tenant: tenantOf(authority), resource: parameters["resource"]}
+	if parameters["scope"] != "" {
+		c.resource = parameters["scope"]
+	}
 	if parameters["error"] == "insufficient_claims" && len(parameters["claims"]) <= biggestClaims {
 		var object map[string]json.RawMessage
 		if claims, err := base64.StdEncoding.DecodeString(parameters["claims"]); err == nil && json.Unmarshal(claims, &object) == nil {
@@ -72,6 +78,16 @@ func isTenantID(tenant string) bool {
 		return false
 	}
 	return !strings.Contains(tenant, ".")
+}
+
+// scope is the OAuth scope that the vault wants tokens for, empty where it must not get one: a vault gets tokens only for a domain
+// that it is part of.
+func (c Challenge) scope(host string) string {
+	u, err := url.Parse(strings.TrimSuffix(c.resource, "/.default"))
+	if err != nil || u.Scheme != "https" || !strings.Contains(u.Host, ".") || !strings.HasSuffix(strings.ToLower(host), "."+strings.ToLower(u.Host)) {
+		return ""
+	}
+	return "https://" + strings.ToLower(u.Host) + "/.default"
 }
 
 // OtherTenant returns whether a vault trusts another tenant than the one that a token is from. It is false where the two cannot

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"unicode"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
@@ -18,9 +17,11 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
 )
 
+// Answers that cannot be used, inside this package.
 var (
-	incomplete = errors.New("the vault's answer lacks what it must have") //nolint:staticcheck // marks inside this package
-	endless    = errors.New("the vault's list does not end")              //nolint:staticcheck // marks inside this package
+	errIncomplete = errors.New("the answer lacks what it must have")
+	errEndless    = errors.New("the list does not end")
+	errForeign    = errors.New("the answer is for another object")
 )
 
 // description says what was asked, for messages.
@@ -28,6 +29,14 @@ type description struct {
 	kind          class.Kind
 	name, version string
 	operation     string
+}
+
+func describe(key volume.SourceKey, name string) description {
+	d := description{kind: class.Kind(key.Kind), name: name, version: key.Version, operation: "get"}
+	if key.List {
+		d.operation = "list"
+	}
+	return d
 }
 
 // String is `secret "name"`, with the version where one was asked for.
@@ -68,12 +77,19 @@ func (c *Client) explain(err error, raw *http.Response, d description) *volume.E
 
 // notAnAnswer explains a success that holds nothing usable.
 func (c *Client) notAnAnswer(err error, d description, raw *http.Response) *volume.Error {
-	e := &volume.Error{Reason: volume.ReasonUnavailable, RequestID: requestID(raw), Cause: err}
-	e.Message = fmt.Sprintf("vault %s: %s: the answer is not one of Key Vault's (status %d): check proxies on the way", c.host, d, raw.StatusCode)
-	return e
+	what := fmt.Sprintf("the answer is not one of Key Vault's (status %d)", raw.StatusCode)
+	if errors.Is(err, errForeign) {
+		what = "the answer is for another object than the one that was asked for"
+	}
+	return &volume.Error{
+		Reason:    volume.ReasonUnavailable,
+		Message:   fmt.Sprintf("vault %s: %s: %s: check proxies on the way", c.host, d, what),
+		RequestID: requestID(raw),
+		Cause:     err,
+	}
 }
 
-// problem is an error body of Key Vault.
+// problem is an error body of Key Vault. Its words may quote anything: they are compared, and never printed.
 type problem struct {
 	code, inner, message string
 }
@@ -93,6 +109,15 @@ func parseProblem(body []byte) problem {
 		return problem{}
 	}
 	return problem{code: raw.Error.Code, inner: raw.Error.InnerError.Code, message: raw.Error.Message}
+}
+
+// known is the error's code where it is one of Key Vault's.
+func (p problem) known() string {
+	switch p.code {
+	case "BadParameter", "BadRequest", "Conflict", "Forbidden", "MethodNotAllowed", "NotFound", "NotSupported", "Unauthorized":
+		return p.code
+	}
+	return "unknown code"
 }
 
 // refused explains an answer that is an error.
@@ -124,7 +149,8 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 		e.Message = fmt.Sprintf("the answer is not one of Key Vault's (status %d): check proxies on the way", status)
 	default:
 		e.Reason = volume.ReasonInvalidClass
-		e.Message = fmt.Sprintf("the vault refused the request (%s): %s", shorten(p.code), shorten(p.message))
+		e.Message = fmt.Sprintf("the vault rejected the request (%s, status %d; details redacted): correct objectName, objectVersion and "+
+			"objectType", p.known(), status)
 	}
 	e.Message = prefix + e.Message
 	return e
@@ -168,26 +194,4 @@ func (c *Client) forbidden(p problem, d description) (volume.Reason, string) {
 	}
 	return volume.ReasonPermission, fmt.Sprintf("%s has no permission: assign it the role %q, or add %q to its access policy of the vault",
 		who, role, permission)
-}
-
-func requestID(raw *http.Response) string {
-	if raw == nil {
-		return ""
-	}
-	return raw.Header.Get("X-Ms-Request-Id")
-}
-
-// shorten makes a message of the service one line of readable length.
-func shorten(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(text, ""))
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > 200 {
-		text = strings.ToValidUTF8(text[:200], "") + "…"
-	}
-	return text
 }

@@ -2,6 +2,10 @@ package vault
 
 import (
 	"context"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
@@ -9,10 +13,12 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
 )
 
-// mostPages bounds a list of versions: a vault that always names a next page must not hold a pod for ever.
+// mostPages bounds a list of versions: a vault that always names a next page must not hold a Pod for ever.
 const mostPages = 200
 
 // Object is one version of a secret, key or certificate as the vault answered.
@@ -25,15 +31,9 @@ type Object struct {
 	// Certified is true for a secret that is the other side of a certificate.
 	Certified bool
 	// Key is a key's public part.
-	Key *Key
+	Key *encode.JWK
 	// DER is a certificate.
 	DER []byte
-}
-
-// Key is a JSON Web Key's public part (RFC 7517).
-type Key struct {
-	Type, Curve string
-	N, E, X, Y  []byte
 }
 
 // Attributes are those of a version.
@@ -44,149 +44,186 @@ type Attributes struct {
 	Created, NotBefore, Expires time.Time
 }
 
-// Get returns an object's version, the current one where the version is empty. Errors are of type *volume.Error.
-func (c *Client) Get(ctx context.Context, kind class.Kind, name, version string) (*Object, error) {
-	d := description{kind: kind, name: name, version: version, operation: "get"}
-	switch kind {
-	case class.Secret:
-		return call(ctx, c, d, func(ctx context.Context) (*Object, error) {
-			resp, err := c.secrets.GetSecret(ctx, name, version, nil)
-			if err != nil {
-				return nil, err //nolint:wrapcheck // call explains it
-			}
-			return secretOf(resp.Secret)
-		})
-	case class.Key:
-		return call(ctx, c, d, func(ctx context.Context) (*Object, error) {
-			resp, err := c.keys.GetKey(ctx, name, version, nil)
-			if err != nil {
-				return nil, err //nolint:wrapcheck // call explains it
-			}
-			return keyOf(resp.KeyBundle)
-		})
-	case class.Certificate:
-	}
-	return call(ctx, c, d, func(ctx context.Context) (*Object, error) {
-		resp, err := c.certificates.GetCertificate(ctx, name, version, nil)
-		if err != nil {
-			return nil, err //nolint:wrapcheck // call explains it
-		}
-		return certificateOf(resp.Certificate)
-	})
+// kindClient asks for objects of one kind. It returns each with its id, which the caller checks.
+type kindClient interface {
+	get(ctx context.Context, name, version string) (o *Object, id string, err error)
+	versions(ctx context.Context, name string) (all []Attributes, ids []string, err error)
 }
 
-func secretOf(s azsecrets.Secret) (*Object, error) {
-	if s.ID == nil || s.Value == nil {
-		return nil, incomplete
+// kind returns the client for objects of a kind.
+func (c *Client) kind(kind string) (kindClient, error) {
+	switch class.Kind(kind) {
+	case class.Secret:
+		return secrets{c.secrets}, nil
+	case class.Key:
+		return keys{c.keys}, nil
+	case class.Certificate:
+		return certificates{c.certificates}, nil
 	}
-	o := &Object{Value: *s.Value, Certified: deref(s.KID) != "", ContentType: deref(s.ContentType)}
-	if a := s.Attributes; a != nil {
+	return nil, &volume.Error{Reason: volume.ReasonInternal, Message: fmt.Sprintf("vault %s: there is no kind %q of object", c.host, kind)}
+}
+
+// collection is the first element of the path of an object's id.
+func collection(kind string) string {
+	if class.Kind(kind) == class.Certificate {
+		return "certificates"
+	}
+	return kind + "s"
+}
+
+var versionPattern = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
+
+// checkID checks that an answer's id, https://HOST/secrets/NAME/VERSION, is that of the object that was asked for, and returns its
+// version.
+func (c *Client) checkID(id string, asked volume.SourceKey) (version string, err error) {
+	if id == "" {
+		return "", errIncomplete
+	}
+	u, err := url.Parse(id)
+	if err != nil {
+		return "", errForeign
+	}
+	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
+	host := url.URL{Host: c.host}
+	if len(parts) != 3 || !strings.EqualFold(u.Hostname(), host.Hostname()) || parts[0] != collection(asked.Kind) ||
+		!strings.EqualFold(parts[1], asked.Name) || !versionPattern.MatchString(parts[2]) ||
+		asked.Version != "" && !strings.EqualFold(parts[2], asked.Version) {
+		return "", errForeign
+	}
+	return parts[2], nil
+}
+
+type secrets struct{ client *azsecrets.Client }
+
+func (s secrets) get(ctx context.Context, name, version string) (*Object, string, error) {
+	resp, err := s.client.GetSecret(ctx, name, version, nil)
+	if err != nil {
+		return nil, "", err //nolint:wrapcheck // Ask explains it
+	}
+	if resp.Value == nil {
+		return nil, "", errIncomplete
+	}
+	o := &Object{Value: *resp.Value, Certified: deref(resp.KID) != "", ContentType: deref(resp.ContentType)}
+	if a := resp.Attributes; a != nil {
 		o.Attributes = attributes(a.Enabled, a.Created, a.NotBefore, a.Expires)
 	}
-	o.Version = s.ID.Version()
-	return o, nil
+	return o, string(deref(resp.ID)), nil
 }
 
-func keyOf(k azkeys.KeyBundle) (*Object, error) {
-	if k.Key == nil || k.Key.KID == nil {
-		return nil, incomplete
+func (s secrets) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
+	pages, err := collect(ctx, s.client.NewListSecretPropertiesVersionsPager(name, nil))
+	l := &list{}
+	for _, page := range pages {
+		for _, v := range page.Value {
+			if v != nil && v.Attributes != nil {
+				l.add(string(deref(v.ID)), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires))
+			}
+		}
 	}
-	o := &Object{Key: &Key{
-		Type: string(deref(k.Key.Kty)), Curve: string(deref(k.Key.Crv)), N: k.Key.N, E: k.Key.E, X: k.Key.X, Y: k.Key.Y,
+	return l.all, l.ids, err
+}
+
+type keys struct{ client *azkeys.Client }
+
+func (k keys) get(ctx context.Context, name, version string) (*Object, string, error) {
+	resp, err := k.client.GetKey(ctx, name, version, nil)
+	if err != nil {
+		return nil, "", err //nolint:wrapcheck // Ask explains it
+	}
+	if resp.Key == nil {
+		return nil, "", errIncomplete
+	}
+	o := &Object{Key: &encode.JWK{
+		Kty: string(deref(resp.Key.Kty)),
+		Crv: string(deref(resp.Key.Crv)),
+		N:   resp.Key.N,
+		E:   resp.Key.E,
+		X:   resp.Key.X,
+		Y:   resp.Key.Y,
 	}}
-	if a := k.Attributes; a != nil {
+	if a := resp.Attributes; a != nil {
 		o.Attributes = attributes(a.Enabled, a.Created, a.NotBefore, a.Expires)
 	}
-	o.Version = k.Key.KID.Version()
-	return o, nil
+	return o, string(deref(resp.Key.KID)), nil
 }
 
-func certificateOf(crt azcertificates.Certificate) (*Object, error) {
-	if crt.ID == nil || crt.CER == nil {
-		return nil, incomplete
-	}
-	o := &Object{DER: crt.CER}
-	if a := crt.Attributes; a != nil {
-		o.Attributes = attributes(a.Enabled, a.Created, a.NotBefore, a.Expires)
-	}
-	o.Version = crt.ID.Version()
-	return o, nil
-}
-
-// Versions returns all versions of an object, in no order. It needs the permission to list.
-func (c *Client) Versions(ctx context.Context, kind class.Kind, name string) ([]Attributes, error) {
-	d := description{kind: kind, name: name, operation: "list"}
-	switch kind {
-	case class.Secret:
-		return call(ctx, c, d, func(ctx context.Context) ([]Attributes, error) {
-			return collect(ctx, c.secrets.NewListSecretPropertiesVersionsPager(name, nil),
-				func(page azsecrets.ListSecretPropertiesVersionsResponse) []Attributes {
-					return listed(page.Value, func(v *azsecrets.SecretProperties) (version string, a Attributes) {
-						if v == nil || v.ID == nil || v.Attributes == nil {
-							return "", a
-						}
-						return v.ID.Version(), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
-					})
-				})
-		})
-	case class.Key:
-		return call(ctx, c, d, func(ctx context.Context) ([]Attributes, error) {
-			return collect(ctx, c.keys.NewListKeyPropertiesVersionsPager(name, nil),
-				func(page azkeys.ListKeyPropertiesVersionsResponse) []Attributes {
-					return listed(page.Value, func(v *azkeys.KeyProperties) (version string, a Attributes) {
-						if v == nil || v.KID == nil || v.Attributes == nil {
-							return "", a
-						}
-						return v.KID.Version(), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
-					})
-				})
-		})
-	case class.Certificate:
-	}
-	return call(ctx, c, d, func(ctx context.Context) ([]Attributes, error) {
-		return collect(ctx, c.certificates.NewListCertificatePropertiesVersionsPager(name, nil),
-			func(page azcertificates.ListCertificatePropertiesVersionsResponse) []Attributes {
-				return listed(page.Value, func(v *azcertificates.CertificateProperties) (version string, a Attributes) {
-					if v == nil || v.ID == nil || v.Attributes == nil {
-						return "", a
-					}
-					return v.ID.Version(), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires)
-				})
-			})
-	})
-}
-
-// listed takes the versions of a page; entries that lack what they must have are passed over.
-func listed[T any](page []*T, of func(*T) (version string, a Attributes)) []Attributes {
-	found := make([]Attributes, 0, len(page))
-	for _, entry := range page {
-		if version, a := of(entry); version != "" {
-			a.Version = version
-			found = append(found, a)
+func (k keys) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
+	pages, err := collect(ctx, k.client.NewListKeyPropertiesVersionsPager(name, nil))
+	l := &list{}
+	for _, page := range pages {
+		for _, v := range page.Value {
+			if v != nil && v.Attributes != nil {
+				l.add(string(deref(v.KID)), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires))
+			}
 		}
 	}
-	return found
+	return l.all, l.ids, err
+}
+
+type certificates struct{ client *azcertificates.Client }
+
+func (c certificates) get(ctx context.Context, name, version string) (*Object, string, error) {
+	resp, err := c.client.GetCertificate(ctx, name, version, nil)
+	if err != nil {
+		return nil, "", err //nolint:wrapcheck // Ask explains it
+	}
+	if resp.CER == nil {
+		return nil, "", errIncomplete
+	}
+	o := &Object{DER: resp.CER}
+	if a := resp.Attributes; a != nil {
+		o.Attributes = attributes(a.Enabled, a.Created, a.NotBefore, a.Expires)
+	}
+	return o, string(deref(resp.ID)), nil
+}
+
+func (c certificates) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
+	pages, err := collect(ctx, c.client.NewListCertificatePropertiesVersionsPager(name, nil))
+	l := &list{}
+	for _, page := range pages {
+		for _, v := range page.Value {
+			if v != nil && v.Attributes != nil {
+				l.add(string(deref(v.ID)), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires))
+			}
+		}
+	}
+	return l.all, l.ids, err
+}
+
+// list collects versions with their ids. Those without an id are ignored.
+type list struct {
+	all []Attributes
+	ids []string
+}
+
+func (l *list) add(id string, a Attributes) {
+	if id != "" {
+		l.all, l.ids = append(l.all, a), append(l.ids, id)
+	}
 }
 
 // collect reads all pages; a page may be short or empty although more follow.
-func collect[P any](ctx context.Context, pager *runtime.Pager[P], of func(P) []Attributes) ([]Attributes, error) {
-	var all []Attributes
+func collect[P any](ctx context.Context, pager *runtime.Pager[P]) ([]P, error) {
+	var pages []P
 	for range mostPages {
 		if !pager.More() {
-			return all, nil
+			return pages, nil
 		}
 		page, err := pager.NextPage(ctx)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // call explains it
+			return nil, err //nolint:wrapcheck // Ask explains it
 		}
-		all = append(all, of(page)...)
+		pages = append(pages, page)
 	}
-	return nil, endless
+	return nil, errEndless
 }
 
 func attributes(enabled *bool, created, notBefore, expires *time.Time) Attributes {
 	return Attributes{
-		Enabled: deref(enabled), Created: deref(created), NotBefore: deref(notBefore), Expires: deref(expires),
+		Enabled:   deref(enabled),
+		Created:   deref(created),
+		NotBefore: deref(notBefore),
+		Expires:   deref(expires),
 	}
 }
 

@@ -60,7 +60,9 @@ func TestRefusals(t *testing.T) {
 		"500":                {fault: status(500, "InternalError", "", "canary"), reason: volume.ReasonUnavailable, want: []string{"answered 500"}},
 		"408":                {fault: status(408, "", "", ""), reason: volume.ReasonUnavailable},
 		"429":                {fault: &emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 7}, reason: volume.ReasonThrottled, want: []string{"fewer requests"}},
-		"400":                {fault: status(400, "BadParameter", "", "The request URI\r\ncontains\u001b[31m an invalid name: x"), reason: volume.ReasonInvalidClass, want: []string{"(BadParameter): The request URI contains [31m an invalid name: x"}},
+		"400":                {fault: status(400, "BadParameter", "", "The request URI contains canary-value"), reason: volume.ReasonInvalidClass, want: []string{"(BadParameter, status 400; details redacted)"}},
+		"400 of no kind":     {fault: status(400, "canary-code", "canary-inner", "canary-value"), reason: volume.ReasonInvalidClass, want: []string{"(unknown code, status 400; details redacted)"}},
+		"403 that quotes":    {fault: status(403, "Forbidden", "", "oid=canary-value"), reason: volume.ReasonPermission, want: []string{"oid a1"}},
 		"a list":             {kind: "list", fault: status(403, "Forbidden", "ForbiddenByPolicy", "no"), reason: volume.ReasonPermission, want: []string{`add "secret list"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -80,11 +82,11 @@ func TestRefusals(t *testing.T) {
 			var err error
 			switch tc.kind {
 			case "list":
-				_, err = client.Versions(t.Context(), class.Secret, "s")
+				_, err = versions(t.Context(), client, class.Secret, "s")
 			case "":
-				_, err = client.Get(t.Context(), class.Secret, tc.name+map[bool]string{true: "s"}[tc.name == ""], tc.version)
+				_, err = get(t.Context(), client, class.Secret, tc.name+map[bool]string{true: "s"}[tc.name == ""], tc.version)
 			default:
-				_, err = client.Get(t.Context(), tc.kind, tc.name, tc.version)
+				_, err = get(t.Context(), client, tc.kind, tc.name, tc.version)
 			}
 			e, ok := errors.AsType[*volume.Error](err)
 			if !ok || e.Reason != tc.reason {

@@ -24,44 +24,44 @@ func TestGetAndVersions(t *testing.T) {
 	if err := w.SetCertificate("contoso", emulator.Certificate{Name: "c", KeyType: "EC"}); err != nil {
 		t.Fatal(err)
 	}
-	var versions []string
+	var ids []string
 	for range 5 { // three pages
-		versions = append(versions, w.secret(t, "s", "value of "+"abcde"[len(versions):len(versions)+1]))
+		ids = append(ids, w.secret(t, "s", "value of "+"abcde"[len(ids):len(ids)+1]))
 	}
-	if err := w.Disable("contoso", "secrets", "s", versions[2], true); err != nil {
+	if err := w.Disable("contoso", "secrets", "s", ids[2], true); err != nil {
 		t.Fatal(err)
 	}
-	s, err := w.client.Get(t.Context(), class.Secret, "s", "")
-	if err != nil || s.Value != "value of e" || s.Version != versions[4] || s.Certified || !s.Enabled || s.RequestID == "" || s.Created.IsZero() {
+	s, err := get(t.Context(), w.client, class.Secret, "s", "")
+	if err != nil || s.Value != "value of e" || s.Version != ids[4] || s.Certified || !s.Enabled || s.RequestID == "" || s.Created.IsZero() {
 		t.Errorf("secret: %+v, %v", s, err)
 	}
-	if s, err = w.client.Get(t.Context(), class.Secret, "S", versions[0]); err != nil || s.Value != "value of a" || s.Version != versions[0] {
+	if s, err = get(t.Context(), w.client, class.Secret, "S", ids[0]); err != nil || s.Value != "value of a" || s.Version != ids[0] {
 		t.Errorf("its first version: %+v, %v", s, err)
 	}
-	all, err := w.client.Versions(t.Context(), class.Secret, "s")
+	all, err := versions(t.Context(), w.client, class.Secret, "s")
 	if err != nil || len(all) != 5 {
 		t.Fatalf("versions: %+v, %v", all, err)
 	}
 	for _, v := range all {
-		if v.Enabled != (v.Version != versions[2]) || !slices.Contains(versions, v.Version) {
+		if v.Enabled != (v.Version != ids[2]) || !slices.Contains(ids, v.Version) {
 			t.Errorf("version: %+v", v)
 		}
 	}
-	k, err := w.client.Get(t.Context(), class.Key, "k", "")
-	if err != nil || k.Key == nil || k.Key.Type != "EC" || k.Key.Curve != "P-256" || len(k.Key.X) != 32 || len(k.Key.Y) != 32 {
+	k, err := get(t.Context(), w.client, class.Key, "k", "")
+	if err != nil || k.Key == nil || k.Key.Kty != "EC" || k.Key.Crv != "P-256" || len(k.Key.X) != 32 || len(k.Key.Y) != 32 {
 		t.Errorf("key: %+v, %v", k, err)
 	}
-	c, err := w.client.Get(t.Context(), class.Certificate, "c", "")
+	c, err := get(t.Context(), w.client, class.Certificate, "c", "")
 	if err != nil || len(c.DER) == 0 || c.Version == "" {
 		t.Errorf("certificate: %+v, %v", c, err)
 	}
-	backing, err := w.client.Get(t.Context(), class.Secret, "c", "")
+	backing, err := get(t.Context(), w.client, class.Secret, "c", "")
 	if err != nil || !backing.Certified || backing.ContentType != "application/x-pkcs12" || backing.Version != c.Version {
 		t.Errorf("its secret: %+v, %v", backing, err)
 	}
 	for _, kind := range []class.Kind{class.Key, class.Certificate} {
 		name := map[class.Kind]string{class.Key: "k", class.Certificate: "c"}[kind]
-		if list, err := w.client.Versions(t.Context(), kind, name); err != nil || len(list) != 1 || !list[0].Enabled {
+		if list, err := versions(t.Context(), w.client, kind, name); err != nil || len(list) != 1 || !list[0].Enabled {
 			t.Errorf("versions of the %s: %+v, %v", kind, list, err)
 		}
 	}
@@ -78,7 +78,7 @@ func TestFirstRequestsOfManyCarryOneToken(t *testing.T) {
 	var work sync.WaitGroup
 	for range 20 {
 		work.Go(func() {
-			if _, err := w.client.Get(t.Context(), class.Secret, "s", ""); err != nil {
+			if _, err := get(t.Context(), w.client, class.Secret, "s", ""); err != nil {
 				t.Error(err)
 			}
 		})
@@ -98,12 +98,12 @@ func TestFirstRequestsOfManyCarryOneToken(t *testing.T) {
 func TestRealChallengeHeals(t *testing.T) {
 	w := newWorld(t)
 	w.secret(t, "s", "v")
-	if _, err := w.client.Get(t.Context(), class.Secret, "s", ""); err != nil {
+	if _, err := get(t.Context(), w.client, class.Secret, "s", ""); err != nil {
 		t.Fatal(err)
 	}
 	w.RevokeTokens()
 	w.ResetRequests()
-	if _, err := w.client.Get(t.Context(), class.Secret, "s", ""); err != nil {
+	if _, err := get(t.Context(), w.client, class.Secret, "s", ""); err != nil {
 		t.Fatal(err)
 	}
 	if n := w.counted(); n != 2 {
@@ -125,13 +125,13 @@ func TestWhatMayPassIsTriedAgainWhereAPodWaits(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, vault.TryTimeout(200*time.Millisecond))
 			w.secret(t, "s", "v")
-			if _, err := w.client.Get(t.Context(), class.Secret, "s", ""); err != nil {
+			if _, err := get(t.Context(), w.client, class.Secret, "s", ""); err != nil {
 				t.Fatal(err) // the token is there now
 			}
 			w.ResetRequests()
 			fault.Operation = "get secret"
 			w.AddFault(fault)
-			if s, err := w.client.Get(starting(t), class.Secret, "s", ""); err != nil || s.Value != "v" {
+			if s, err := get(starting(t), w.client, class.Secret, "s", ""); err != nil || s.Value != "v" {
 				t.Fatalf("got %+v, %v", s, err)
 			}
 			if n := w.counted(); n < 3 {
@@ -146,7 +146,7 @@ func TestWhatMayPassIsTriedAgainWhereAPodWaits(t *testing.T) {
 
 func TestWhatDoesNotPassIsAskedOnce(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.client.Get(starting(t), class.Secret, "missing", ""); volume.ReasonOf(err) != volume.ReasonNotFound {
+	if _, err := get(starting(t), w.client, class.Secret, "missing", ""); volume.ReasonOf(err) != volume.ReasonNotFound {
 		t.Errorf("got %v", err)
 	}
 	if n := w.counted(); n != 1 {
@@ -154,7 +154,7 @@ func TestWhatDoesNotPassIsAskedOnce(t *testing.T) {
 	}
 	w.AddFault(emulator.Fault{Kind: emulator.FaultStatus, Status: 503})
 	w.ResetRequests()
-	if _, err := w.client.Get(t.Context(), class.Secret, "missing", ""); volume.ReasonOf(err) != volume.ReasonUnavailable {
+	if _, err := get(t.Context(), w.client, class.Secret, "missing", ""); volume.ReasonOf(err) != volume.ReasonUnavailable {
 		t.Errorf("got %v", err)
 	}
 	if n := w.counted(); n != 1 {
@@ -166,7 +166,7 @@ func TestHangEndsWithTheTry(t *testing.T) {
 	w := newWorld(t, vault.TryTimeout(100*time.Millisecond))
 	w.secret(t, "s", "v")
 	w.AddFault(emulator.Fault{Kind: emulator.FaultHang, Operation: "get secret"})
-	_, err := w.client.Get(t.Context(), class.Secret, "s", "")
+	_, err := get(t.Context(), w.client, class.Secret, "s", "")
 	if volume.ReasonOf(err) != volume.ReasonNetwork || !strings.Contains(err.Error(), "did not answer in time") {
 		t.Errorf("got %v", err)
 	}
@@ -179,13 +179,13 @@ func TestDeadlineTellsTheRealCause(t *testing.T) {
 	w.AddFault(emulator.Fault{Kind: emulator.FaultHang, Operation: "get secret"})
 	ctx, cancel := context.WithTimeout(starting(t), 3*time.Second)
 	defer cancel()
-	_, err := w.client.Get(ctx, class.Secret, "s", "")
+	_, err := get(ctx, w.client, class.Secret, "s", "")
 	if volume.ReasonOf(err) != volume.ReasonUnavailable || !strings.Contains(err.Error(), "answered 503") {
 		t.Errorf("got %v", err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	go stop()
-	if _, err := w.client.Get(ctx, class.Secret, "s", ""); !errors.Is(err, context.Canceled) {
+	if _, err := get(ctx, w.client, class.Secret, "s", ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("who gave up: %v", err)
 	}
 }
@@ -196,7 +196,7 @@ func TestRetryAfterBeyondTheDeadlineIsNotWaitedFor(t *testing.T) {
 	w.AddFault(emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 600})
 	ctx, cancel := context.WithTimeout(starting(t), time.Minute)
 	defer cancel()
-	_, err := w.client.Get(ctx, class.Secret, "s", "")
+	_, err := get(ctx, w.client, class.Secret, "s", "")
 	e, ok := errors.AsType[*volume.Error](err)
 	if !ok || e.Reason != volume.ReasonThrottled || e.RetryAfter != 10*time.Minute || ctx.Err() != nil {
 		t.Errorf("got %#v", err)
@@ -217,7 +217,7 @@ func TestClientsAreKept(t *testing.T) {
 func TestFailureBehindTheTokenRequest(t *testing.T) {
 	w := newWorld(t)
 	w.AddFault(emulator.Fault{Kind: emulator.FaultConnect, Host: host, Status: 403})
-	_, err := w.client.Get(t.Context(), class.Secret, "s", "")
+	_, err := get(t.Context(), w.client, class.Secret, "s", "")
 	if volume.ReasonOf(err) != volume.ReasonProxy || !strings.Contains(err.Error(), "403 Forbidden") {
 		t.Errorf("got %v", err)
 	}

@@ -65,7 +65,7 @@ func New(clk clock.PassiveClock) *Metrics {
 	m.syncTook = m.histogram("k8s_secret_duration_sec", "How long it took to write a Kubernetes Secret.", seconds(), "os_type")
 	m.syncFailed = m.counter("keyvault_csi_sync_errors_total", "Kubernetes Secrets that could not be written, by kind.", "kind")
 	m.stale = m.counter("keyvault_csi_stale_mounts_total", "Pods that started from last known good values.")
-	m.panics = m.counter("keyvault_csi_panics_total", "Panics in calls.")
+	m.panics = m.counter("keyvault_csi_panics_total", "Panics that were recovered.")
 	m.auditFailed = m.counter("keyvault_csi_audit_errors_total", "Lines of the audit log that were lost.")
 	m.vaultRequests = m.counter("keyvault_csi_vault_requests_total", "Requests to Key Vault, by operation and reason (empty: success).", "operation", "reason")
 	m.vaultSeconds = m.histogram("keyvault_csi_vault_request_duration_seconds",
@@ -145,6 +145,9 @@ func (m *Metrics) TokenRequest(mode string, reason volume.Reason, took time.Dura
 
 // Source implements provider.Observer.
 func (m *Metrics) Source(how string) { m.sources.WithLabelValues(how).Inc() }
+
+// Panicked implements provider.Observer.
+func (m *Metrics) Panicked(string) { m.panics.WithLabelValues().Inc() }
 
 // AuditLost counts a line of the audit log that was not written.
 func (m *Metrics) AuditLost() { m.auditFailed.WithLabelValues().Inc() }

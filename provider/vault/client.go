@@ -1,5 +1,3 @@
-// Package vault asks Azure Key Vault: it keeps clients alive, never begins with a request that the vault must refuse, and
-// turns every failure into one line that says whose fault it is.
 package vault
 
 import (
@@ -21,8 +19,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// idle is how long a client is kept that nobody uses.
-const idle = 2 * time.Hour
+// idle is how long a client is kept that is not used: its vault may be a typing mistake that is corrected by now.
+const idle = 15 * time.Minute
 
 // Credential is who asks.
 type Credential interface {
@@ -45,7 +43,7 @@ type Options struct {
 	ApplicationID string
 	// Tracing is off where it is the zero value.
 	Tracing tracing.Provider
-	// Observe is told of each request's end; may be nil. The reason is empty where it succeeded.
+	// Observe is called at each request's end; may be nil. The reason is empty where it succeeded.
 	Observe func(operation string, reason volume.Reason, took time.Duration)
 	Clock   clock.WithDelayedExecution
 }
