@@ -33,7 +33,7 @@ func TestOnlyTheCapabilitiesOfMountingStay(t *testing.T) {
 			t.Errorf("%v\n%s", err, &log)
 		}
 	}()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat(socket); err == nil {
 			break
 		}

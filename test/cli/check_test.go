@@ -33,6 +33,7 @@ func parseChecks(t *testing.T, r result) []checkedClass {
 }
 
 func TestCheckGoesOnAfterEachFailure(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", map[string]string{"objects": `array:
 - "{objectName: off, objectType: secret}"
@@ -92,6 +93,7 @@ object secret/db invalid InvalidContent`
 }
 
 func TestCheckTable(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	r := d.run(nil, "check", "-f", d.class("shop", nil, "db", "off"))
 	d.secretless(r)
@@ -121,6 +123,7 @@ $`)
 }
 
 func TestCheckFindsWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		parameters map[string]string
 		env        map[string]string
@@ -181,6 +184,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 
 // Where there is no token or no way, the objects are not blamed.
 func TestCheckSkipsWhatCannotBeAsked(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", map[string]string{"objects": "array:\n- '{objectName: db, objectType: secret}'\n"})
 	d.ResetRequests()
@@ -197,6 +201,7 @@ func TestCheckSkipsWhatCannotBeAsked(t *testing.T) {
 }
 
 func TestCheckTellsWarnings(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", map[string]string{"objectz": "x"}, "db")
 	r := d.run(nil, "check", "-f", class)

@@ -121,6 +121,7 @@ func nobody() map[string]string {
 }
 
 func TestAsServiceAccount(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	config := apiServer(d, classText(t, "shop", nil, "db"))
 	file := d.class("shop", nil, "db")
@@ -147,6 +148,7 @@ func TestAsServiceAccount(t *testing.T) {
 		"unknown context":   {[]string{"shop", "--service-account", "app", "--context", "nope"}, 1, "nope"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			d := d.in(t)
 			for _, verb := range []string{"preview", "check"} {
 				r := d.run(nobody(), append([]string{verb, "--kubeconfig", config}, tc.args...)...)
 				d.secretless(r)
@@ -165,6 +167,7 @@ func TestAsServiceAccount(t *testing.T) {
 }
 
 func TestCompletion(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	config := apiServer(d, classText(t, "shop", nil, "db"))
 	for _, tc := range []struct {
@@ -199,6 +202,7 @@ func TestCompletion(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	var build struct{ Version, Commit, Go string }
 	r := d.run(nil, "version")

@@ -72,6 +72,7 @@ func stock(t *testing.T, server *emulator.Server, c *class.Class, client, tenant
 
 // Every class of the documentation gives the files that it says, in front of a vault that has its objects.
 func TestClassesOfTheDocumentationWork(t *testing.T) {
+	t.Parallel()
 	clouds, err := cloud.NewResolver("AzurePublicCloud", "")
 	if err != nil {
 		t.Fatal(err)

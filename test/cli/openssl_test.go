@@ -14,6 +14,7 @@ import (
 
 // The keystore of the recipe opens with an empty password, and the recipe's commands work on what the class writes.
 func TestKeystoreOfTheRecipe(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	pfx := d.class("pfx", map[string]string{"objects": "array:\n- '{objectName: tls, objectType: secret, objectFormat: pfx, objectEncoding: base64}'\n"})
 	keystore := parse(t, d.run(nil, "preview", "-f", pfx, "-o", "json", "--reveal").stdout)[0].Files[0].ValueBase64

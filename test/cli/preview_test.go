@@ -57,6 +57,7 @@ func parse(t *testing.T, text string) []seen {
 }
 
 func TestPreviewAsPerson(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", map[string]string{"objects": all, "clientID": "-"})
 	for _, format := range []string{"json", "yaml"} {
@@ -88,6 +89,7 @@ func TestPreviewAsPerson(t *testing.T) {
 }
 
 func TestPreviewTable(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	r := d.run(nil, "preview", "-f", d.class("shop", map[string]string{"objects": all}))
 	d.secretless(r)
@@ -110,6 +112,7 @@ $`)
 }
 
 func TestPreviewReveals(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", map[string]string{"objects": all})
 	r := d.run(nil, "preview", "-f", class, "-o", "json", "--reveal")
@@ -139,6 +142,7 @@ func TestPreviewReveals(t *testing.T) {
 
 // What a person sees is what the driver mounts.
 func TestPreviewIsWhatTheDriverMounts(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	text := classText(t, "shop", map[string]string{"objects": all})
 	r := d.run(nil, "preview", "-f", d.file("c.yaml", text), "-o", "json", "--reveal")
@@ -164,6 +168,7 @@ func TestPreviewIsWhatTheDriverMounts(t *testing.T) {
 }
 
 func TestPreviewOfSeveralClasses(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	good, bad := classText(t, "good", nil, "db"), classText(t, "bad", nil, "gone")
 	path := d.file("both.yaml", good+"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n---\n"+bad)
@@ -181,6 +186,7 @@ func TestPreviewOfSeveralClasses(t *testing.T) {
 }
 
 func TestPreviewAsServicePrincipal(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", map[string]string{"clientID": "-"}, "db")
 	nobody := map[string]string{"AZURE_CLIENT_ID": "-", "AZURE_CLIENT_SECRET": "-", "AZURE_TENANT_ID": "-"}
@@ -205,6 +211,7 @@ func TestPreviewAsServicePrincipal(t *testing.T) {
 }
 
 func TestPreviewAsTheMachine(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", map[string]string{"clientID": "-", "tenantID": "-", "useVMManagedIdentity": "true"}, "db")
 	d.ResetRequests()
@@ -234,6 +241,7 @@ func askedAs(d *desk, client string) bool {
 }
 
 func TestPreviewRefusals(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	good := d.class("shop", nil, "db")
 	for name, tc := range map[string]struct {
@@ -261,6 +269,7 @@ func TestPreviewRefusals(t *testing.T) {
 		"not a reference": {[]string{"a/b/c", "--kubeconfig", kubeconfig(d, "https://127.0.0.1:1")}, nil, "does not name a class"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			d := d.in(t)
 			r := d.run(tc.env, append([]string{"preview"}, tc.args...)...)
 			d.secretless(r)
 			if r.exit != 1 || !strings.Contains(r.stdout+r.stderr, tc.want) {
@@ -272,6 +281,7 @@ func TestPreviewRefusals(t *testing.T) {
 
 // The person's credential is the one and only: a proxy or vault that is down is told as such.
 func TestPreviewOutages(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", nil, "db")
 	r := d.run(map[string]string{"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}, "preview", "-f", class, "-o", "json")

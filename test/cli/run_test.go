@@ -21,6 +21,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
 
+func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
+
 // Values that no output may hold unless --reveal asks for it.
 const (
 	canary       = "canary-value-4711"
@@ -89,6 +91,13 @@ func newDesk(t *testing.T) *desk {
 	}
 	maps.Copy(d.env, asPerson())
 	return d
+}
+
+// in is the desk for a subtest, whose failures are the subtest's own.
+func (d *desk) in(t *testing.T) *desk {
+	own := *d
+	own.T = t
+	return &own
 }
 
 // file writes a file and returns its path.

@@ -59,6 +59,7 @@ func (d *desk) onTerminal(more map[string]string, args ...string) (shown string,
 const escape = "\x1b["
 
 func TestColoursAndProgressOnATerminal(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", nil, "db", "off", "old")
 	shown, exit := d.onTerminal(map[string]string{"TERM": "xterm"}, "check", "-f", class)
@@ -85,6 +86,7 @@ func TestColoursAndProgressOnATerminal(t *testing.T) {
 }
 
 func TestNoColours(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	class := d.class("shop", nil, "db", "off")
 	for name, env := range map[string]map[string]string{

@@ -30,6 +30,7 @@ spec:
 `
 
 func TestValidate(t *testing.T) {
+	t.Parallel()
 	binary, dir := binaries.Driver(t), t.TempDir()
 	for name, text := range map[string]string{
 		"good.yaml":      goodClass,

@@ -248,7 +248,7 @@ func (c *ControlPlane) Namespace() string {
 // Eventually waits for a condition.
 func (c *ControlPlane) Eventually(what string, ok func() bool) {
 	c.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(5 * time.Minute) // also on a machine that is ten times slower
 	for !ok() {
 		if time.Now().After(deadline) {
 			c.Fatalf("waited in vain for %s", what)

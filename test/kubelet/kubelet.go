@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"maps"
 	"net"
 	"os"
@@ -66,6 +67,16 @@ type Node struct {
 	exited  chan error
 	conn    *grpc.ClientConn
 	log     *os.File
+}
+
+// Main runs the tests of a package that starts drivers: four at once unless -parallel says otherwise, since they mostly wait. Call it in
+// TestMain.
+func Main(m *testing.M) int {
+	// Not flag.Set, which looks like a flag of the command line, and csi-sanity refuses that one.
+	if err := flag.Lookup("test.parallel").Value.Set("4"); err != nil {
+		panic(err) // a number
+	}
+	return m.Run()
 }
 
 // Start runs an emulator with the seed and a driver with more flags until the test ends.
@@ -194,20 +205,30 @@ func (n *Node) Stop(sig syscall.Signal) {
 		if _, killed := errors.AsType[*exec.ExitError](err); err != nil && (!killed || sig != syscall.SIGKILL) {
 			n.Errorf("driver ended with %v", err)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		n.Error("the driver does not stop")
 		_ = n.process.Process.Kill()
 	}
 	n.process = nil
 }
 
+// In is the node for a subtest, whose failures are the subtest's own.
+func (n *Node) In(t testing.TB) *Node {
+	own := *n
+	own.TB = t
+	return &own
+}
+
 // PID is that of the driver's process.
 func (n *Node) PID() int { return n.process.Process.Pid }
+
+// patience is how long a test waits for what must come, also on a machine that is ten times slower.
+const patience = 5 * time.Minute
 
 // Eventually waits for a condition.
 func (n *Node) Eventually(what string, ok func() bool) {
 	n.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
 			n.Fatalf("waited in vain for %s", what)

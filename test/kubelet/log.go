@@ -4,6 +4,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"regexp"
 	"testing"
 )
 
@@ -29,4 +30,23 @@ func (n *Node) Log() string {
 		n.Fatal(err)
 	}
 	return string(text)
+}
+
+var listening = regexp.MustCompile(`"msg":"serving http","what":"([^"]+)","address":"([^"]+)"`)
+
+// AnyPort is an address for a listener that no other process has.
+const AnyPort = "127.0.0.1:0"
+
+// Address is where the driver's process listens: for "health and metrics", "pprof" or "admin".
+func (n *Node) Address(what string) (address string) {
+	n.Helper()
+	n.Eventually("the listener for "+what, func() bool {
+		for _, m := range listening.FindAllStringSubmatch(n.Log(), -1) {
+			if m[1] == what {
+				address = m[2] // of the last process
+			}
+		}
+		return address != ""
+	})
+	return address
 }

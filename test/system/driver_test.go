@@ -24,15 +24,16 @@ import (
 )
 
 func TestRegistrationWithKubelet(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "secrets-store.csi.k8s.io-reg.sock")
 	stale, err := net.Listen("unix", socket) //nolint:noctx // what an earlier process left
 	must(t, err)
 	stale.(*net.UnixListener).SetUnlinkOnClose(false)
 	must(t, stale.Close())
-	address := freePort(t)
-	n := kubelet.Start(t, kubelet.Seed, "--http-addr", address,
+	n := kubelet.Start(t, kubelet.Seed, "--http-addr", kubelet.AnyPort,
 		"--registration-dir", dir, "--kubelet-registration-path", "/var/lib/kubelet/plugins/x/csi.sock")
+	address := n.Address("health and metrics")
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
 	defer func() { must(t, conn.Close()) }()
@@ -92,8 +93,9 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestHealthIsThatOfTheSocket(t *testing.T) {
-	address := freePort(t)
-	n := kubelet.Start(t, kubelet.Seed, "--http-addr", address)
+	t.Parallel()
+	n := kubelet.Start(t, kubelet.Seed, "--http-addr", kubelet.AnyPort)
+	address := n.Address("health and metrics")
 	if code, body := get(t, "http://"+address+"/healthz"); code != http.StatusOK {
 		t.Errorf("%d %s", code, body)
 	}
@@ -104,8 +106,9 @@ func TestHealthIsThatOfTheSocket(t *testing.T) {
 }
 
 func TestHealthMetricsAndDebugListeners(t *testing.T) {
-	address, debug := freePort(t), freePort(t)
-	n := kubelet.Start(t, kubelet.Seed, "--http-addr", address, "--debug-addr", debug)
+	t.Parallel()
+	n := kubelet.Start(t, kubelet.Seed, "--http-addr", kubelet.AnyPort, "--debug-addr", kubelet.AnyPort)
+	address, debug := n.Address("health and metrics"), n.Address("pprof")
 	n.Secret("s", canary)
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
 	n.MustPublish("a", "c")
@@ -133,6 +136,7 @@ func TestHealthMetricsAndDebugListeners(t *testing.T) {
 
 // What the pod's author writes into volumeAttributes never stands for what kubelet says.
 func TestForgedAttributes(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed)
 	n.Secret("s", "value")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
@@ -196,6 +200,7 @@ func TestMoreAuthoritiesAndVaultHosts(t *testing.T) {
 
 // A stop lets calls under way finish.
 func TestStopDrains(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed+"latency: 500ms\n")
 	n.Secret("s", "value")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
@@ -214,6 +219,7 @@ func TestStopDrains(t *testing.T) {
 }
 
 func TestMetadataServiceDown(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed+"managedIdentities: [{clientID: mi, objectID: o, system: true}]\n")
 	n.Secret("s", "value")
 	must(t, n.Emulator.Grant(kubelet.Vault, "mi", "secrets/get"))

@@ -52,6 +52,7 @@ func newCertificate(t *testing.T) (*x509.Certificate, *rsa.PrivateKey) {
 }
 
 func TestServicePrincipals(t *testing.T) {
+	t.Parallel()
 	certificate, key := newCertificate(t)
 	certificatePEM := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
@@ -93,6 +94,7 @@ func TestServicePrincipals(t *testing.T) {
 		"secret and no more": {map[string]string{"clientid": "sp", "clientsecret": "p4ss", "other": "x"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			n := n.In(t)
 			pod := strings.ReplaceAll(strings.ToLower(name), " ", "-")
 			err := n.Publish(strings.ReplaceAll(pod, "'", ""), "c", principal(tc.secrets))
 			switch {
@@ -116,6 +118,7 @@ func otherCertificate(t *testing.T) string {
 }
 
 func TestManagedIdentities(t *testing.T) {
+	t.Parallel()
 	const resource = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/n"
 	n := kubelet.Start(t, kubelet.Seed+`
 managedIdentities:
@@ -141,6 +144,7 @@ managedIdentities:
 		"unknown":     {map[string]string{"userAssignedIdentityID": "nobody"}, "", "assign it to the VM"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			n := n.In(t)
 			parameters := map[string]string{"objects": kubelet.Objects("s"), "useVMManagedIdentity": "true", "clientID": "-", "tenantID": "-"}
 			maps.Copy(parameters, tc.parameters)
 			class := "mi-" + strings.ReplaceAll(name, " ", "-")
@@ -166,6 +170,7 @@ managedIdentities:
 }
 
 func TestIdentityBinding(t *testing.T) {
+	t.Parallel()
 	for name, sni := range map[string]bool{"server name given": true, "server name computed": false} {
 		t.Run(name, func(t *testing.T) {
 			server := emulatortest.Start(t, strings.Replace(kubelet.Seed, `:default:app"}`,
@@ -204,6 +209,7 @@ func TestIdentityBinding(t *testing.T) {
 }
 
 func TestCustomCloudWithADFS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "stack.json"), []byte(`{"name":"Stack","activeDirectoryEndpoint":"https://adfs.local.example/",
 		"keyVaultDNSSuffix":"vault.local.example","galleryEndpoint":"ignored"}`), 0o600); err != nil {
@@ -238,6 +244,7 @@ vaults:
 }
 
 func TestFederatedCredentialThatIsMissing(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed)
 	n.Secret("s", "value")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
@@ -250,6 +257,7 @@ func TestFederatedCredentialThatIsMissing(t *testing.T) {
 }
 
 func TestRevokedTokenIsRenewedOnce(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")
 	n.Secret("s", "value")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
@@ -265,6 +273,7 @@ func TestRevokedTokenIsRenewedOnce(t *testing.T) {
 
 // Two service accounts never get each other's values, whatever the order.
 func TestIdentitiesAreIsolated(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed)
 	n.Secret("s", "of-app")
 	if err := n.Emulator.Apply(emulator.Seed{
@@ -300,6 +309,7 @@ func TestIdentitiesAreIsolated(t *testing.T) {
 }
 
 func TestSovereignClouds(t *testing.T) {
+	t.Parallel()
 	for name, suffix := range map[string]string{"AzureUSGovernmentCloud": "vault.usgovcloudapi.net", "azurechinacloud": "vault.azure.cn"} {
 		t.Run(name, func(t *testing.T) {
 			n := kubelet.Start(t, strings.Replace(kubelet.Seed, "- name: contoso", "- name: contoso\n  suffix: "+suffix, 1))
@@ -320,6 +330,7 @@ func TestSovereignClouds(t *testing.T) {
 
 // Continuous access evaluation: the vault asks for a token with claims, and gets it.
 func TestClaimsChallenge(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")
 	n.Secret("s", "value")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})

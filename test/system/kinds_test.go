@@ -40,6 +40,7 @@ func blocks(t *testing.T, text string) (found []*pem.Block) {
 }
 
 func TestKeysAndCertificates(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed+`
   keys:
   - {name: rsa, type: RSA}
@@ -136,6 +137,7 @@ func errorOf(message string) error {
 }
 
 func TestVersions(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed+"pageSize: 2\n")
 	created := time.Now().Add(-time.Hour)
 	var versions []string

@@ -45,6 +45,7 @@ func auditLines(t *testing.T, path string) []audit.Line {
 }
 
 func TestAuditLog(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "audit.log")
 	n := kubelet.Start(t, kubelet.Seed, "--audit-log", path, "--rotation-interval", "1s", "--cache-ttl", "5s")
 	n.Secret("s", canary)
@@ -101,8 +102,9 @@ func TestAuditLog(t *testing.T) {
 
 // A full disk loses lines, says so, and stops no pod.
 func TestAuditLogThatFails(t *testing.T) {
-	address := freePort(t)
-	n := kubelet.Start(t, kubelet.Seed, "--audit-log", "/dev/full", "--http-addr", address)
+	t.Parallel()
+	n := kubelet.Start(t, kubelet.Seed, "--audit-log", "/dev/full", "--http-addr", kubelet.AnyPort)
+	address := n.Address("health and metrics")
 	n.Secret("s", canary)
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
 	n.MustPublish("a", "c")
@@ -117,8 +119,9 @@ func TestAuditLogThatFails(t *testing.T) {
 }
 
 func TestStatusAndLogLevel(t *testing.T) {
-	address := freePort(t)
-	n := kubelet.Start(t, kubelet.Seed, "--admin-addr", address, "--rotation-interval", "1h", "--cache-ttl", "0s", "--v", "0")
+	t.Parallel()
+	n := kubelet.Start(t, kubelet.Seed, "--admin-addr", kubelet.AnyPort, "--rotation-interval", "1h", "--cache-ttl", "0s", "--v", "0")
+	address := n.Address("admin")
 	n.Secret("s", canary)
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
 	n.Class("broken", map[string]string{"objects": kubelet.Objects("missing")})
@@ -198,6 +201,7 @@ func TestStatusAndLogLevel(t *testing.T) {
 
 // A failure is one line of the log, whoever meets it, with the pod and the vault's request id.
 func TestOneStoryPerFailure(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s", "--v", "0")
 	n.Secret("s", canary)
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
@@ -229,13 +233,13 @@ func TestOneStoryPerFailure(t *testing.T) {
 
 // The driver starts and is ready while nothing of Azure can be reached.
 func TestStartNeedsNoAzure(t *testing.T) {
-	address := freePort(t)
-	n := kubelet.Start(t, kubelet.Seed, "--http-addr", address)
+	t.Parallel()
+	n := kubelet.Start(t, kubelet.Seed, "--http-addr", kubelet.AnyPort)
 	n.Emulator.AddFault(emulator.Fault{Kind: emulator.FaultConnect, Status: 502})
 	n.Stop(syscall.SIGTERM)
 	n.Emulator.ResetRequests()
 	n.Run()
-	if code, body := get(t, "http://"+address+"/readyz"); code != http.StatusOK {
+	if code, body := get(t, "http://"+n.Address("health and metrics")+"/readyz"); code != http.StatusOK {
 		t.Errorf("%d %s", code, body)
 	}
 	if requests := n.Emulator.Requests(); len(requests) > 0 {

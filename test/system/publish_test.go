@@ -3,6 +3,7 @@ package system
 
 import (
 	"maps"
+	"os"
 	"strings"
 	"testing"
 
@@ -14,7 +15,10 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
 
+func TestMain(m *testing.M) { os.Exit(kubelet.Main(m)) }
+
 func TestRequestsOfAMount(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed)
 	names := []string{"s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"}
 	for _, name := range names {
@@ -48,6 +52,7 @@ func TestRequestsOfAMount(t *testing.T) {
 
 // Bytes must come through unchanged.
 func TestValuesAreExact(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed)
 	values := map[string]string{
 		"empty": "", "nul": "a\x00b", "crlf": "line\r\nline\r\n", "utf8": "ä€𝄞", "big": strings.Repeat("0123456789abcdef", 1600),
@@ -71,6 +76,7 @@ func TestValuesAreExact(t *testing.T) {
 const canary = "canary-3f9a7c"
 
 func TestErrorsNameTheCauseAndLeaveNothing(t *testing.T) {
+	t.Parallel()
 	fault := func(f emulator.Fault) func(*kubelet.Node) {
 		return func(n *kubelet.Node) { n.Emulator.AddFault(f) }
 	}

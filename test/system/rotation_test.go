@@ -28,6 +28,7 @@ func setPair(n *kubelet.Node, number int) {
 // TestFaultsNeverHarmFiles breaks the vault and the identity services in every way for seconds, while readers look at the
 // files of running pods.
 func TestFaultsNeverHarmFiles(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]emulator.Fault{
 		"429 with Retry-After":    {Kind: emulator.FaultThrottle, RetryAfter: 1},
 		"429 for two minutes":     {Kind: emulator.FaultThrottle, RetryAfter: 120},
@@ -88,13 +89,18 @@ func TestFaultsNeverHarmFiles(t *testing.T) {
 	}
 }
 
-// TestReadersSeeOneGenerationWhileItRotates reads both files through one directory while the driver rotates.
+// TestReadersSeeOneGenerationWhileItRotates reads two files of one object through one directory while the driver refreshes: a reader
+// that has opened the directory always finds both, with the same value.
 func TestReadersSeeOneGenerationWhileItRotates(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s")
-	setPair(n, 0)
-	n.Class("c", map[string]string{"objects": kubelet.Objects("user", "password")})
+	value := func(number int) string { return strings.Repeat(fmt.Sprintf("%d,", number), 2000) }
+	n.Secret("s", value(0))
+	n.Class("c", map[string]string{"objects": "array:\n" +
+		"- '{objectName: s, objectType: secret, objectAlias: one}'\n- '{objectName: s, objectType: secret, objectAlias: two}'\n"})
 	must(t, n.Publish("a", "c"))
 	stop := make(chan struct{})
+	var generations sync.Map
 	var readers sync.WaitGroup
 	for range 2 {
 		readers.Go(func() {
@@ -104,38 +110,44 @@ func TestReadersSeeOneGenerationWhileItRotates(t *testing.T) {
 					return
 				default:
 				}
-				dir, err := os.OpenRoot(filepath.Join(n.Target("a"), "..data"))
-				if _, gone := os.Lstat(filepath.Join(n.Target("a"), "..data")); gone == nil && os.IsNotExist(err) {
-					continue // replaced between the link and the directory
-				}
-				if err != nil {
-					t.Errorf("the files are gone: %v", err)
+				one, two, err := readBoth(filepath.Join(n.Target("a"), "..data"))
+				if err != nil || one != two || one == "" {
+					t.Errorf("%d bytes beside %d bytes, %v", len(one), len(two), err)
 					return
 				}
-				user, errUser := dir.ReadFile("user")
-				password, errPassword := dir.ReadFile("password")
-				_ = dir.Close()
-				if os.IsNotExist(errUser) || os.IsNotExist(errPassword) {
-					continue // this generation was replaced while it was read
-				}
-				if errUser != nil || errPassword != nil || len(user) == 0 || len(password) == 0 {
-					t.Errorf("torn: %v %v", errUser, errPassword)
-					return
-				}
+				generations.Store(one, true)
 			}
 		})
 	}
-	start := time.Now()
-	for number := 1; time.Since(start) < 6*time.Second; number++ {
-		setPair(n, number)
-		time.Sleep(20 * time.Millisecond)
+	for number := 1; number <= 5 && !t.Failed(); number++ {
+		n.Secret("s", value(number))
+		n.Eventually("the next value", func() bool {
+			_, seen := generations.Load(value(number))
+			return seen || t.Failed()
+		})
 	}
 	close(stop)
 	readers.Wait()
 }
 
+// readBoth reads the files one and two through one directory.
+func readBoth(path string) (one, two string, err error) {
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		return "", "", err
+	}
+	defer func() { _ = dir.Close() }()
+	first, err := dir.ReadFile("one")
+	if err != nil {
+		return "", "", err
+	}
+	second, err := dir.ReadFile("two")
+	return string(first), string(second), err
+}
+
 // TestKilledDriver kills the driver with SIGKILL at random points of publish and rotation.
 func TestKilledDriver(t *testing.T) {
+	t.Parallel()
 	const kills = 200
 	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s")
 	setPair(n, 0)
@@ -185,6 +197,7 @@ func TestKilledDriver(t *testing.T) {
 
 // TestStorm starts the pods of one Deployment together: one request per object, one token.
 func TestStorm(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed+"latency: 20ms\n")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("a", "b", "c")})
 	for _, s := range []string{"a", "b", "c"} {
@@ -210,6 +223,7 @@ func TestStorm(t *testing.T) {
 }
 
 func TestLastKnownGoodForNewPods(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")
 	n.Secret("s", "good")
 	n.Class("opted", map[string]string{"objects": kubelet.Objects("s"), "staleIfError": "1h"})
@@ -234,6 +248,7 @@ func TestLastKnownGoodForNewPods(t *testing.T) {
 
 // A refusal is no outage: whoever lost the permission gets nothing.
 func TestLastKnownGoodNotAfterARefusal(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")
 	n.Secret("s", "good")
 	n.Class("c", map[string]string{"objects": kubelet.Objects("s"), "staleIfError": "1h"})
@@ -250,6 +265,7 @@ func TestLastKnownGoodNotAfterARefusal(t *testing.T) {
 }
 
 func TestClassEditReachesRunningPods(t *testing.T) {
+	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1h")
 	n.Secret("s", "value")
 	n.Secret("t", "more")

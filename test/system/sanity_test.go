@@ -14,7 +14,7 @@ import (
 )
 
 // TestSanity runs every spec of csi-sanity that applies to a node-only driver; none is skipped.
-func TestSanity(t *testing.T) {
+func TestSanity(t *testing.T) { // not in parallel: ginkgo takes the process's output
 	n := kubelet.Start(t, kubelet.Seed)
 	n.Secret("s", "value")
 	n.Class("sanity", map[string]string{"objects": kubelet.Objects("s")})

@@ -179,12 +179,13 @@ func TestTracesToNobody(t *testing.T) {
 func TestNoSecretIsToldAnywhere(t *testing.T) {
 	c, url := collect(t, "")
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-	dir, metrics, admin := t.TempDir(), freePort(t), freePort(t)
+	dir := t.TempDir()
 	audited := filepath.Join(dir, "audit.log")
 	n := kubelet.Start(t, kubelet.Seed+`
   certificates:
   - {name: tls, subject: a.example.com, chain: 2}
-`, "--otlp-endpoint", url, "--audit-log", audited, "--http-addr", metrics, "--admin-addr", admin, "--rotation-interval", "1s", "--cache-ttl", "0s", "--v", "10")
+`, "--otlp-endpoint", url, "--audit-log", audited, "--http-addr", kubelet.AnyPort, "--admin-addr", kubelet.AnyPort, "--rotation-interval", "1s", "--cache-ttl", "0s", "--v", "10")
+	metrics, admin := n.Address("health and metrics"), n.Address("admin")
 	certificate, key := newCertificate(t)
 	certificatePEM := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
 	keyPEM := string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
