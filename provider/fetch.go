@@ -192,7 +192,7 @@ func (p *Provider) ask(ctx context.Context, q query) (vault.Answer, error) {
 	if err != nil {
 		return vault.Answer{}, fmt.Errorf("vault %s: %w", host(q.key.Vault), err)
 	}
-	grace := p.options.FetchTimeout / 20
+	grace := p.options.FetchTimeout / 10
 	limit := p.options.FetchTimeout
 	if !q.deadline.IsZero() {
 		limit = min(limit, time.Until(q.deadline))

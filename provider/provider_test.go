@@ -243,7 +243,8 @@ func TestHangEndsWithTheFetch(t *testing.T) {
 	} {
 		for kind, priority := range map[string]volume.Priority{"mount": volume.PriorityMount, "refresh": volume.PriorityRefresh} {
 			t.Run(name+", "+kind, func(t *testing.T) {
-				w := newWorld(t, func(o *provider.Options) { o.FetchTimeout = time.Second })
+				t.Parallel()
+				w := newWorld(t, func(o *provider.Options) { o.FetchTimeout = 5 * time.Second })
 				w.AddFault(tc.fault)
 				_, err := w.bind(t, w.request(nil, "one")).Fetch(t.Context(), volume.FetchOptions{Priority: priority})
 				if volume.ReasonOf(err) != volume.ReasonNetwork || !strings.HasPrefix(err.Error(), tc.want) {

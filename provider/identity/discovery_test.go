@@ -43,7 +43,7 @@ func TestDiscoveryIsFetchedOncePerTenant(t *testing.T) {
 	var work sync.WaitGroup
 	for i := range 100 {
 		work.Go(func() {
-			parsed := federated()
+			parsed := workload()
 			parsed.ClientID = fmt.Sprintf("client-%d", i)
 			id, err := r.Resolve(parsed, Account{}, fromPod(time.Now().Add(time.Hour)))
 			if err == nil {
@@ -76,7 +76,7 @@ func TestOnlyADiscoveryDocumentIsKept(t *testing.T) {
 			}
 			r := New(Options{Transport: c, Clock: clock.RealClock{}})
 			t.Cleanup(r.Close)
-			id := resolve(t, r, federated(), fromPod(time.Now().Add(time.Hour)))
+			id := resolve(t, r, workload(), fromPod(time.Now().Add(time.Hour)))
 			if _, err := get(t, id); volume.ReasonOf(err) != volume.ReasonUnavailable {
 				t.Errorf("got %v", err)
 			}
@@ -105,7 +105,7 @@ func TestThrottlingCountsForTheClient(t *testing.T) {
 	r := New(Options{Transport: w, Clock: clock.RealClock{}, Limiters: limiters})
 	t.Cleanup(r.Close)
 	identityOf := func(client string) *Identity {
-		parsed := federated()
+		parsed := workload()
 		parsed.ClientID = client
 		return resolve(t, r, parsed, fromPod(time.Now().Add(time.Hour)))
 	}

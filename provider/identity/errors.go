@@ -1,13 +1,14 @@
 package identity
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -15,102 +16,79 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
 )
 
+// failure is a failed token request.
+type failure struct {
+	// err is the SDK's error, which flattens its cause into text; seen is that cause.
+	err  error
+	seen *recorder
+	// host is who was asked, who the identity.
+	host, who string
+	answer    answer
+	outcome   limiter.Outcome
+	wait      time.Duration // what the service asks to wait
+}
+
 // explain turns a failed token request into what a user reads.
 func (i *Identity) explain(err error, seen *recorder) error {
 	if known, ok := errors.AsType[*volume.Error](err); ok {
 		return known
 	}
-	host := seen.host
-	if host == "" {
-		host = i.service()
+	f := &failure{err: err, seen: seen, host: seen.host, who: i.String(), answer: parseAnswer(seen.body)}
+	if f.host == "" {
+		f.host = i.method.service().name
 	}
-	if i.mode == person {
-		return i.explainPerson(err, seen, host)
-	}
-	if seen.err != nil {
-		e := neterr.Classify(seen.err, host)
-		if i.mode == managedIdentity && (e.Reason == volume.ReasonNetwork || e.Reason == volume.ReasonProxy) {
-			e = &volume.Error{Reason: e.Reason, Cause: err, Message: "the instance metadata service " + host + " cannot be reached for " +
-				i.String() + ": the node must be an Azure VM, and nothing may block the pod from it (hostNetwork, network policies)"}
+	for _, secret := range i.method.secrets() {
+		if secret != "" && strings.Contains(f.answer.description, secret) {
+			f.answer.description = "details redacted"
 		}
+	}
+	f.outcome, f.wait = limiter.Judge(&http.Response{StatusCode: seen.status, Header: seen.header}, i.registry.options.Clock.Now())
+	if e := i.method.explain(f); e != nil {
 		return e
 	}
-	if seen.status >= http.StatusBadRequest {
-		return i.refused(seen, host)
-	}
-	return &volume.Error{Reason: volume.ReasonUnavailable, Cause: err, Message: fmt.Sprintf(
-		"%s gave no token to %s but an answer that is not understood: check proxies on the way", host, i)}
+	return f.explain()
 }
 
-// refused explains an answer that is an error.
-func (i *Identity) refused(seen *recorder, host string) error {
-	now := i.registry.options.Clock.Now()
-	e := &volume.Error{Reason: volume.ReasonIdentity, RequestID: seen.header.Get("X-Ms-Request-Id")}
-	outcome, wait := limiter.Judge(&http.Response{StatusCode: seen.status, Header: seen.header}, now)
-	answer := parseAnswer(seen.body)
+// late explains that no token came before the caller's deadline: it is not the vault that did not answer.
+func (i *Identity) late(err error) error {
+	if _, known := errors.AsType[*volume.Error](err); known || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return neterr.Classify(err, i.method.service().name)
+}
+
+// error makes the error that a user reads.
+func (f *failure) error(reason volume.Reason, message string) *volume.Error {
+	return &volume.Error{Reason: reason, Message: message, RequestID: f.seen.header.Get("X-Ms-Request-Id"), Cause: f.err}
+}
+
+// network explains that no answer came.
+func (f *failure) network() *volume.Error { return neterr.Classify(f.seen.err, f.host) }
+
+// throttled returns whether the service asks for fewer requests. 50196 is Entra ID's word for a client that asks in a loop.
+func (f *failure) throttled() bool { return f.outcome == limiter.Throttled || f.answer.code == "50196" }
+
+// explain explains what means the same for all methods.
+func (f *failure) explain() *volume.Error {
+	status := f.seen.status
 	switch {
-	case outcome == limiter.Throttled || answer.code == "50196":
-		e.Reason, e.RetryAfter = volume.ReasonThrottled, wait
-		e.Message = fmt.Sprintf("%s asked for fewer token requests of %s: it is tried again later", host, i)
-	case i.mode == managedIdentity:
-		e.Reason, e.Message = i.refusedByIMDS(seen.status, answer)
-	case answer.code != "":
-		e.Message = i.refusedByEntra(answer)
-	case outcome == limiter.Failed:
-		e.Reason, e.RetryAfter = volume.ReasonUnavailable, wait
-		e.Message = fmt.Sprintf("%s answered %d to a token request: it is tried again later", host, seen.status)
-	case answer.known:
-		e.Message = fmt.Sprintf("%s refused %s: %s", host, i, answer.summary())
-	default:
-		e.Reason = volume.ReasonUnavailable
-		e.Message = fmt.Sprintf("%s answered %d and not as Entra ID does: check proxies on the way", host, seen.status)
+	case f.seen.err != nil:
+		return f.network()
+	case status < http.StatusBadRequest:
+		return f.error(volume.ReasonUnavailable, fmt.Sprintf("%s gave no token to %s but an answer that is not understood: check proxies on the way",
+			f.host, f.who))
+	case f.throttled():
+		e := f.error(volume.ReasonThrottled, fmt.Sprintf("%s asked for fewer token requests of %s: it is tried again later", f.host, f.who))
+		e.RetryAfter = f.wait
+		return e
+	case f.outcome == limiter.Failed:
+		e := f.error(volume.ReasonUnavailable, fmt.Sprintf("%s answered %d to a token request: it is tried again later", f.host, status))
+		e.RetryAfter = f.wait
+		return e
+	case f.answer.known:
+		return f.error(volume.ReasonIdentity, fmt.Sprintf("%s refused %s: %s", f.host, f.who, f.answer.summary()))
 	}
-	return e
-}
-
-func (i *Identity) refusedByIMDS(status int, a answer) (volume.Reason, string) {
-	switch {
-	case status == http.StatusBadRequest && i.managed.value != "":
-		return volume.ReasonIdentity, fmt.Sprintf("%s is not assigned to this node: assign it to the VM or scale set, or correct "+
-			"userAssignedIdentityID", i)
-	case status == http.StatusBadRequest && strings.Contains(strings.ToLower(a.description), "multiple user assigned"):
-		return volume.ReasonIdentity, "the node has several user-assigned identities and the class names none: set userAssignedIdentityID " +
-			"to the client id of one"
-	case status == http.StatusBadRequest:
-		return volume.ReasonIdentity, "the node has no system-assigned managed identity: switch it on for the VM or scale set, or set " +
-			"userAssignedIdentityID"
-	}
-	return volume.ReasonUnavailable, fmt.Sprintf("the instance metadata service answered %d: it is tried again later", status)
-}
-
-// refusedByEntra says what an AADSTS code means for the class, and the fix. The codes are those of
-// https://learn.microsoft.com/entra/identity-platform/reference-error-codes.
-func (i *Identity) refusedByEntra(a answer) string {
-	code := "AADSTS" + a.code + ": "
-	switch a.code {
-	case "70021", "700211", "700212", "700213", "700223":
-		return code + fmt.Sprintf("no federated credential of %s in tenant %s matches: add one with issuer %s, subject %s and audience %s; "+
-			"a new one takes minutes to be known", i.client, i.tenant, i.issuer, i.subject, i.audience)
-	case "700016":
-		return code + fmt.Sprintf("there is no application or identity with client id %s in tenant %s: correct clientID or tenantID", i.client, i.tenant)
-	case "90002", "900021", "900023":
-		return code + fmt.Sprintf("there is no tenant %s: correct tenantID", i.tenant)
-	case "7000215":
-		return code + fmt.Sprintf("the client secret of %s is wrong: put its value, not its id, into clientsecret of nodePublishSecretRef", i.client)
-	case "7000222":
-		return code + fmt.Sprintf("the client secret of %s is expired: make a new one and put it into nodePublishSecretRef", i.client)
-	case "700024":
-		return code + "the service account token or assertion is outside its validity: check the node's clock; the next republish brings a fresh one"
-	case "700027":
-		return code + fmt.Sprintf("the certificate in nodePublishSecretRef is not registered with the application %s: upload it there", i.client)
-	case "7000112", "7000113":
-		return code + fmt.Sprintf("the application %s is disabled: enable it, or use another identity", i.client)
-	case "50034", "500011":
-		return code + fmt.Sprintf("the tenant %s does not know Key Vault as a resource: correct tenantID or cloudName", i.tenant)
-	case "53003", "530003":
-		return code + "conditional access refuses the sign-in: allow the workload identity from this network"
-	}
-	return code + fmt.Sprintf("Entra ID refused %s: %s", i, a.summary())
+	return f.error(volume.ReasonUnavailable, fmt.Sprintf("%s answered %d and not as Entra ID does: check proxies on the way", f.host, status))
 }
 
 // answer is an OAuth error (RFC 6749, 5.2) with Entra ID's code.
@@ -166,16 +144,9 @@ func oneLine(text string) string {
 	return strings.Join(strings.Fields(printable), " ")
 }
 
-// service names the service that gives the identity's tokens.
-func (i *Identity) service() string {
-	switch i.mode {
-	case managedIdentity:
-		return "the instance metadata service"
-	case identityBinding:
-		return "the AKS token proxy"
+func shorten(text string) string {
+	if len(text) > 120 {
+		return strings.ToValidUTF8(text[:120], "") + "…"
 	}
-	if u, err := url.Parse(i.authority); err == nil {
-		return u.Host
-	}
-	return "Entra ID"
+	return text
 }

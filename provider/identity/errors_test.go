@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	testingclock "k8s.io/utils/clock/testing"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
@@ -57,7 +60,7 @@ func TestEntraErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := &wire{answer: refusing{tc.status, tc.body}}
 			r, clk := registry(t, w)
-			_, err := get(t, resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour))))
+			_, err := get(t, resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour))))
 			check(t, err, tc.reason, tc.want)
 			if n := len(w.asked()); n != 1 {
 				t.Errorf("%d requests: retries are not the SDK's", n)
@@ -105,7 +108,7 @@ func TestNetworkErrorsOfEntra(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, clk := registry(t, &wire{answer: answerFunc(func(*http.Request) (*http.Response, error) { return nil, tc.err })})
-			_, err := get(t, resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour))))
+			_, err := get(t, resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour))))
 			check(t, err, tc.reason, []string{"login.microsoftonline.com"})
 		})
 	}
@@ -149,4 +152,46 @@ func FuzzParseAnswer(f *testing.F) {
 			t.Errorf("%q gives %q", body, text)
 		}
 	})
+}
+
+// Whoever answers for Entra ID may quote what it was sent.
+func TestCredentialsThatAreQuotedAreRedacted(t *testing.T) {
+	req := fromPod(time.Now().Add(time.Hour))
+	for name, tc := range map[string]struct {
+		class  *class.Class
+		req    volume.Request
+		secret string
+	}{
+		"service account token": {workload(), req, req.Tokens[ExchangeAudience].Value},
+		"client secret": {public(class.Class{TenantID: "tenant"}), volume.Request{Secrets: volume.Secrets{
+			"clientid": "client", "clientsecret": "the-secret"}}, "the-secret"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := registry(t, &wire{answer: refusing{400, entraError(99999, "invalid_request", "You sent "+tc.secret+".")}})
+			_, err := get(t, resolve(t, r, tc.class, tc.req))
+			check(t, err, volume.ReasonIdentity, []string{"AADSTS99999", "details redacted"})
+			if strings.Contains(err.Error(), tc.secret[:8]) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestAPanicIsAnErrorOfItsTokenRequest(t *testing.T) {
+	w := &wire{answer: answerFunc(func(*http.Request) (*http.Response, error) { panic("canary-value") })}
+	clk := testingclock.NewFakePassiveClock(time.Now())
+	var tasks []string
+	r := New(Options{Transport: w, Clock: clk, OnPanic: func(_ context.Context, task string, _ any) error {
+		tasks = append(tasks, task)
+		return &volume.Error{Reason: volume.ReasonInternal, Message: task + ": defect in the driver"}
+	}})
+	t.Cleanup(r.Close)
+	id := resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour)))
+	_, err := get(t, id)
+	check(t, err, volume.ReasonInternal, []string{"token request"})
+	if len(tasks) != 1 {
+		t.Errorf("panics: %q", tasks)
+	}
+	w.answer = &granting{life: "3599"}
+	mustGet(t, id)
 }

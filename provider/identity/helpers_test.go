@@ -110,8 +110,8 @@ func public(c class.Class) *class.Class {
 	return &c
 }
 
-// federated is a class for workload identity.
-func federated() *class.Class { return public(class.Class{TenantID: "tenant", ClientID: "client"}) }
+// workload is a class for workload identity.
+func workload() *class.Class { return public(class.Class{TenantID: "tenant", ClientID: "client"}) }
 
 // unsigned is a service account token that nobody signed: Entra ID would refuse it.
 func unsigned(claims map[string]any) string {

@@ -14,43 +14,55 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
 )
 
-// person is the mode of somebody who looks at a class by hand.
-const person = "person"
+// person is whoever runs the process, in place of the class's identity.
+type person struct{ entra }
 
-// asPerson makes the identity that of whoever runs the process, in place of the class's.
-func (i *Identity) asPerson(c *class.Class) {
-	i.mode, i.client = person, ""
-	i.tenant = c.TenantID
-	i.key = keyOf(i.mode, i.authority, i.tenant)
+func newPerson(c *class.Class) *person {
+	return &person{entra: entra{authority: c.Cloud.Authority, tenant: c.TenantID}}
 }
 
-// newPerson returns the SDK's chain: environment, workload identity, managed identity, and who is logged in with the
-// Azure tools. The class's tenant is the one that the tools are asked for.
-func newPerson(options azcore.ClientOptions, tenant string) (azcore.TokenCredential, error) {
+func (*person) name() string { return "person" }
+
+func (*person) String() string { return "you" }
+
+func (p *person) key() string { return keyOf(p.name(), p.authority, p.tenant) }
+
+// service has no quota of its own: which client the SDK's chain asks as is not known before.
+func (p *person) service() service { return service{name: p.entra.service().name} }
+
+// credential returns the SDK's chain: environment, workload identity, managed identity, and who is logged in with the Azure tools. The
+// class's tenant is the one that the tools are asked for.
+func (p *person) credential(options azcore.ClientOptions) (azcore.TokenCredential, error) {
 	return azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ //nolint:wrapcheck // the caller explains
-		ClientOptions: options, TenantID: tenant, DisableInstanceDiscovery: true,
+		ClientOptions: p.at(options), TenantID: p.tenant, DisableInstanceDiscovery: true,
 	})
 }
 
-// explainPerson explains why the chain gave no token.
-func (i *Identity) explainPerson(err error, seen *recorder, host string) error {
-	failed, tried := errors.AsType[*azidentity.AuthenticationFailedError](err)
-	switch answer := parseAnswer(seen.body); {
-	case tried && answer.code != "":
-		return &volume.Error{Reason: volume.ReasonIdentity, Cause: err, RequestID: seen.header.Get("X-Ms-Request-Id"), Message: fmt.Sprintf(
-			"AADSTS%s: Entra ID refused %s: %s: correct the AZURE_ variables, or log in again", answer.code, i, answer.summary())}
-	case tried && failed.RawResponse == nil && seen.err != nil:
-		return neterr.Classify(seen.err, host)
-	case tried && seen.status >= http.StatusInternalServerError:
-		return &volume.Error{Reason: volume.ReasonUnavailable, Cause: err, Message: fmt.Sprintf("%s answered %d to a token request: try again",
-			host, seen.status)}
+func (*person) renewable() bool { return true }
+
+func (*person) update(method) {}
+
+func (*person) ready(time.Time) error { return nil }
+
+func (*person) secrets() []string { return nil }
+
+// explain explains why the chain gave no token.
+func (*person) explain(f *failure) *volume.Error {
+	failed, tried := errors.AsType[*azidentity.AuthenticationFailedError](f.err)
+	switch {
+	case tried && f.answer.code != "":
+		return f.error(volume.ReasonIdentity, fmt.Sprintf("AADSTS%s: Entra ID refused you: %s: correct the AZURE_ variables, or log in again",
+			f.answer.code, f.answer.summary()))
+	case tried && failed.RawResponse == nil && f.seen.err != nil:
+		return f.network()
+	case tried && f.seen.status >= http.StatusInternalServerError:
+		return f.error(volume.ReasonUnavailable, fmt.Sprintf("%s answered %d to a token request: try again", f.host, f.seen.status))
 	}
 	// what each credential of the chain says, in a line
 	var tries []string
-	for line := range strings.SplitSeq(err.Error(), "\n") {
+	for line := range strings.SplitSeq(f.err.Error(), "\n") {
 		if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && strings.HasPrefix(line, "\t") &&
 			!strings.HasPrefix(line, "\t\t") && !strings.Contains(name, " ") {
 			tries = append(tries, shorten(oneLine(line)))
@@ -60,7 +72,7 @@ func (i *Identity) explainPerson(err error, seen *recorder, host string) error {
 	if len(tries) > 0 {
 		message += " (" + strings.Join(tries, "; ") + ")"
 	}
-	return &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: message}
+	return f.error(volume.ReasonIdentity, message)
 }
 
 // Caller is for whom a token was given.

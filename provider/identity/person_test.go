@@ -42,7 +42,7 @@ func TestPersonIsWhoeverAsks(t *testing.T) {
 	r := New(Options{Transport: &wire{}, Person: true, Clock: testingclock.NewFakePassiveClock(time.Now())})
 	t.Cleanup(r.Close)
 	managed := resolve(t, r, public(class.Class{Mode: class.ManagedIdentity, TenantID: "tenant"}), volume.Request{})
-	if other := resolve(t, r, federated(), fromPod(time.Now().Add(time.Hour))); other != managed || managed.String() != "you" {
+	if other := resolve(t, r, workload(), fromPod(time.Now().Add(time.Hour))); other != managed || managed.String() != "you" {
 		t.Errorf("%s and %s", managed, other)
 	}
 	_, err := get(t, managed)

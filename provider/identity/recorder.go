@@ -9,7 +9,7 @@ import (
 )
 
 // The SDK flattens what its transport and policies returned into text. A recorder on the context keeps the last answer, or
-// the error that stood in its place.
+// the error that came in its place.
 type recorderKey struct{}
 
 type recorder struct {

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,7 +21,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
-// idle is how long an identity is kept that nobody resolves any more. Kubelet republishes every running pod about every
+// idle is how long an identity is kept that is not resolved any more. Kubelet republishes every running pod about every
 // minute, so an identity in use is never idle that long.
 const idle = 2 * time.Hour
 
@@ -50,7 +49,7 @@ type Options struct {
 // Account is what the pod's ServiceAccount says where the class leaves it out.
 type Account struct{ ClientID, TenantID string }
 
-// Registry keeps one Identity per identity.
+// Registry keeps each Identity.
 type Registry struct {
 	options Options
 	proxy   *tokenProxy
@@ -103,32 +102,41 @@ func (r *Registry) Resolve(c *class.Class, account Account, req volume.Request) 
 	if tenant == "" {
 		tenant = account.TenantID
 	}
-	fresh := &Identity{registry: r, authority: c.Cloud.Authority, tenant: tenant, client: client}
-	if r.options.Person {
-		fresh.asPerson(c)
-		return r.intern(fresh), nil
-	}
-	var err error
-	switch c.Mode {
-	case class.ManagedIdentity:
-		fresh.asManaged(c)
-	case class.TokenProxy:
-		err = fresh.asFederated(BindingAudience, req)
-	case class.Automatic:
-		_, hasToken := req.Tokens[ExchangeAudience]
-		switch {
-		case client != "" && hasToken:
-			err = fresh.asFederated(ExchangeAudience, req)
-		case len(req.Secrets) > 0:
-			err = fresh.asPrincipal(req.Secrets)
-		default:
-			err = missing(client, hasToken)
-		}
-	}
+	m, err := r.method(c, entra{authority: c.Cloud.Authority, tenant: tenant, client: client}, req)
 	if err != nil {
 		return nil, err
 	}
-	return r.intern(fresh), nil
+	return r.intern(&Identity{registry: r, method: m, key: m.key()}), nil
+}
+
+// method chooses how the class and the request sign in.
+func (r *Registry) method(c *class.Class, at entra, req volume.Request) (method, error) {
+	if r.options.Person {
+		return newPerson(c), nil
+	}
+	switch c.Mode {
+	case class.ManagedIdentity:
+		return newManaged(c), nil
+	case class.TokenProxy:
+		return orError(newFederated(at, BindingAudience, r.proxy, req))
+	case class.Automatic:
+	}
+	_, hasToken := req.Tokens[ExchangeAudience]
+	switch {
+	case at.client != "" && hasToken:
+		return orError(newFederated(at, ExchangeAudience, nil, req))
+	case len(req.Secrets) > 0:
+		return orError(newPrincipal(at, req.Secrets, r.hash))
+	}
+	return nil, missing(at.client, hasToken)
+}
+
+// orError keeps a nil pointer from becoming a method.
+func orError[M method](m M, err error) (method, error) {
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // missing says what a class needs that has neither workload identity nor a service principal.
@@ -142,7 +150,7 @@ func missing(client string, hasToken bool) error {
 	return &volume.Error{Reason: volume.ReasonIdentity, Message: message}
 }
 
-// intern returns the identity that is known by the key already, with the newest token of both.
+// intern returns the identity that exists under the key, with the newest service account token of both.
 func (r *Registry) intern(fresh *Identity) *Identity {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -153,11 +161,11 @@ func (r *Registry) intern(fresh *Identity) *Identity {
 		known = fresh
 		r.identities[fresh.key] = known
 	}
-	known.take(fresh.assertion, now)
+	known.update(fresh, now)
 	return known
 }
 
-// sweep drops identities that nobody resolved for long.
+// sweep drops identities that were not resolved for long.
 func (r *Registry) sweep(now time.Time) {
 	if now.Sub(r.swept) < idle/2 {
 		return
@@ -170,20 +178,11 @@ func (r *Registry) sweep(now time.Time) {
 	}
 }
 
-// digest hides a credential in a key that can be compared in this process only.
-func (r *Registry) digest(parts ...string) string {
+// hash hides a credential in a key that can be compared in this process only.
+func (r *Registry) hash(parts ...string) string {
 	h := hmac.New(sha256.New, r.salt)
 	for _, p := range parts {
 		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p)
 	}
 	return hex.EncodeToString(h.Sum(nil))
-}
-
-// keyOf joins what makes an identity; no part can run into the next.
-func keyOf(parts ...string) string {
-	quoted := make([]string, len(parts))
-	for i, p := range parts {
-		quoted[i] = fmt.Sprintf("%q", p)
-	}
-	return strings.Join(quoted, " ")
 }

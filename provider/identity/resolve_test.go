@@ -30,12 +30,12 @@ func TestResolveRefuses(t *testing.T) {
 		"nothing at all":          {public(class.Class{}), volume.Request{}, "no service account token for the audience api://AzureADTokenExchange"},
 		"no client":               {public(class.Class{TenantID: "tenant"}), fromPod(later), "set clientID in the class"},
 		"no tenant":               {public(class.Class{ClientID: "client"}), fromPod(later), "set tenantID in the class"},
-		"token of another":        {federated(), tokens(ExchangeAudience, tokenOf("system:serviceaccount:default:other", later).Value), `that of "system:serviceaccount:default:other"`},
-		"token of another, alike": {federated(), tokens(ExchangeAudience, tokenOf(appSubject+" ", later).Value), "not the pod's"},
-		"no JWT":                  {federated(), tokens(ExchangeAudience, "canary"), "it is not a JWT"},
-		"no base64":               {federated(), tokens(ExchangeAudience, "canary.!.canary"), "not base64url"},
-		"no JSON":                 {federated(), tokens(ExchangeAudience, "canary.Y2FuYXJ5.canary"), "not JSON"},
-		"no subject":              {federated(), tokens(ExchangeAudience, unsigned(map[string]any{"iss": "x"})), "no issuer or subject"},
+		"token of another":        {workload(), tokens(ExchangeAudience, tokenOf("system:serviceaccount:default:other", later).Value), `that of "system:serviceaccount:default:other"`},
+		"token of another, alike": {workload(), tokens(ExchangeAudience, tokenOf(appSubject+" ", later).Value), "not the pod's"},
+		"no JWT":                  {workload(), tokens(ExchangeAudience, "canary"), "it is not a JWT"},
+		"no base64":               {workload(), tokens(ExchangeAudience, "canary.!.canary"), "not base64url"},
+		"no JSON":                 {workload(), tokens(ExchangeAudience, "canary.Y2FuYXJ5.canary"), "not JSON"},
+		"no subject":              {workload(), tokens(ExchangeAudience, unsigned(map[string]any{"iss": "x"})), "no issuer or subject"},
 		"binding without token": {public(class.Class{Mode: class.TokenProxy, TenantID: "tenant", ClientID: "client"}), fromPod(later),
 			"no service account token for the audience api://AKSIdentityBinding"},
 		"binding with nothing": {public(class.Class{Mode: class.TokenProxy}), volume.Request{}, "no client id is known"},
@@ -66,7 +66,7 @@ func TestServiceAccountSuppliesWhatTheClassLeavesOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if same := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour))); same != id {
+	if same := resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour))); same != id {
 		t.Errorf("%s is not %s", id, same)
 	}
 	c := public(class.Class{ClientID: "mine", TenantID: "mine"})
@@ -80,7 +80,7 @@ func TestEachIdentityIsItsOwn(t *testing.T) {
 	r, clk := registry(t, &wire{})
 	later := clk.Now().Add(time.Hour)
 	with := func(change func(*class.Class, *volume.Request)) string {
-		c, req := federated(), fromPod(later)
+		c, req := workload(), fromPod(later)
 		change(c, &req)
 		id := resolve(t, r, c, req)
 		if id.Key() == "" {
@@ -166,7 +166,7 @@ func TestCredentialsNeverPrint(t *testing.T) {
 		"clientid": "client", "clientsecret": "canary-secret"}})
 	certificate := resolve(t, r, public(class.Class{TenantID: "tenant"}), volume.Request{Secrets: volume.Secrets{
 		"clientid": "client", "clientcertificate": "canary-certificate", "clientcertificatepassword": "canary-password"}})
-	pod := resolve(t, r, federated(), req)
+	pod := resolve(t, r, workload(), req)
 	for _, id := range []*Identity{secret, certificate, pod} {
 		var out bytes.Buffer
 		slog.New(slog.NewTextHandler(&out, nil)).Info("identity", "identity", id)

@@ -8,9 +8,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
 )
 
 const (
@@ -50,14 +47,6 @@ func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions
 	return token, i.late(err)
 }
 
-// late explains that no token came before the caller's deadline: it is not the vault that did not answer.
-func (i *Identity) late(err error) error {
-	if _, known := errors.AsType[*volume.Error](err); known || !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return neterr.Classify(err, i.service())
-}
-
 // postpone gives a token that could not be renewed, and lets others use it for a while without trying.
 func (i *Identity) postpone(scope string, cached azcore.AccessToken, cause error) (azcore.AccessToken, error) {
 	i.mu.Lock()
@@ -92,7 +81,7 @@ func (i *Identity) request(ctx context.Context, scope string, opts policy.TokenR
 	token, err := i.ask(ctx, opts)
 	end(err)
 	if observe := i.registry.options.Observe; observe != nil {
-		observe(i.mode, err, i.registry.options.Clock.Since(start))
+		observe(i.method.name(), err, i.registry.options.Clock.Since(start))
 	}
 	if err != nil {
 		return azcore.AccessToken{}, err
@@ -111,10 +100,10 @@ func (i *Identity) request(ctx context.Context, scope string, opts policy.TokenR
 }
 
 func (i *Identity) ask(ctx context.Context, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	if err := i.assertable(); err != nil {
-		return azcore.AccessToken{}, err
+	if err := i.method.ready(i.registry.options.Clock.Now()); err != nil {
+		return azcore.AccessToken{}, err //nolint:wrapcheck // it says all
 	}
-	credential, err := i.current()
+	credential, err := i.sdk()
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}
@@ -129,33 +118,17 @@ func (i *Identity) ask(ctx context.Context, opts policy.TokenRequestOptions) (az
 	return token, nil
 }
 
-// assertable returns an error where the service account token at hand has ended: it is not sent.
-func (i *Identity) assertable() error {
-	if i.audience == "" {
-		return nil
-	}
-	now := i.registry.options.Clock.Now()
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.assertion.expires.IsZero() || now.Before(i.assertion.expires) {
-		return nil
-	}
-	return &volume.Error{Reason: volume.ReasonTokenExpired, Message: "the service account token of " + i.subject + " ended at " +
-		i.assertion.expires.UTC().Format(time.RFC3339) + " and kubelet has sent no newer one: the CSIDriver object must have " +
-		"requiresRepublish: true; the next republish mends it"}
-}
-
 // Renew returns a token that was issued after the refused one. It asks Entra ID only where the identity still has the refused
 // token, and returns that one where its tokens cannot be renewed before their end. Until a newer token is there, the identity
 // keeps the one that it has: one vault's refusal says nothing about other vaults.
 func (i *Identity) Renew(ctx context.Context, opts policy.TokenRequestOptions, refused string) (azcore.AccessToken, error) {
 	scope := scopeOf(opts)
 	have, _ := i.cached(scope)
-	if have.Token != "" && (have.Token != refused || i.mode == managedIdentity) {
+	if have.Token != "" && (have.Token != refused || !i.method.renewable()) {
 		return have, nil
 	}
 	opts.TenantID = ""
-	key := tokenKey{identity: i, scope: scope, renews: i.registry.digest(refused)}
+	key := tokenKey{identity: i, scope: scope, renews: i.registry.hash(refused)}
 	token, _, err := i.registry.tokens.Do(ctx, key, func(ctx context.Context) (azcore.AccessToken, error) {
 		i.mu.Lock()
 		i.credential = nil // the SDK's object would give the same token from its cache

@@ -21,7 +21,7 @@ func TestConcurrentCallersShareOneTokenRequest(t *testing.T) {
 	grant := &granting{life: "3599"}
 	w := &wire{answer: answerFunc(func(r *http.Request) (*http.Response, error) { <-release; return grant.to(r) })}
 	r, clk := registry(t, w)
-	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
+	id := resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour)))
 	var work sync.WaitGroup
 	for range 50 {
 		work.Go(func() {
@@ -41,7 +41,7 @@ func TestConcurrentCallersShareOneTokenRequest(t *testing.T) {
 func TestTokenIsRenewedBeforeItsEnd(t *testing.T) {
 	w := &wire{answer: &granting{life: "240"}} // so short that the SDK's own cache never serves it
 	r, clk := registry(t, w)
-	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
+	id := resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour)))
 	first := mustGet(t, id)
 	clk.SetTime(clk.Now().Add(3*time.Minute + 30*time.Second))
 	if token := mustGet(t, id); token != first {
@@ -61,7 +61,7 @@ func TestTokenServesToItsEndWhileEntraIsAway(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := &wire{answer: &granting{life: "240"}}
 			r, clk := registry(t, w)
-			id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
+			id := resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour)))
 			first := mustGet(t, id)
 			w.answer = fail
 			for _, step := range []time.Duration{220 * time.Second, time.Second, 10 * time.Second} {
@@ -87,7 +87,7 @@ func TestCallerThatGivesUpGetsItsCause(t *testing.T) {
 		return nil, r.Context().Err()
 	})}
 	r, clk := registry(t, w)
-	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
+	id := resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour)))
 	ctx, cancel := context.WithCancel(t.Context())
 	go cancel()
 	if _, err := id.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{vaultScope}}); !errors.Is(err, context.Canceled) {
@@ -98,7 +98,7 @@ func TestCallerThatGivesUpGetsItsCause(t *testing.T) {
 func TestExpiredServiceAccountTokenIsNotSent(t *testing.T) {
 	w := &wire{answer: &granting{life: "3599"}}
 	r, clk := registry(t, w)
-	id := resolve(t, r, federated(), fromPod(clk.Now().Add(10*time.Minute)))
+	id := resolve(t, r, workload(), fromPod(clk.Now().Add(10*time.Minute)))
 	clk.SetTime(clk.Now().Add(11 * time.Minute))
 	_, err := get(t, id)
 	e, ok := errors.AsType[*volume.Error](err)
@@ -110,7 +110,7 @@ func TestExpiredServiceAccountTokenIsNotSent(t *testing.T) {
 	}
 	// the republish brings a fresh one
 	fresh := fromPod(clk.Now().Add(time.Hour))
-	if again := resolve(t, r, federated(), fresh); again != id {
+	if again := resolve(t, r, workload(), fresh); again != id {
 		t.Error("another identity for the same pod")
 	}
 	mustGet(t, id)
@@ -123,8 +123,8 @@ func TestTheNewestServiceAccountTokenIsSent(t *testing.T) {
 	w := &wire{answer: &granting{life: "240"}}
 	r, clk := registry(t, w)
 	newer, older := fromPod(clk.Now().Add(2*time.Hour)), fromPod(clk.Now().Add(time.Hour))
-	id := resolve(t, r, federated(), newer)
-	resolve(t, r, federated(), older) // another pod of the same service account
+	id := resolve(t, r, workload(), newer)
+	resolve(t, r, workload(), older) // another pod of the same service account
 	mustGet(t, id)
 	if form := w.asked()[0]; !strings.Contains(form, newer.Tokens[ExchangeAudience].Value) {
 		t.Error("an older token took the place of a newer one")
@@ -140,7 +140,7 @@ func renew(t *testing.T, id *Identity, refused string) (string, error) {
 func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 	w := &wire{answer: &granting{life: "3599"}}
 	r, clk := registry(t, w)
-	id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
+	id := resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour)))
 	first := mustGet(t, id)
 	second, err := renew(t, id, first)
 	if err != nil || second == first {
@@ -160,7 +160,7 @@ func TestTokenThatCannotBeRenewedStays(t *testing.T) {
 	t.Run("Entra ID is away", func(t *testing.T) {
 		w := &wire{answer: &granting{life: "3599"}}
 		r, clk := registry(t, w)
-		id := resolve(t, r, federated(), fromPod(clk.Now().Add(time.Hour)))
+		id := resolve(t, r, workload(), fromPod(clk.Now().Add(time.Hour)))
 		first := mustGet(t, id)
 		w.answer = refusing{http.StatusServiceUnavailable, "<html>"}
 		if token, err := renew(t, id, first); err == nil {
@@ -198,7 +198,7 @@ func TestIdentitiesAreIsolated(t *testing.T) {
 	for i := range 40 {
 		client := "client-" + string(rune('a'+i%4))
 		work.Go(func() {
-			c := federated()
+			c := workload()
 			c.ClientID = client
 			id, err := r.Resolve(c, Account{}, fromPod(clk.Now().Add(time.Hour)))
 			if err != nil {
@@ -241,13 +241,13 @@ func (clientMarker) Do(req *policy.Request) (*http.Response, error) {
 func TestIdentityThatNobodyUsesIsForgotten(t *testing.T) {
 	w := &wire{answer: &granting{life: "3599"}}
 	r, clk := registry(t, w)
-	id := resolve(t, r, federated(), fromPod(clk.Now().Add(24*time.Hour)))
+	id := resolve(t, r, workload(), fromPod(clk.Now().Add(24*time.Hour)))
 	clk.SetTime(clk.Now().Add(90 * time.Minute))
-	if resolve(t, r, federated(), fromPod(clk.Now().Add(24*time.Hour))) != id {
+	if resolve(t, r, workload(), fromPod(clk.Now().Add(24*time.Hour))) != id {
 		t.Error("forgotten while it is in use")
 	}
 	clk.SetTime(clk.Now().Add(3 * time.Hour))
-	if resolve(t, r, federated(), fromPod(clk.Now().Add(24*time.Hour))) == id {
+	if resolve(t, r, workload(), fromPod(clk.Now().Add(24*time.Hour))) == id {
 		t.Error("remembered although nobody used it for hours")
 	}
 }
