@@ -224,3 +224,15 @@ func TestTheArithmeticOfScale(t *testing.T) {
 		}
 	}
 }
+
+var memory = regexp.MustCompile(`(?i)\b(resident|RSS|holds about|idle)\b[^.|]*?\d+ [MG]i?B|\d+ [MG]i?B (resident|RSS)`)
+
+// What the driver's process needs of a node is measured by one command and is in one page, so that pages cannot contradict each other.
+func TestMemoryIsInOnePage(t *testing.T) {
+	for path, text := range pages.All(t) {
+		found := memory.FindString(text)
+		if strings.HasSuffix(path, "docs/scale.md") == (found == "") {
+			t.Errorf("%s: %q", path, found)
+		}
+	}
+}

@@ -93,7 +93,9 @@ func numbered(prefix string, count int) []string {
 	return all
 }
 
-// procStatus returns a value of /proc/PID/status in kB.
+func mebibytes(kibibytes int) string { return fmt.Sprintf("%.1f MiB", float64(kibibytes)/1024) }
+
+// procStatus returns a value of /proc/PID/status in KiB.
 func procStatus(n *kubelet.Node, key string) int {
 	n.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID()))
@@ -207,7 +209,7 @@ func TestFiguresOfRotation(t *testing.T) {
 		used := cpu(n) - before
 		rss := procStatus(n, "VmRSS")
 		out.row(fmt.Sprintf("%d identities", identities), fmt.Sprintf("%.1f", float64(vault)/cycles),
-			time.Duration(float64(used)/cycles), fmt.Sprintf("%d kB", idle), fmt.Sprintf("%d kB", rss), fmt.Sprintf("%d kB", (rss-idle)/100))
+			time.Duration(float64(used)/cycles), mebibytes(idle), mebibytes(rss), fmt.Sprintf("%d KiB", (rss-idle)/100))
 	}
 	out.print("Rotation of unchanged content (memory without the tmpfs, which the files themselves take)")
 }
