@@ -31,7 +31,7 @@ func (p *Provider) Bind(ctx context.Context, req volume.Request) (volume.Binding
 }
 
 func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, error) {
-	parsed, err := p.understand(req)
+	parsed, err := p.parse(req)
 	if err != nil {
 		return nil, err
 	}
@@ -42,8 +42,8 @@ func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, erro
 	return newBinding(p, parsed, id), nil
 }
 
-// understand parses the class.
-func (p *Provider) understand(req volume.Request) (*class.Class, error) {
+// parse returns the parsed class.
+func (p *Provider) parse(req volume.Request) (*class.Class, error) {
 	if name := req.Provider; !class.Served(name) {
 		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
 			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the Secrets Store CSI Driver "+

@@ -14,8 +14,8 @@ import (
 // mostReported bounds how many failed objects one error line names.
 const mostReported = 3
 
-// join makes one line of the failures of several objects, each cause once. What a person must fix goes before what may pass by
-// itself.
+// join makes one line of the failures of several objects, each cause once. What a person must fix goes before what may
+// pass by itself.
 func join(failed []*volume.Error) error {
 	var lasting, passing []*volume.Error
 	for _, e := range failed {

@@ -151,8 +151,8 @@ func pick(all []vault.Attributes, o *class.Object) ([]string, error) {
 	return versions, nil
 }
 
-// source gets the answer of a source from the table, which asks the vault where it has none. Where the vault cannot be reached, it is a
-// last known good one if the class permits it.
+// source gets the answer of a source from the table, which asks the vault where it has none. Where the vault cannot be
+// reached, it is a last known good one if the class permits it.
 func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKey) (answer, error) {
 	q := query{
 		key:       key,
@@ -185,8 +185,8 @@ func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKe
 	return a, nil
 }
 
-// ask asks the vault. The table calls it for one of the callers that want the same source. It ends a little before that caller gives
-// up, so that the caller gets the cause: which service did not answer.
+// ask asks the vault. The table calls it for one of the callers that want the same source. It ends a little before that
+// caller gives up, so that the caller gets the cause: which service did not answer.
 func (p *Provider) ask(ctx context.Context, q query) (vault.Answer, error) {
 	client, err := p.vaults.Client(q.key.Vault, q.scope, q.identity)
 	if err != nil {

@@ -45,17 +45,17 @@ func TestPickVersions(t *testing.T) {
 	}
 }
 
-func TestJoinedErrorsTellTheWorstFirst(t *testing.T) {
+func TestJoinedErrorsNameTheWorstFirst(t *testing.T) {
 	err := join([]*volume.Error{
 		{Reason: volume.ReasonUnavailable, Message: "a passes", RetryAfter: time.Minute, RequestID: "1"},
 		{Reason: volume.ReasonUnavailable, Message: "b passes"}, {Reason: volume.ReasonUnavailable, Message: "b passes"},
 		{Reason: volume.ReasonThrottled, Message: "c passes"},
-		{Reason: volume.ReasonPermission, Message: "d must be mended", RequestID: "4", RetryAfter: time.Second},
-		{Reason: volume.ReasonNotFound, Message: "e must be mended"},
+		{Reason: volume.ReasonPermission, Message: "d must be fixed", RequestID: "4", RetryAfter: time.Second},
+		{Reason: volume.ReasonNotFound, Message: "e must be fixed"},
 	})
 	e, ok := err.(*volume.Error) //nolint:errorlint // made by join
 	if !ok || e.Reason != volume.ReasonPermission || e.RequestID != "4" || e.RetryAfter != time.Minute ||
-		e.Message != "d must be mended; e must be mended; a passes; and 2 more objects failed" {
+		e.Message != "d must be fixed; e must be fixed; a passes; and 2 more objects failed" {
 		t.Errorf("got %#v", err)
 	}
 }

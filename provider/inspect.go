@@ -15,9 +15,10 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
-// Inspection is what stands between a class and its files, all of it, whatever fails.
+// Inspection is what was found on the way from a class to its files. It is complete even where parts fail.
 type Inspection struct {
-	// Identity names who asks, empty where the class and the request name nobody; Caller is for whom a token was given.
+	// Identity names who asks, empty where the class and the request name no identity; Caller is for whom a token was
+	// given.
 	Identity string
 	Caller   identity.Caller
 	// IdentityErr is why there is no token; nil where there is one.
@@ -46,7 +47,7 @@ type ObjectInspection struct {
 // after failures, and asks each thing once. It returns an error, of type *volume.Error, only where the class makes no
 // sense.
 func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection, error) {
-	parsed, err := p.understand(req)
+	parsed, err := p.parse(req)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func syscallFailure(prefix string, errno syscall.Errno) func(string) error {
 	}
 }
 
-// Without a token of a pod there is nobody who asks, and the rest of the way is looked at all the same.
+// Without a Pod's token there is no identity; the rest of the way is checked all the same.
 func TestInspectWithoutAnybody(t *testing.T) {
 	w := newWorld(t, nil)
 	req := w.request(nil, "one")

@@ -23,7 +23,8 @@ import (
 )
 
 const (
-	// DefaultFetchTimeout bounds one fetch, below the two minutes that kubelet waits, so that the real cause gets through.
+	// DefaultFetchTimeout bounds one fetch, below the two minutes that kubelet waits, so that the real cause gets
+	// through.
 	DefaultFetchTimeout = 100 * time.Second
 	// tryTimeout bounds one request.
 	tryTimeout = 20 * time.Second
@@ -67,7 +68,8 @@ type Options struct {
 	SplitCertAndKey, KeepCertificateOrder bool
 	// ApplicationID is part of the user agent of requests.
 	ApplicationID string
-	// Person asks as whoever runs the process (the Azure SDK's default chain), whatever class and pod say: for tools.
+	// Person asks as the person who runs the process (the Azure SDK's default chain), in place of class and Pod. It is
+	// for tools.
 	Person bool
 	// Accounts supplies client and tenant ids that classes leave out; may be nil.
 	Accounts Accounts
@@ -166,12 +168,12 @@ func (p *Provider) Close() {
 // Limiters returns what the limiters of each host look like.
 func (p *Provider) Limiters() []limiter.Snapshot { return p.limiters.Snapshots() }
 
-// mostInFlight bounds the requests under way to one host. It is also the number of idle connections that are kept, so that with
-// HTTP/1.1 no request needs a new one.
+// mostInFlight bounds the requests under way to one host. It is also the number of idle connections that are kept, so
+// that with HTTP/1.1 no request needs a new one.
 const mostInFlight = 64
 
-// limits are those of a service. Of the instance metadata service it is known what it bears: 5 requests a second of the whole
-// node. What vaults and Entra ID bear is learned.
+// limits are those of a service. Of the instance metadata service it is known what it bears: 5 requests a second of the
+// whole node. What vaults and Entra ID bear is learned.
 func limits(k limiter.Key) limiter.Limits {
 	switch {
 	case k.Host == "169.254.169.254":

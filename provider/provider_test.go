@@ -292,7 +292,7 @@ func TestBindingsOfTheSameAreEqual(t *testing.T) {
 		t.Error("the same class and pod make two keys")
 	}
 	if other := w.bind(t, w.request(nil, "two")); other.Key() == one.Key() || other.ScheduleKey() != one.ScheduleKey() {
-		t.Error("another object must make another key and leave the phase")
+		t.Error("another object must make another key and the same schedule key")
 	}
 	if other := w.bind(t, w.request(map[string]string{"clientID": "nobody"}, "one")); other.Key() == one.Key() {
 		t.Error("another identity makes no other key")

@@ -42,8 +42,8 @@ type VaultInspection struct {
 	Err *volume.Error
 }
 
-// reach makes one request without a token on a connection of its own, over the same transport as all requests, and notes
-// how far it gets. A vault answers it with a challenge.
+// reach makes one request without a token on a connection of its own, over the same transport as all requests, and
+// notes how far it gets. A vault answers it with a challenge.
 func (p *Provider) reach(ctx context.Context, vaultURL string) VaultInspection {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
@@ -163,7 +163,7 @@ func issuer(name string) string {
 	return fmt.Sprintf("%q", name)
 }
 
-// addresses lists what DNS gave; those of a private endpoint are told apart.
+// addresses lists what DNS gave; those of a private endpoint are marked.
 func addresses(all []net.IPAddr) string {
 	texts := make([]string, 0, len(all))
 	for _, a := range all {

@@ -44,8 +44,8 @@ type query struct {
 	deadline time.Time
 }
 
-// table is the one place where answers are shared: by callers at the same time, by those a moment later, and, where a class
-// opts in, by those that come while the vault cannot be reached.
+// table is the one place where answers are shared: by callers at the same time, by those a moment later, and, where a
+// class opts in, by those that come while the vault cannot be reached.
 type table struct {
 	tableOptions
 	key     []byte // of the hashes
@@ -91,8 +91,8 @@ func (t *table) close() {
 	}
 }
 
-// get returns an answer to a request that began at or after notBefore: a kept one, that of a request under way, or that of a new
-// one.
+// get returns an answer to a request that began at or after notBefore: a kept one, that of a request under way, or that
+// of a new one.
 func (t *table) get(ctx context.Context, q query) (answer, error) {
 	if a, ok := t.recent(q); ok {
 		t.observer.Source("cached")
@@ -157,8 +157,8 @@ func (t *table) lastGood(key volume.SourceKey, age time.Duration) (answer, bool)
 	return e.answer, true
 }
 
-// keep remembers an answer; one that another class wants longer stays as long. It returns the newer one of the answer and
-// what is kept: a request that took long must not bring an old value back.
+// keep remembers an answer; one that another class wants longer stays as long. It returns the newer one of the answer
+// and what is kept: a request that took long must not bring an old value back.
 func (t *table) keep(key volume.SourceKey, a answer, d time.Duration) answer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -185,7 +185,8 @@ func (t *table) forget(key volume.SourceKey) {
 	delete(t.entries, key)
 }
 
-// refused returns whether an error says that the identity may not have the object (any more), or that it does not exist.
+// refused returns whether an error says that the identity may not have the object (any more), or that it does not
+// exist.
 func refused(reason volume.Reason) bool {
 	switch reason {
 	case volume.ReasonPermission, volume.ReasonFirewall, volume.ReasonNotFound, volume.ReasonDisabled, volume.ReasonIdentity,

@@ -253,7 +253,7 @@ func TestClosedTableForgets(t *testing.T) {
 	})
 }
 
-func TestDigestFollowsContent(t *testing.T) {
+func TestHashFollowsContent(t *testing.T) {
 	tab := newSource(0, &counter{})
 	other := newSource(0, &counter{})
 	base := vault.Answer{Object: &vault.Object{Value: "v", RequestID: "1"}}

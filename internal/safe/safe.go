@@ -1,5 +1,5 @@
-// Package safe keeps a panic from ending the process: a defect in the handling of one volume, vault or object must not stop the
-// others.
+// Package safe keeps a panic from ending the process: a defect in the handling of one volume, vault or object must not
+// stop the others.
 package safe
 
 import (
@@ -31,8 +31,8 @@ func (h Handler) Do(ctx context.Context, task string, f func() error) (err error
 	return f()
 }
 
-// Recovered handles what recover returned in the named task, and returns the error that the task's caller gets. The text of a
-// runtime error is logged; any other value may quote a secret, so only its type is.
+// Recovered handles what recover returned in the named task, and returns the error that the task's caller gets. The
+// text of a runtime error is logged; any other value may quote a secret, so only its type is.
 func (h Handler) Recovered(ctx context.Context, task string, p any) error {
 	attrs := []any{logging.KeyTask, task, logging.KeyType, fmt.Sprintf("%T", p), logging.KeyStack, string(debug.Stack())}
 	if e, ok := p.(runtime.Error); ok {

@@ -36,8 +36,8 @@ type Object struct {
 	NotBefore, Expires time.Time
 }
 
-// SourceKey names one thing that is asked of a vault as one identity: a version of an object, or the list of an object's
-// versions. Requests with an equal key share their answer.
+// SourceKey names one thing that is asked of a vault as one identity: a version of an object, or the list of an
+// object's versions. Requests with an equal key share their answer.
 type SourceKey struct {
 	// Identity is the key of the identity that asks.
 	Identity string
@@ -74,8 +74,8 @@ type Source struct {
 	Version string
 	// Asked is when the request began, by this node's clock.
 	Asked time.Time
-	// Date is when the vault answered, by the vault's clock (the Date header, whole seconds); zero where it sent none. A cached
-	// answer keeps its own.
+	// Date is when the vault answered, by the vault's clock (the Date header, whole seconds); zero where it sent none.
+	// A cached answer keeps its own.
 	Date time.Time
 }
 
@@ -127,7 +127,8 @@ type Binding interface {
 	RotationInterval() (interval time.Duration, ok bool)
 	// Warnings are mistakes in the class that do not stop a mount; one line each.
 	Warnings() []string
-	// Fetch asks the vault for what is not shared already. It fails whole: no partial bundle. Errors are of type *Error.
+	// Fetch asks the vault for what is not shared already. It fails whole: no partial bundle. Errors are of type
+	// *Error.
 	Fetch(ctx context.Context, opts FetchOptions) (*Bundle, error)
 }
 

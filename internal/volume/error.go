@@ -48,8 +48,8 @@ const (
 	ReasonInternal Reason = "Internal"
 )
 
-// Transient returns whether an error of this reason may pass by itself: a service cannot be reached, or asks to come later. It does
-// not refuse.
+// Transient returns whether an error of this reason may pass by itself: a service cannot be reached, or asks to come
+// later. It does not refuse.
 func (r Reason) Transient() bool {
 	switch r {
 	case ReasonDNS, ReasonProxy, ReasonNetwork, ReasonUnavailable, ReasonThrottled:

@@ -2,12 +2,12 @@ package volume
 
 import "time"
 
-// SecretRepairInterval is how long a Kubernetes Secret that somebody changed may stay so: at the first refresh after it, the Secret is
-// applied again from fresh values although nothing changed in the vault.
+// SecretRepairInterval is how long a Kubernetes Secret that somebody changed may stay so: at the first refresh after
+// it, the Secret is applied again from fresh values although nothing changed in the vault.
 const SecretRepairInterval = 10 * time.Minute
 
-// Snapshot is what the driver knows about one published volume at one moment. It is immutable: a change makes a new one. The
-// mount itself is the source of truth for the files.
+// Snapshot is what the driver knows about one published volume at one moment. It is immutable: a change makes a new
+// one. The mount itself is the source of truth for the files.
 type Snapshot struct {
 	Ref Ref
 	// Identity names who asks the vault; no secret.
@@ -22,7 +22,8 @@ type Snapshot struct {
 	FetchedAt time.Time
 	// Interval is how often the volume is refreshed; 0 means never.
 	Interval time.Duration
-	// Stale is true while the files are last known good ones, because the vault could not be reached when the Pod started.
+	// Stale is true while the files are last known good ones, because the vault could not be reached when the Pod
+	// started.
 	Stale bool
 	// Failure is why the files are not refreshed; nil while refreshes succeed.
 	Failure *Failure

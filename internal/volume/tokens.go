@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// ParseTokens reads the service account tokens as kubelet passes them: a JSON object from audience to token and expiration
-// timestamp (RFC 3339). Errors never quote the text.
+// ParseTokens reads the service account tokens as kubelet passes them: a JSON object from audience to token and
+// expiration timestamp (RFC 3339). Errors never quote the text.
 func ParseTokens(text string) (map[string]Token, error) {
 	var raw map[string]*struct {
 		Token      string    `json:"token"`

@@ -1,4 +1,3 @@
-// Package cloud knows the Azure clouds: where identities are proven and what vaults are called.
 package cloud
 
 import (
@@ -71,8 +70,8 @@ type parsed struct {
 	size     int64
 }
 
-// NewResolver returns a resolver. The default name serves classes that name none; it must be a cloud of Azure's own. The
-// directory may be empty: then there are no custom clouds.
+// NewResolver returns a resolver. The default name serves classes that name none; it must be a cloud of Azure's own.
+// The directory may be empty: then there are no custom clouds.
 func NewResolver(defaultName, dir string) (*Resolver, error) {
 	if _, ok := named(defaultName); !ok {
 		return nil, fmt.Errorf("cloud %q is not known: use AzurePublicCloud, AzureUSGovernmentCloud or AzureChinaCloud", defaultName)
@@ -80,8 +79,8 @@ func NewResolver(defaultName, dir string) (*Resolver, error) {
 	return &Resolver{fallback: defaultName, dir: dir, files: map[string]parsed{}}, nil
 }
 
-// Lookup returns the cloud of a class: cloudName, and for AzureStackCloud the file that cloudEnvFileName names, which is
-// read again when it changed.
+// Lookup returns the cloud of a class: cloudName, and for AzureStackCloud the file that cloudEnvFileName names, which
+// is read again when it changed.
 func (r *Resolver) Lookup(name, file string) (Cloud, error) {
 	if name == "" {
 		name = r.fallback

@@ -14,7 +14,8 @@ var ErrClosed = errors.New("the driver is stopping")
 type Group[K comparable, V any] struct {
 	// OnJoin is called when a caller joins a call that is under way; may be nil. It must not block.
 	OnJoin func(call, joiner context.Context)
-	// OnPanic returns the error that callers get where their call panics; may be nil. It is called in the goroutine that panics.
+	// OnPanic returns the error that callers get where their call panics; may be nil. It is called in the goroutine
+	// that panics.
 	OnPanic func(ctx context.Context, value any) error
 
 	mu     sync.Mutex

@@ -26,8 +26,8 @@ const (
 	mostDocuments = 1024
 )
 
-// discovery keeps the OpenID Connect discovery documents of authorities. The SDK fetches one for each credential object, so that
-// a hundred identities of one tenant would fetch the same document a hundred times.
+// discovery keeps the OpenID Connect discovery documents of authorities. The SDK fetches one for each credential
+// object, so that a hundred identities of one tenant would fetch the same document a hundred times.
 type discovery struct {
 	clock   clock.PassiveClock
 	flights flight.Group[string, document]

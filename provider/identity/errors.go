@@ -65,7 +65,8 @@ func (f *failure) error(reason volume.Reason, message string) *volume.Error {
 // network explains that no answer came.
 func (f *failure) network() *volume.Error { return neterr.Classify(f.seen.err, f.host) }
 
-// throttled returns whether the service asks for fewer requests. 50196 is Entra ID's word for a client that asks in a loop.
+// throttled returns whether the service asks for fewer requests. 50196 is Entra ID's word for a client that asks in a
+// loop.
 func (f *failure) throttled() bool { return f.outcome == limiter.Throttled || f.answer.code == "50196" }
 
 // explain explains what means the same for all methods.

@@ -173,7 +173,8 @@ type claims struct {
 	Expires float64 `json:"exp"`
 }
 
-// parseClaims reads the payload of a JWT. The signature is Entra ID's to check: it refuses a token that is not the cluster's.
+// parseClaims reads the payload of a JWT. The signature is Entra ID's to check: it refuses a token that is not the
+// cluster's.
 func parseClaims(token string) (claims, error) {
 	var c claims
 	parts := strings.Split(token, ".")

@@ -57,8 +57,8 @@ func (e entra) service() service {
 	return service{name: host, limits: limiter.Key{Quota: fmt.Sprintf("client %s of tenant %s", e.client, e.tenant)}}
 }
 
-// at completes the options of a credential. The authority comes from the operator's cloud, not from the class, so that the SDK need
-// not look whether it exists (DisableInstanceDiscovery).
+// at completes the options of a credential. The authority comes from the operator's cloud, not from the class, so that
+// the SDK need not look whether it exists (DisableInstanceDiscovery).
 func (e entra) at(options azcore.ClientOptions) azcore.ClientOptions {
 	options.Cloud = cloud.Configuration{ActiveDirectoryAuthorityHost: e.authority}
 	return options

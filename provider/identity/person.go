@@ -32,8 +32,8 @@ func (p *person) key() string { return keyOf(p.name(), p.authority, p.tenant) }
 // service has no quota of its own: which client the SDK's chain asks as is not known before.
 func (p *person) service() service { return service{name: p.entra.service().name} }
 
-// credential returns the SDK's chain: environment, workload identity, managed identity, and who is logged in with the Azure tools. The
-// class's tenant is the one that the tools are asked for.
+// credential returns the SDK's chain: environment, workload identity, managed identity, and who is logged in with the
+// Azure tools. The class's tenant is the one that the tools are asked for.
 func (p *person) credential(options azcore.ClientOptions) (azcore.TokenCredential, error) {
 	return azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ //nolint:wrapcheck // the caller explains
 		ClientOptions: p.at(options), TenantID: p.tenant, DisableInstanceDiscovery: true,
@@ -99,8 +99,9 @@ func (c Caller) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// CallerOf reads for whom an access token was given. It is for people to read: access tokens are the vault's to understand
-// (https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference), so what is not understood is empty.
+// CallerOf reads for whom an access token was given. It is for people to read: access tokens are the vault's to
+// understand (https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference), so what is not
+// understood is empty.
 func CallerOf(token azcore.AccessToken) Caller {
 	c := Caller{Expires: token.ExpiresOn}
 	parts := strings.Split(token.Token, ".")

@@ -33,7 +33,7 @@ func TestCallerOf(t *testing.T) {
 	}
 }
 
-// The person's own credentials stand for whatever class and request say, and need neither token nor Secret.
+// The person's own credentials replace those of class and request, and need neither token nor Secret.
 func TestPersonIsWhoeverAsks(t *testing.T) {
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
 	for _, name := range []string{"AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"} {

@@ -33,8 +33,8 @@ type ProxyOptions struct {
 	URL string
 	// ServerName is the TLS server name; where empty it is computed from the certificate of the API server.
 	ServerName string
-	// CAFile holds the authorities that the proxy's certificate is checked against; DefaultProxyCAFile where empty. It is
-	// read again when it changes.
+	// CAFile holds the authorities that the proxy's certificate is checked against; DefaultProxyCAFile where empty. It
+	// is read again when it changes.
 	CAFile string
 }
 
@@ -134,7 +134,7 @@ func (p *tokenProxy) close() {
 	}
 }
 
-// serverName computes the proxy's TLS server name from the cluster's id, which stands in a name of the API server's
+// serverName computes the proxy's TLS server name from the cluster's id, which is part of a name in the API server's
 // certificate: hcp-kubernetes.<id>.svc.cluster.local.
 func serverName(ctx context.Context, host string, pool *x509.CertPool) (string, error) {
 	if _, _, err := net.SplitHostPort(host); err != nil {

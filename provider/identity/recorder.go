@@ -8,8 +8,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 )
 
-// The SDK flattens what its transport and policies returned into text. A recorder on the context keeps the last answer, or
-// the error that came in its place.
+// The SDK flattens what its transport and policies returned into text. A recorder on the context keeps the last answer,
+// or the error that came in its place.
 type recorderKey struct{}
 
 type recorder struct {

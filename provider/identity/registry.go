@@ -37,7 +37,7 @@ type Options struct {
 	Proxy ProxyOptions
 	// Tracing is off where it is the zero value.
 	Tracing tracing.Provider
-	// Person makes every identity that of whoever runs the process, whatever class and request say.
+	// Person makes every identity that of the person who runs the process, in place of those of class and request.
 	Person bool
 	// Observe is called for each token that was asked for; may be nil.
 	Observe func(mode string, err error, took time.Duration)
@@ -92,8 +92,8 @@ func (r *Registry) Close() {
 	r.proxy.close()
 }
 
-// Resolve returns the identity that the class and the pod's request make, and takes the request's token as its newest. It
-// makes no request. Errors are of type *volume.Error.
+// Resolve returns the identity that the class and the pod's request make, and takes the request's token as its newest.
+// It makes no request. Errors are of type *volume.Error.
 func (r *Registry) Resolve(c *class.Class, account Account, req volume.Request) (*Identity, error) {
 	tenant, client := c.TenantID, c.ClientID
 	if client == "" {

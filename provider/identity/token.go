@@ -19,8 +19,8 @@ const (
 	pauseAfterFailure = 30 * time.Second
 )
 
-// GetToken implements azcore.TokenCredential. Callers that want the same token share one request. A challenge's tenant is
-// not passed on: the identity's own counts.
+// GetToken implements azcore.TokenCredential. Callers that want the same token share one request. A challenge's tenant
+// is not passed on: the identity's own counts.
 func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	scope := scopeOf(opts)
 	cached, fresh := i.cached(scope)
@@ -32,7 +32,7 @@ func (i *Identity) GetToken(ctx context.Context, opts policy.TokenRequestOptions
 	defer func(ctx context.Context) { noteWait(ctx, i.registry.options.Clock.Since(start)) }(ctx)
 	usable := cached.Token != "" && opts.Claims == ""
 	if usable {
-		// it serves until its end: nobody waits long for a better one
+		// it serves until it expires, so a caller does not wait long for a newer one
 		bounded, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		ctx = bounded
@@ -118,9 +118,9 @@ func (i *Identity) ask(ctx context.Context, opts policy.TokenRequestOptions) (az
 	return token, nil
 }
 
-// Renew returns a token that was issued after the refused one. It asks Entra ID only where the identity still has the refused
-// token, and returns that one where its tokens cannot be renewed before their end. Until a newer token is there, the identity
-// keeps the one that it has: one vault's refusal says nothing about other vaults.
+// Renew returns a token that was issued after the refused one. It asks Entra ID only where the identity still has the
+// refused token, and returns that one where its tokens cannot be renewed before their end. Until a newer token is
+// there, the identity keeps the one that it has: one vault's refusal says nothing about other vaults.
 func (i *Identity) Renew(ctx context.Context, opts policy.TokenRequestOptions, refused string) (azcore.AccessToken, error) {
 	scope := scopeOf(opts)
 	have, _ := i.cached(scope)

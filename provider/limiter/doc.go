@@ -1,13 +1,13 @@
-// Package limiter decides when a request to a service may be sent. What a service bears is learned from its answers, not
-// assumed.
+// Package limiter decides when a request to a service may be sent. What a service bears is learned from its answers,
+// not assumed.
 //
 // # Limiter
 //
-// A Limiter bounds the requests to one service. A caller acquires it before each request, and releases it with the request's
-// outcome:
+// A Limiter bounds the requests to one service. A caller acquires it before each request, and releases it with the
+// request's outcome:
 //
 //   - concurrency: at most Limits.InFlight requests are under way. Only a request that is under way takes a slot. A caller that
-//     waits, for whatever reason, takes nothing that another one needs, so a caller needs no concurrency limit of its own.
+//     waits, for any reason, takes nothing that another one needs, so a caller needs no concurrency limit of its own.
 //   - not-before: until that moment nothing is sent. It is what the service asked for (Retry-After), or else an exponential
 //     backoff with jitter after throttling and after several failures in a row. Requests whose deadline is earlier fail at once.
 //   - circuit breaker: after several failures in a row it is open, and one request at a time is sent as a probe.
@@ -19,7 +19,8 @@
 //
 // # Limiters
 //
-// Limiters keeps one Limiter per host, and below a host one per quota: what the service counts requests by, where that is less
-// than the host. Entra ID throttles by tenant and client, so one client's 429 must not stop the others of a node. Answers that say
-// that the service does not work (5xx, no answer) count for the host. Limiters that are not used are dropped after ten minutes.
+// Limiters keeps one Limiter per host, and below a host one per quota: what the service counts requests by, where that
+// is less than the host. Entra ID throttles by tenant and client, so one client's 429 must not stop the others of a
+// node. Answers that say that the service does not work (5xx, no answer) count for the host. Limiters that are not used
+// are dropped after ten minutes.
 package limiter

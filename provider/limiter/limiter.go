@@ -17,8 +17,8 @@ import (
 type Limits struct {
 	// InFlight bounds the requests under way; 0 means that they are not bounded.
 	InFlight int
-	// Rate is the highest number of requests a second, once Burst is used up; 0 means that there is no limit until the service
-	// throttles.
+	// Rate is the highest number of requests a second, once Burst is used up; 0 means that there is no limit until the
+	// service throttles.
 	Rate float64
 	// Burst is how many requests go at once after a quiet time. It counts with Rate only.
 	Burst int
@@ -54,8 +54,8 @@ const (
 	Canceled
 )
 
-// Release returns a limiter. It takes how the request ended, and how long the service asked to wait (0: nothing). Only the first
-// call counts.
+// Release returns a limiter. It takes how the request ended, and how long the service asked to wait (0: nothing). Only
+// the first call counts.
 type Release func(outcome Outcome, retryAfter time.Duration)
 
 // Limiter bounds the requests to one service.
@@ -81,8 +81,8 @@ type Limiter struct {
 	timer      clock.Timer
 	throttled  uint64
 	used       time.Time
-	// closings counts how often notBefore was set. A request that was sent before the last closing brings no news: a connection that
-	// breaks under 64 requests is one failure, not 64.
+	// closings counts how often notBefore was set. A request that was sent before the last closing brings no news: a
+	// connection that breaks under 64 requests is one failure, not 64.
 	closings uint64
 }
 
@@ -111,8 +111,8 @@ func newLimiter(name string, limits Limits, o Options) *Limiter {
 	}
 }
 
-// Acquire waits until a request may be sent. Where that is later than the context's deadline it fails at once, with an error of
-// type *volume.Error that says why. It returns the context's cause where the caller cancels.
+// Acquire waits until a request may be sent. Where that is later than the context's deadline it fails at once, with an
+// error of type *volume.Error that says why. It returns the context's cause where the caller cancels.
 func (l *Limiter) Acquire(ctx context.Context) (Release, error) {
 	w := &waiter{ctx: ctx, done: make(chan struct{})}
 	l.mu.Lock()

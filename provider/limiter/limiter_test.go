@@ -190,8 +190,8 @@ func TestWaitsWithoutRetryAfterDouble(t *testing.T) {
 	}
 }
 
-// A connection that carries many requests and breaks, or one burst that is throttled, is one failure: it must not close the
-// limiter for long.
+// A connection that carries many requests and breaks, or one burst that is throttled, is one failure: it must not close
+// the limiter for long.
 func TestOneBurstIsOneFailure(t *testing.T) {
 	for name, outcome := range map[string]Outcome{"429": Throttled, "broken connection": Failed} {
 		t.Run(name, func(t *testing.T) {
@@ -326,7 +326,7 @@ func TestHopelessWaitsFailAtOnce(t *testing.T) {
 					}
 				}
 				if took := time.Since(start); took != 0 {
-					t.Errorf("told after %s", took)
+					t.Errorf("failed after %s", took)
 				}
 				patient, cancel := context.WithTimeout(t.Context(), 300*time.Second)
 				defer cancel()

@@ -21,8 +21,8 @@ const idleTime = 10 * time.Minute
 type Key struct {
 	// Host is the service's host name, in lower case.
 	Host string
-	// Quota is what the service counts requests by, in words that a message can hold, such as "client X of tenant Y". It is empty
-	// for the host itself.
+	// Quota is what the service counts requests by, in words that a message can hold, such as "client X of tenant Y".
+	// It is empty for the host itself.
 	Quota string
 }
 
@@ -144,8 +144,8 @@ func byKey(a, b Snapshot) int {
 	return cmp.Or(strings.Compare(a.Host, b.Host), strings.Compare(a.Quota, b.Quota))
 }
 
-// Policy returns an azcore policy that sends each request when its limiters allow it. An empty host is the request's own. Where
-// the quota is not empty, answers that throttle count for the quota, and all others for the host.
+// Policy returns an azcore policy that sends each request when its limiters allow it. An empty host is the request's
+// own. Where the quota is not empty, answers that throttle count for the quota, and all others for the host.
 func (l *Limiters) Policy(k Key) policy.Policy { return &limitPolicy{limiters: l, key: k} }
 
 type limitPolicy struct {

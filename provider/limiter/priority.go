@@ -10,7 +10,8 @@ type urgencyKey struct{}
 // urgency travels with a context; it can rise while a request waits.
 type urgency struct{ high atomic.Bool }
 
-// WithUrgency returns a context whose requests go before others where urgent is true: those that a starting Pod waits for.
+// WithUrgency returns a context whose requests go before others where urgent is true: those that a starting Pod waits
+// for.
 func WithUrgency(ctx context.Context, urgent bool) context.Context {
 	u := &urgency{}
 	u.high.Store(urgent)

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// LongestRetryAfter bounds what a service may ask to wait: an absurd Retry-After must not stop requests until the driver restarts.
+// LongestRetryAfter bounds what a service may ask to wait: an absurd Retry-After must not stop requests until the
+// driver restarts.
 const LongestRetryAfter = time.Hour
 
 // RetryAfter returns what the service asks to wait (RFC 9110, 10.2.3, in seconds or as a date; also in milliseconds, as

@@ -1,5 +1,3 @@
-// Package neterr tells what an error of an HTTP transport means: whether a name has no address, a proxy refused, or the way
-// to the host is broken.
 package neterr
 
 import (
@@ -65,13 +63,13 @@ func explain(err error, host string) (volume.Reason, string) {
 	return volume.ReasonNetwork, fmt.Sprintf("no request reached %s (%s): check firewalls, routes and TLS from the node", host, kind(err))
 }
 
-// Interrupted tells whether an answer broke off or ran out of time in its middle.
+// Interrupted returns whether an answer broke off or ran out of time in its middle.
 func Interrupted(err error) bool {
 	timeout, isNet := errors.AsType[net.Error](err)
 	return errors.Is(err, context.DeadlineExceeded) || isNet && timeout.Timeout() || broken(err)
 }
 
-// broken tells whether a connection broke; HTTP/2's own errors have no exported type.
+// broken returns whether a connection broke; HTTP/2's own errors have no exported type.
 func broken(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "stream error") ||

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// BiggestBody bounds an answer's body after decompression, in bytes. A secret has at most 25 KiB, and a page of a list 25 entries.
+	// BiggestBody bounds an answer's body after decompression, in bytes. A secret has at most 25 KiB, and a page of a
+	// list 25 entries.
 	BiggestBody = 1 << 20
 	// biggestHeader bounds an answer's header, in bytes.
 	biggestHeader = 128 << 10

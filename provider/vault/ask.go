@@ -30,9 +30,9 @@ type Answer struct {
 	Date time.Time
 }
 
-// Ask asks for what a key names: an object's version, or its list of versions, which needs the permission to list. The name is
-// the object's as the class spells it, for messages. Errors are of type *volume.Error. When the context ends it returns the last
-// real cause.
+// Ask asks for what a key names: an object's version, or its list of versions, which needs the permission to list. The
+// name is the object's as the class spells it, for messages. Errors are of type *volume.Error. When the context ends it
+// returns the last real cause.
 func (c *Client) Ask(ctx context.Context, key volume.SourceKey, name string) (Answer, error) {
 	d := describe(key, name)
 	var last *volume.Error

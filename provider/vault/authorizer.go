@@ -17,12 +17,13 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 )
 
-// refusalTime is how long a token that the vault refused is not sent to that vault again. It is short, because the vault may
-// be corrected while the token is still valid: a managed identity's token is valid for a day.
+// refusalTime is how long a token that the vault refused is not sent to that vault again. It is short, because the
+// vault may be corrected while the token is still valid: a managed identity's token is valid for a day.
 const refusalTime = time.Minute
 
-// authorizer puts the identity's token on the requests to one vault, and answers the vault's challenges. It runs behind the
-// SDK's own challenge policy, which then has nothing to do: no request leaves without a token, and no 401 gets back to it.
+// authorizer puts the identity's token on the requests to one vault, and answers the vault's challenges. It runs behind
+// the SDK's own challenge policy, which then has nothing to do: no request leaves without a token, and no 401 gets back
+// to it.
 //
 // A refusal counts for this vault alone. The identity's token stays valid for all other vaults.
 type authorizer struct {
@@ -35,8 +36,8 @@ type authorizer struct {
 	scope   string
 	caller  identity.Caller
 	refused refusal
-	// cure is the token that was asked for because this vault refused the one before. Where the vault refuses it as well, no
-	// further token is asked for: else each request would cost one.
+	// cure is the token that was asked for because this vault refused the one before. Where the vault refuses it as
+	// well, no further token is asked for: else each request would cost one.
 	cure [sha256.Size]byte
 }
 
@@ -106,7 +107,8 @@ func (a *authorizer) ask(req *policy.Request) (options policy.TokenRequestOption
 	return options, token, resp, err
 }
 
-// learn takes the scope of a vault that is not one of the cloud's own from its challenge. It returns whether that is news.
+// learn takes the scope of a vault that is not one of the cloud's own from its challenge. It returns whether that is
+// news.
 func (a *authorizer) learn(c Challenge) bool {
 	scope := c.scope(a.host)
 	a.mu.Lock()
@@ -120,8 +122,8 @@ func (a *authorizer) learn(c Challenge) bool {
 
 type tokenErrorKey struct{}
 
-// withTokenError returns a context whose requests note there why they got no token. The SDK replaces each error by that of the
-// context where the context has ended: then it would be the vault that did not answer, and not Entra ID.
+// withTokenError returns a context whose requests note there why they got no token. The SDK replaces each error by that
+// of the context where the context has ended: then it would be the vault that did not answer, and not Entra ID.
 func withTokenError(ctx context.Context) (context.Context, *error) {
 	failed := new(error)
 	return context.WithValue(ctx, tokenErrorKey{}, failed), failed

@@ -236,7 +236,8 @@ func TestARefusedTokenIsCuredByANewerOne(t *testing.T) {
 	}
 }
 
-// A vault that is not one of the cloud's own says what its tokens are for. It gets tokens only for a domain that it is part of.
+// A vault that is not one of the cloud's own says what its tokens are for. It gets tokens only for a domain that it is
+// part of.
 func TestTheVaultsOwnScopeIsLearned(t *testing.T) {
 	for resource, want := range map[string]string{
 		"https://corp.example":               "https://corp.example/.default",

@@ -13,12 +13,13 @@ import (
 const biggestClaims = 8 << 10
 
 // Challenge is what a vault says in its WWW-Authenticate header
-// (https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses). Nothing in it decides where a
-// token is asked for or sent: it comes from whoever answered.
+// (https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses). Nothing in it decides
+// where a token is asked for or sent: it comes from whoever answered.
 type Challenge struct {
 	// Tenant is the directory that the vault trusts; empty where the challenge does not name one.
 	Tenant string
-	// Claims is the JSON of the claims that a token must have (continuous access evaluation); empty where none are asked for.
+	// Claims is the JSON of the claims that a token must have (continuous access evaluation); empty where none are
+	// asked for.
 	Claims string
 
 	// resource is what the vault wants tokens for.
@@ -70,8 +71,8 @@ func tenantOf(authority string) string {
 	return tenant
 }
 
-// isTenantID returns whether a tenant is named by its id, so that it can be compared with the tid of a token. The other names
-// are domains and the words that Entra ID and AD FS have in the place of a tenant.
+// isTenantID returns whether a tenant is named by its id, so that it can be compared with the tid of a token. The other
+// names are domains and the words that Entra ID and AD FS have in the place of a tenant.
 func isTenantID(tenant string) bool {
 	switch strings.ToLower(tenant) {
 	case "", "common", "organizations", "consumers", "adfs":
@@ -80,8 +81,8 @@ func isTenantID(tenant string) bool {
 	return !strings.Contains(tenant, ".")
 }
 
-// scope is the OAuth scope that the vault wants tokens for, empty where it must not get one: a vault gets tokens only for a domain
-// that it is part of.
+// scope is the OAuth scope that the vault wants tokens for, empty where it must not get one: a vault gets tokens only
+// for a domain that it is part of.
 func (c Challenge) scope(host string) string {
 	u, err := url.Parse(strings.TrimSuffix(c.resource, "/.default"))
 	if err != nil || u.Scheme != "https" || !strings.Contains(u.Host, ".") || !strings.HasSuffix(strings.ToLower(host), "."+strings.ToLower(u.Host)) {
@@ -90,8 +91,8 @@ func (c Challenge) scope(host string) string {
 	return "https://" + strings.ToLower(u.Host) + "/.default"
 }
 
-// OtherTenant returns whether a vault trusts another tenant than the one that a token is from. It is false where the two cannot
-// be compared.
+// OtherTenant returns whether a vault trusts another tenant than the one that a token is from. It is false where the
+// two cannot be compared.
 func (c Challenge) OtherTenant(token string) bool {
 	return isTenantID(c.Tenant) && isTenantID(token) && !strings.EqualFold(c.Tenant, token)
 }

@@ -29,8 +29,8 @@ type Credential interface {
 	Key() string
 	// String names the identity for a person.
 	String() string
-	// Renew returns a token that was issued after the refused one. It returns the refused one itself where the identity's tokens
-	// cannot be renewed before their end. What others use stays valid.
+	// Renew returns a token that was issued after the refused one. It returns the refused one itself where the
+	// identity's tokens cannot be renewed before their end. What others use stays valid.
 	Renew(ctx context.Context, opts policy.TokenRequestOptions, refused string) (azcore.AccessToken, error)
 }
 
@@ -39,7 +39,7 @@ type Options struct {
 	Transport policy.Transporter
 	// Policies run for each request behind authentication, the limiter among them.
 	Policies []policy.Policy
-	// ApplicationID stands in the user agent.
+	// ApplicationID is part of the user agent.
 	ApplicationID string
 	// Tracing is off where it is the zero value.
 	Tracing tracing.Provider
@@ -129,8 +129,8 @@ func (p *Pool) newClient(vaultURL, scope string, credential Credential) (*Client
 	return c, nil
 }
 
-// TryTimeout returns a policy that bounds one try, from when it is sent to the last byte of its answer. It belongs behind
-// the limiter, so that waiting for it does not count.
+// TryTimeout returns a policy that bounds one try, from when it is sent to the last byte of its answer. It belongs
+// behind the limiter, so that waiting for it does not count.
 func TryTimeout(d time.Duration) policy.Policy { return tryTimeout(d) }
 
 type tryTimeout time.Duration

@@ -1,8 +1,8 @@
 // Package vault asks Azure Key Vault, with the Azure SDK's clients.
 //
-// A Client is one identity's way to one vault; a Pool keeps clients. Client.Ask answers one question: what an object's version is, or
-// which versions an object has. A question is named by a volume.SourceKey. Ask tries again where a Pod waits and trying again can
-// help, and explains each failure in one line that says whose fault it is.
+// A Client is one identity's way to one vault; a Pool keeps clients. Client.Ask answers one question: what an object's
+// version is, or which versions an object has. A question is named by a volume.SourceKey. Ask tries again where a Pod
+// waits and trying again can help, and explains each failure in one line that says whose fault it is.
 //
 // The SDK decodes and encodes; four things are done here, as policies and checks around it:
 //

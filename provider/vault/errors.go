@@ -156,10 +156,10 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 	return e
 }
 
-// role is the least built-in role that permits an operation, and the permission of an access policy. Key Vault Reader reads
-// certificates and the public part of keys, and no secret. The roles for crypto and certificate users may do more: sign and
-// decrypt, and read every secret (https://learn.microsoft.com/azure/key-vault/general/rbac-guide). Who lists the versions of a
-// secret reads their values next, so the role is the same.
+// role is the least built-in role that permits an operation, and the permission of an access policy. Key Vault Reader
+// reads certificates and the public part of keys, and no secret. The roles for crypto and certificate users may do
+// more: sign and decrypt, and read every secret (https://learn.microsoft.com/azure/key-vault/general/rbac-guide). Who
+// lists the versions of a secret reads their values next, so the role is the same.
 func role(d description) (role, permission string) {
 	switch d.kind {
 	case class.Secret:

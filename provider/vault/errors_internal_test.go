@@ -31,7 +31,7 @@ func (someone) Renew(context.Context, policy.TokenRequestOptions, string) (azcor
 	return azcore.AccessToken{}, nil
 }
 
-// Whatever a service or a proxy answers, a person reads one line of bounded length.
+// Of any answer of a service or a proxy, a person reads one line of bounded length.
 func FuzzRefusal(f *testing.F) {
 	f.Add(403, []byte(`{"error":{"code":"Forbidden","message":"Caller: appid=1-2;oid=3-4;iss=x","innererror":{"code":"ForbiddenByRbac"}}}`))
 	f.Add(403, []byte(`{"Error":{"Code":"Forbidden","InnerError":{"code":"SecretDisabled"}}}`))
@@ -51,14 +51,15 @@ func FuzzRefusal(f *testing.F) {
 	})
 }
 
-// The data actions of built-in roles (https://learn.microsoft.com/azure/role-based-access-control/built-in-roles/security).
+// The data actions of built-in roles
+// (https://learn.microsoft.com/azure/role-based-access-control/built-in-roles/security).
 var dataActions = map[string][]string{ //nolint:gochecknoglobals // a constant
 	"Key Vault Reader":       {"Microsoft.KeyVault/vaults/*/read", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"},
 	"Key Vault Secrets User": {"Microsoft.KeyVault/vaults/secrets/getSecret/action", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"},
 }
 
-// A role that is recommended permits the operation, and nothing that changes or uses a key, or reads a secret that was not asked
-// for.
+// A role that is recommended permits the operation, and nothing that changes or uses a key, or reads a secret that was
+// not asked for.
 func TestRolesPermitTheOperationAndNoMore(t *testing.T) {
 	for _, tc := range []struct {
 		kind      class.Kind

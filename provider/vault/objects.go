@@ -18,7 +18,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
 )
 
-// mostPages bounds a list of versions: a vault that always names a next page must not hold a Pod for ever.
+// mostPages bounds a list of versions: a vault that always names a next page must not hold a Pod.
 const mostPages = 200
 
 // Object is one version of a secret, key or certificate as the vault answered.
@@ -73,8 +73,8 @@ func collection(kind string) string {
 
 var versionPattern = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
 
-// checkID checks that an answer's id, https://HOST/secrets/NAME/VERSION, is that of the object that was asked for, and returns its
-// version.
+// checkID checks that an answer's id, https://HOST/secrets/NAME/VERSION, is that of the object that was asked for, and
+// returns its version.
 func (c *Client) checkID(id string, asked volume.SourceKey) (version string, err error) {
 	if id == "" {
 		return "", errIncomplete
