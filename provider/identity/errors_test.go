@@ -88,7 +88,9 @@ func TestIMDSErrors(t *testing.T) {
 		"away": {"", answerFunc(func(*http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Err: errors.New("timeout")}
 		}), volume.ReasonNetwork, []string{"must be an Azure VM"}},
-		"HTML": {"", refusing{200, `<html>canary`}, volume.ReasonUnavailable, []string{"not understood"}},
+		"HTML":   {"", refusing{200, `<html>canary`}, volume.ReasonUnavailable, []string{"not understood"}},
+		"null":   {"", refusing{200, `null`}, volume.ReasonUnavailable, []string{"not understood"}},
+		"a list": {"", refusing{200, `[]`}, volume.ReasonUnavailable, []string{"not understood"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, _ := registry(t, &wire{answer: tc.answer})

@@ -2,6 +2,8 @@ package identity
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"net/http"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -36,11 +38,26 @@ func (recorderPolicy) Do(req *policy.Request) (*http.Response, error) {
 		return resp, err
 	}
 	*r = recorder{err: err, host: req.Raw().URL.Host}
-	if err == nil {
-		r.status, r.header = resp.StatusCode, resp.Header
-		if resp.StatusCode >= http.StatusBadRequest {
-			r.body, r.err = runtime.Payload(resp)
-		}
+	if err != nil {
+		return resp, err
+	}
+	r.status, r.header = resp.StatusCode, resp.Header
+	body, err := runtime.Payload(resp)
+	switch {
+	case err != nil:
+		r.err = err
+	case resp.StatusCode >= http.StatusBadRequest:
+		r.body = body
+	case !isObject(body):
+		return nil, errNoObject // the SDK panics at some of these
 	}
 	return resp, err
+}
+
+var errNoObject = errors.New("the answer is not a JSON object")
+
+// isObject returns whether a text is a JSON object.
+func isObject(body []byte) bool {
+	var object map[string]json.RawMessage
+	return json.Unmarshal(body, &object) == nil && object != nil
 }

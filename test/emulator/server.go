@@ -39,12 +39,15 @@ type Options struct {
 	HTTP1 bool
 	// Log is told of each request; nothing is logged where nil.
 	Log *slog.Logger
+	// Intercept may answer a request in the emulator's place: then it returns true. It may be nil.
+	Intercept func(http.ResponseWriter, *http.Request) bool
 }
 
 // Server is an emulator that runs.
 type Server struct {
-	state *state
-	log   *slog.Logger
+	state     *state
+	log       *slog.Logger
+	intercept func(http.ResponseWriter, *http.Request) bool
 
 	authority   *authority
 	signer      *ecdsa.PrivateKey
@@ -70,7 +73,10 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("token key: %w", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{log: o.Log, authority: a, signer: signer, tunnels: newTunnels(), ctx: ctx, stop: stop}
+	s := &Server{log: o.Log, intercept: o.Intercept, authority: a, signer: signer, tunnels: newTunnels(), ctx: ctx, stop: stop}
+	if s.intercept == nil {
+		s.intercept = func(http.ResponseWriter, *http.Request) bool { return false }
+	}
 	s.state = newState()
 	if err := s.Apply(o.Seed); err != nil {
 		stop()
@@ -156,7 +162,9 @@ func (s *Server) serveProxy(w http.ResponseWriter, r *http.Request) {
 	case host == ControlHost, r.URL.Host == "": // not asked as a proxy, but as itself
 		s.control(w, r)
 	case host == metadataHost:
-		s.handle(w, r, s.metadata)
+		if !s.intercept(w, r) {
+			s.handle(w, r, s.metadata)
+		}
 	default:
 		http.Error(w, fmt.Sprintf("keyvault-emulator: plain http to %s is refused", host), http.StatusForbidden)
 	}
@@ -207,6 +215,9 @@ func (s *Server) admit(host string) (status int, message string) {
 // serveTLS answers inside tunnels.
 func (s *Server) serveTLS(w http.ResponseWriter, r *http.Request) {
 	host := hostname(r.Host)
+	if s.intercept(w, r) {
+		return
+	}
 	switch kind, _ := s.state.route(host); kind {
 	case vaultHost:
 		s.handle(w, r, s.vault)

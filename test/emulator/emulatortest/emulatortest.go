@@ -20,11 +20,18 @@ import (
 // Start runs an emulator with the seed until the test ends.
 func Start(t testing.TB, seed string) *emulator.Server {
 	t.Helper()
+	return StartWith(t, seed, emulator.Options{})
+}
+
+// StartWith runs an emulator with the seed and options until the test ends.
+func StartWith(t testing.TB, seed string, o emulator.Options) *emulator.Server {
+	t.Helper()
 	parsed, err := emulator.ParseSeed([]byte(seed))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := emulator.New(emulator.Options{Seed: parsed})
+	o.Seed = parsed
+	s, err := emulator.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
