@@ -18,12 +18,17 @@ import (
 // Cluster is a cluster in a test's hands: what fails, fails the test. Its control plane's helpers are its own.
 type Cluster struct {
 	*controlplane.ControlPlane
-	*Node
+	*Node // nil if the cluster is that of E2E_KUBECONFIG
+
+	existing *existing
 }
 
 // Start runs a cluster of its own until the test ends.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
+	if c := sharedExisting(t); c != nil {
+		c.NeedsOwn("it needs an empty cluster, or reboots its node")
+	}
 	node, err := up(o)
 	if err != nil {
 		t.Fatal(err)
@@ -43,9 +48,13 @@ var shared struct {
 	node *Node
 }
 
-// Shared is a cluster that all tests of the package use; the first one's options are everybody's. Main ends it.
+// Shared is a cluster that all tests of the package use; the first one's options are everybody's. Main ends it. It is the cluster of
+// E2E_KUBECONFIG if there is one.
 func Shared(t testing.TB, o Options) *Cluster {
 	t.Helper()
+	if c := sharedExisting(t); c != nil {
+		return c
+	}
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.node == nil {
@@ -60,7 +69,7 @@ func Shared(t testing.TB, o Options) *Cluster {
 
 // Main runs the tests of a package and ends the cluster that they share. Call it in TestMain.
 func Main(m interface{ Run() int }) int {
-	code := m.Run()
+	code := controlplane.Main(m) // ends nothing but files, if the cluster runs here
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.node == nil {
@@ -114,11 +123,12 @@ func For(t testing.TB, node *Node) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Cluster{controlplane.Open(t, plane), node}
+	return &Cluster{ControlPlane: controlplane.Open(t, plane), Node: node}
 }
 
 func (c *Cluster) do(verb, program string) {
 	c.Helper()
+	c.NeedsOwn("it stops kubelet or the API server")
 	if err := c.Do(context.Background(), verb, program); err != nil {
 		c.Fatal(err)
 	}
@@ -143,14 +153,31 @@ func (c *Cluster) Pause() { c.Helper(); c.do("pause", "kube-apiserver") }
 func (c *Cluster) Resume() { c.Helper(); c.do("resume", "kube-apiserver") }
 
 // Logs are the last lines of the cluster's logs.
-func (c *Cluster) Logs() string { return c.Node.Logs() }
+func (c *Cluster) Logs() string {
+	if c.existing != nil {
+		return ""
+	}
+	return c.Node.Logs()
+}
+
+// HostAddress is this machine as the cluster's Pods reach it.
+func (c *Cluster) HostAddress() string {
+	if c.existing != nil {
+		return c.existing.hostAddress
+	}
+	return c.Node.HostAddress()
+}
+
+// Owned is true unless the cluster is that of E2E_KUBECONFIG, which is used with care.
+func (c *Cluster) Owned() bool { return c.existing == nil }
 
 // Kubeconfig is an administrator's kubeconfig file.
-func (c *Cluster) Kubeconfig() string { return c.Node.Kubeconfig() }
+func (c *Cluster) Kubeconfig() string { return c.AdminKubeconfig() }
 
 // Reboot stops everything as a loss of power does, and starts it again.
 func (c *Cluster) Reboot() {
 	c.Helper()
+	c.NeedsOwn("it reboots the node")
 	if err := c.Node.Reboot(context.Background()); err != nil {
 		c.Fatal(err)
 	}
@@ -159,6 +186,12 @@ func (c *Cluster) Reboot() {
 // Import gives the node the images of an archive.
 func (c *Cluster) Import(archive string) {
 	c.Helper()
+	if c.existing != nil {
+		if _, err := c.existing.run(c.Context(), c.existing.importImage, archive); err != nil {
+			c.Fatal(err)
+		}
+		return
+	}
 	if err := c.ImportImage(context.Background(), archive); err != nil {
 		c.Fatal(err)
 	}
@@ -205,6 +238,9 @@ func (c *Cluster) ImportBusybox() {
 
 // Exec runs a command on the node and returns what it printed.
 func (c *Cluster) Exec(args ...string) (string, error) {
+	if c.existing != nil {
+		return c.existing.run(context.Background(), c.existing.exec, args...)
+	}
 	out, err := c.Command(context.Background(), args...).CombinedOutput()
 	return string(out), err
 }

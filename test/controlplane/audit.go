@@ -50,6 +50,7 @@ func (e AuditEvent) String() string {
 // request of one's own.
 func (c *ControlPlane) Requests(userAgentPrefix string) []AuditEvent {
 	c.Helper()
+	c.NeedsOwn("it reads the audit log of the API server")
 	data, err := os.ReadFile(c.path("audit.log"))
 	c.must(err)
 	var events []AuditEvent

@@ -47,6 +47,7 @@ type ControlPlane struct {
 // Start runs a control plane of its own until the test ends. It is up in a few seconds; Shared takes none where it is up already.
 func Start(t testing.TB, o Options) *ControlPlane {
 	t.Helper()
+	needsOwn(t, "it needs an API server that it can stop, or whose settings it chooses")
 	plane, err := run(o)
 	if err != nil {
 		t.Fatal(err)
@@ -68,12 +69,13 @@ var shared struct {
 }
 
 // Shared is a control plane with a controller manager that all tests of the package use, each in namespaces of its own. Main ends it.
+// It is the cluster of E2E_KUBECONFIG if there is one.
 func Shared(t testing.TB) *ControlPlane {
 	t.Helper()
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.plane == nil {
-		plane, err := run(Options{ControllerManager: true})
+		plane, err := runShared()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,9 +90,25 @@ func Main(m interface{ Run() int }) int {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.plane != nil {
+		shared.plane.deleteNodes()
 		end(shared.plane)
 	}
 	return code
+}
+
+func runShared() (*Plane, error) {
+	config, err := Existing()
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		return run(Options{ControllerManager: true})
+	}
+	dir, err := os.MkdirTemp("", "controlplane-")
+	if err != nil {
+		return nil, err
+	}
+	return UseExisting(config, dir)
 }
 
 func run(o Options) (*Plane, error) {
@@ -164,7 +182,11 @@ func (c *ControlPlane) AdminKubeconfig() string { return c.Kubeconfig("admin") }
 func (c *ControlPlane) Client() kubernetes.Interface { return c.client }
 
 // StopAPIServer ends the API server at once.
-func (c *ControlPlane) StopAPIServer() { c.Plane.StopAPIServer() }
+func (c *ControlPlane) StopAPIServer() {
+	c.Helper()
+	c.NeedsOwn("it stops the API server")
+	c.Plane.StopAPIServer()
+}
 
 // StartAPIServer starts it again, on the same port, and returns when it is ready.
 func (c *ControlPlane) StartAPIServer() {
@@ -175,6 +197,7 @@ func (c *ControlPlane) StartAPIServer() {
 // Pause makes the API server answer nothing until Resume.
 func (c *ControlPlane) Pause() {
 	c.Helper()
+	c.NeedsOwn("it stops the API server")
 	c.must(c.Plane.Pause())
 }
 

@@ -12,12 +12,17 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
 // CreateNode makes a Node, unless it is there.
 func (c *ControlPlane) CreateNode(name string) *corev1.Node {
 	c.Helper()
 	node, err := c.client.CoreV1().Nodes().Create(c.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	if err == nil && c.existing != nil {
+		c.Plane.madeNode(name)
+	}
 	if apierrors.IsAlreadyExists(err) {
 		node, err = c.client.CoreV1().Nodes().Get(c.Context(), name, metav1.GetOptions{})
 	}
@@ -121,10 +126,17 @@ func (c *ControlPlane) Tokens(pod *corev1.Pod, audiences ...string) string {
 	return string(text)
 }
 
-// TokenKeys are the keys that verify tokens of the API server, as a JSON Web Key Set.
-func (c *ControlPlane) TokenKeys() string {
+// TokenIssuer is the issuer of the API server's tokens, with the keys that verify them.
+func (c *ControlPlane) TokenIssuer() emulator.Issuer {
 	c.Helper()
-	text, err := c.client.Discovery().RESTClient().Get().AbsPath("/openid/v1/jwks").DoRaw(c.Context())
+	keys, err := c.client.Discovery().RESTClient().Get().AbsPath("/openid/v1/jwks").DoRaw(c.Context())
 	c.must(err)
-	return string(text)
+	if c.existing == nil {
+		return emulator.Issuer{Issuer: Issuer, JWKS: string(keys)}
+	}
+	text, err := c.client.Discovery().RESTClient().Get().AbsPath("/.well-known/openid-configuration").DoRaw(c.Context())
+	c.must(err)
+	var document struct{ Issuer string }
+	c.must(json.Unmarshal(text, &document))
+	return emulator.Issuer{Issuer: document.Issuer, JWKS: string(keys)}
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"k8s.io/client-go/rest"
@@ -53,11 +54,15 @@ type Config struct {
 type Plane struct {
 	Config
 
+	existing  *clientcmdapi.Config // of another's cluster; nil if all of it runs here
 	programs  Programs
 	authority *authority
 	etcd      *Process
 	apiserver *Process
 	others    []*Process
+
+	mu    sync.Mutex
+	nodes []string // that tests have made in the existing cluster
 }
 
 // New builds the programs and makes the keys; Run runs it.
@@ -130,6 +135,9 @@ func (p *Plane) makeKeys() error {
 
 // AddUser makes a client certificate and a kubeconfig for a user of some groups.
 func (p *Plane) AddUser(name string, groups ...string) error {
+	if p.existing != nil {
+		return p.writeKubeconfig(p.Kubeconfig(name), p.user(name, groups...))
+	}
 	if err := p.authority.issue(p.Key(""), name, pkix.Name{CommonName: name, Organization: groups}); err != nil {
 		return err
 	}
@@ -145,6 +153,9 @@ func (p *Plane) AddServer(name string, subject pkix.Name, hosts ...string) error
 func (p *Plane) writeKubeconfig(path string, user *clientcmdapi.AuthInfo) error {
 	config := clientcmdapi.NewConfig()
 	config.Clusters["cluster"] = &clientcmdapi.Cluster{Server: p.URL(), CertificateAuthority: p.Key("ca.pem")}
+	if p.existing != nil {
+		config.Clusters["cluster"] = p.existing.Clusters[p.existing.Contexts[p.existing.CurrentContext].Cluster]
+	}
 	config.AuthInfos["user"] = user
 	config.Contexts["cluster"] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: "user"}
 	config.CurrentContext = "cluster"

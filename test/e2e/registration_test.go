@@ -29,6 +29,7 @@ func (s *suite) registered() string {
 // product's is before a migration. When it goes it removes the socket by its path, whoever's it is then: this driver must stand.
 func TestAnotherDriverOfTheNameGoes(t *testing.T) {
 	s := begin(t)
+	s.NeedsOwn("it reaches the sockets of kubelet on the node")
 	name := s.Namespace + "-db"
 	s.Secret(name, "s3cret")
 	s.Class("web", kubelet.Objects(name))

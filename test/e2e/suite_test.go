@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -25,11 +26,26 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	code := cluster.Main(m)
+	code := cluster.Main(leaver{m})
 	if world.emulator != nil {
 		_ = world.emulator.Close()
 	}
 	os.Exit(code)
+}
+
+// leaver runs the tests and removes what they leave in a cluster that is not their own.
+type leaver struct{ tests *testing.M }
+
+// Run implements what Main takes.
+func (l leaver) Run() int {
+	code := l.tests.Run()
+	if world.leave != nil {
+		if err := world.leave(); err != nil {
+			_, _ = fmt.Fprintln(os.Stderr, "uninstall:", err)
+			code = 1
+		}
+	}
+	return code
 }
 
 // syncFrequency is kubelet's: how often it looks at each Pod and calls the driver again.
@@ -46,6 +62,7 @@ var world struct {
 	sync.Mutex
 
 	emulator *emulator.Server
+	leave    func() error // of a cluster of E2E_KUBECONFIG
 }
 
 // suite is a cluster with the driver, in a test's hands.
@@ -64,6 +81,9 @@ func begin(t testing.TB) *suite {
 	s := &suite{Cluster: cluster.Shared(t, cluster.Options{SyncFrequency: syncFrequency}), Emulator: world.emulator}
 	if s.Emulator == nil {
 		s.prepare()
+		if !s.Owned() {
+			world.leave = leave(binaries.Helm(t), s.Plane, s.Kubeconfig())
+		}
 		s.install()
 		world.emulator = s.Emulator
 	}
@@ -75,6 +95,18 @@ func begin(t testing.TB) *suite {
 	})
 	s.Federate(s.Namespace, "app", "*")
 	return s
+}
+
+// leave returns what uninstalls the driver. CustomResourceDefinitions stay, as the chart says.
+func leave(helm string, plane *controlplane.Plane, kubeconfig string) func() error {
+	return func() error {
+		out, err := exec.Command(helm, "--kubeconfig", kubeconfig, "uninstall", release, "-n", system).CombinedOutput() //nolint:gosec,noctx // the project's own tool
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		_, problem := plane.Kubectl(kubeconfig, "", "-n", system, "delete", "configmap", "emulator-ca", "--ignore-not-found")
+		return errors.Join(err, problem)
+	}
 }
 
 func (s *suite) must(err error) {
@@ -89,7 +121,7 @@ func (s *suite) prepare() {
 	s.Helper()
 	seed, err := emulator.ParseSeed([]byte(kubelet.Seed))
 	s.must(err)
-	seed.Issuers = []emulator.Issuer{{Issuer: controlplane.Issuer, JWKS: s.TokenKeys()}}
+	seed.Issuers = []emulator.Issuer{s.TokenIssuer()}
 	s.Emulator, err = emulator.New(emulator.Options{Seed: seed})
 	s.must(err)
 	s.must(s.Emulator.Start(s.HostAddress() + ":0"))
@@ -158,7 +190,7 @@ func (s *suite) Federate(namespace, serviceAccount string, permissions ...string
 	client := clientOf(namespace + "/" + serviceAccount)
 	s.must(s.Emulator.Apply(emulator.Seed{Tenants: []emulator.Tenant{{ID: kubelet.Tenant, Applications: []emulator.Application{{
 		ClientID: client, ObjectID: client,
-		Federated: []emulator.Federated{{Issuer: controlplane.Issuer, Subject: "system:serviceaccount:" + namespace + ":" + serviceAccount}},
+		Federated: []emulator.Federated{{Issuer: s.TokenIssuer().Issuer, Subject: "system:serviceaccount:" + namespace + ":" + serviceAccount}},
 	}}}}}))
 	s.must(s.Emulator.Grant(kubelet.Vault, client, permissions...))
 	s.CreateServiceAccount(namespace, serviceAccount)

@@ -107,7 +107,7 @@ func (s site) kubeconfig(node string) string {
 // start runs the driver on node-1 with its own credentials.
 func (s site) start(t *testing.T, flags ...string) *kubelet.Node {
 	t.Helper()
-	return kubelet.StartInCluster(t, seedFor(s.shop), s.kubeconfig("node-1"), s.TokenKeys(), flags...)
+	return kubelet.StartInCluster(t, seedFor(s.shop), s.kubeconfig("node-1"), s.TokenIssuer(), flags...)
 }
 
 // pod makes a Pod of the service account app on node-1, and returns what kubelet would say of it.

@@ -74,7 +74,7 @@ func TestClassOfTheAPIServer(t *testing.T) {
 	pod := c.CreatePod(shop, "cart", "node-1", "app")
 
 	kubeconfig := c.BoundKubeconfig(system, "keyvault-csi", "driver")
-	n := kubelet.StartInCluster(t, seedFor(shop), kubeconfig, c.TokenKeys())
+	n := kubelet.StartInCluster(t, seedFor(shop), kubeconfig, c.TokenIssuer())
 	n.Secret("db", "s3cret")
 	n.MustPublish("cart", "web", kubelet.ForPod(pod, c.Tokens(pod)))
 	if got := n.Read("cart", "db"); got != "s3cret" {
@@ -138,7 +138,7 @@ func TestAPIServerStopsAndStarts(t *testing.T) {
 	c.CreatePod(system, "driver", "node-1", "keyvault-csi")
 	pod := c.CreatePod(shop, "cart", "node-1", "app")
 	tokens := c.Tokens(pod)
-	n := kubelet.StartInCluster(t, seedFor(shop), c.BoundKubeconfig(system, "keyvault-csi", "driver"), c.TokenKeys())
+	n := kubelet.StartInCluster(t, seedFor(shop), c.BoundKubeconfig(system, "keyvault-csi", "driver"), c.TokenIssuer())
 	n.Secret("db", "s3cret")
 	n.MustPublish("first", "web", kubelet.ForPod(pod, tokens))
 

@@ -49,8 +49,8 @@ func TestPreviewAsServiceAccount(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	server := emulatortest.Start(t, seedFor(shop))
-	if err := server.Apply(emulator.Seed{Issuers: []emulator.Issuer{{Issuer: "https://oidc.example.com/cluster/", JWKS: c.TokenKeys()}}}); err != nil {
+	server := emulatortest.Start(t, kubelet.InCluster(seedFor(shop), c.TokenIssuer()))
+	if err := server.Apply(emulator.Seed{Issuers: []emulator.Issuer{c.TokenIssuer()}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := server.SetSecret(kubelet.Vault, emulator.Secret{Name: "db", Value: "canary"}); err != nil {

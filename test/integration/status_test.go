@@ -147,7 +147,7 @@ func TestPodThatComesAgainUnderItsName(t *testing.T) {
 	// on another node: its driver waits until the object of the first is collected
 	s.addNode("node-2")
 	moved := s.CreatePod(s.shop, "cart-0", "node-2", "app")
-	other := kubelet.StartInCluster(t, seedFor(s.shop), s.kubeconfig("node-2"), s.TokenKeys(), "--node-id", "node-2")
+	other := kubelet.StartInCluster(t, seedFor(s.shop), s.kubeconfig("node-2"), s.TokenIssuer(), "--node-id", "node-2")
 	other.Secret("db", "s3cret")
 	must(t, s.publish(other, moved, "web"))
 	other.Eventually("the refusal", func() bool { return strings.Contains(other.Log(), "writes status objects of Pods on that node alone") })

@@ -59,7 +59,7 @@ func (s *syncSite) nodeVia(edit func(kubeconfig string) string, flags ...string)
 		kubeconfig = edit(kubeconfig)
 	}
 	all := append([]string{"--node-id", name, "--sync-secrets", "--cache-ttl", "0s"}, flags...)
-	n := kubelet.StartInCluster(s.TB, seedFor(s.namespace), kubeconfig, s.TokenKeys(), all...)
+	n := kubelet.StartInCluster(s.TB, seedFor(s.namespace), kubeconfig, s.TokenIssuer(), all...)
 	s.nodes = append(s.nodes, n)
 	return n
 }

@@ -110,7 +110,7 @@ func (b *between) hold(method, resource string) (release func()) {
 func startBehind(t *testing.T, s site) (*between, *kubelet.Node) {
 	t.Helper()
 	b, kubeconfig := stand(t, s.kubeconfig("node-1"))
-	n := kubelet.StartInCluster(t, seedFor(s.shop), kubeconfig, s.TokenKeys())
+	n := kubelet.StartInCluster(t, seedFor(s.shop), kubeconfig, s.TokenIssuer())
 	n.Secret("db", "s3cret")
 	n.Secret("more", "m0re")
 	return b, n

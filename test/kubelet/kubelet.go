@@ -92,12 +92,15 @@ func StartWith(t testing.TB, server *emulator.Server, issuer *emulatortest.Issue
 	return StartWithout(t, server, issuer, "", flags...)
 }
 
-// StartInCluster runs a driver that takes its classes from an API server. The emulator takes tokens that the keys verify (a JSON
-// Web Key Set) for the issuer's own.
-func StartInCluster(t testing.TB, seed, kubeconfig, keys string, flags ...string) *Node {
+// InCluster is a seed whose federated credentials are for tokens of an API server's issuer.
+func InCluster(seed string, issuer emulator.Issuer) string {
+	return strings.ReplaceAll(seed, "https://oidc.example.com/cluster/", issuer.Issuer)
+}
+
+// StartInCluster runs a driver that takes its classes from an API server. The emulator trusts the tokens of the API server's issuer.
+func StartInCluster(t testing.TB, seed, kubeconfig string, issuer emulator.Issuer, flags ...string) *Node {
 	t.Helper()
-	server := emulatortest.Start(t, seed)
-	issuer := emulator.Issuer{Issuer: "https://oidc.example.com/cluster/", JWKS: keys}
+	server := emulatortest.Start(t, InCluster(seed, issuer))
 	if err := server.Apply(emulator.Seed{Issuers: []emulator.Issuer{issuer}}); err != nil {
 		t.Fatal(err)
 	}
