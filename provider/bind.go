@@ -84,7 +84,7 @@ type binding struct {
 }
 
 func newBinding(p *Provider, c *class.Class, id *identity.Identity) *binding {
-	b := &binding{provider: p, class: c, identity: id, key: c.Digest + " " + id.Key()}
+	b := &binding{provider: p, class: c, identity: id, key: c.Hash + " " + id.Key()}
 	b.scheduleKey = strings.Join(append(vaultsOf(c), id.Key()), " ")
 	for _, w := range c.Warnings {
 		b.warnings = append(b.warnings, w.String())
@@ -115,21 +115,17 @@ func (b *binding) RotationInterval() (time.Duration, bool) {
 // mostClasses bounds the parsed classes that are remembered.
 const mostClasses = 4096
 
-// classCache remembers parsed classes by their parameters, so that a republish does not parse.
+// classCache remembers parsed classes by their parameters, so that a republish does not parse. Each is parsed once, outside the
+// lock: a class that takes long holds up no other.
 type classCache struct {
 	options class.Options
 
 	mu     sync.Mutex
-	parsed map[[sha256.Size]byte]parsedClass
-}
-
-type parsedClass struct {
-	class *class.Class
-	err   error
+	parsed map[[sha256.Size]byte]func() (*class.Class, error)
 }
 
 func newClassCache(o class.Options) *classCache {
-	return &classCache{options: o, parsed: map[[sha256.Size]byte]parsedClass{}}
+	return &classCache{options: o, parsed: map[[sha256.Size]byte]func() (*class.Class, error){}}
 }
 
 func (c *classCache) get(req volume.Request) (*class.Class, error) {
@@ -141,18 +137,22 @@ func (c *classCache) get(req volume.Request) (*class.Class, error) {
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		_, _ = fmt.Fprintf(h, "%d:%s%d:%s", len(name), name, len(parameters[name]), parameters[name])
 	}
-	key := [sha256.Size]byte(h.Sum(nil))
+	return c.parserOf([sha256.Size]byte(h.Sum(nil)), parameters)()
+}
+
+// parserOf returns the function that parses the parameters once.
+func (c *classCache) parserOf(key [sha256.Size]byte, parameters map[string]string) func() (*class.Class, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	known, ok := c.parsed[key]
-	if !ok {
+	parse, known := c.parsed[key]
+	if !known {
 		if len(c.parsed) >= mostClasses {
 			clear(c.parsed)
 		}
-		known.class, known.err = c.parse(parameters)
-		c.parsed[key] = known
+		parse = sync.OnceValues(func() (*class.Class, error) { return c.parse(parameters) })
+		c.parsed[key] = parse
 	}
-	return known.class, known.err
+	return parse
 }
 
 func (c *classCache) parse(parameters map[string]string) (*class.Class, error) {

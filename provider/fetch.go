@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -46,6 +47,8 @@ type fetch struct {
 	*binding
 	opts volume.FetchOptions
 	now  time.Time
+	// files counts those of version histories.
+	files atomic.Int64
 
 	mu     sync.Mutex
 	bundle *volume.Bundle
@@ -106,6 +109,10 @@ func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) 
 	wanted, err := pick(listed.Versions, o)
 	if err != nil {
 		return nil, err
+	}
+	if n := f.files.Add(int64(len(wanted))); n > class.MaxFiles {
+		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
+			"objectVersionHistory asks for more than %d files in all: write smaller numbers, or split the class", class.MaxFiles)}
 	}
 	answers := make([]answer, len(wanted))
 	errs := make([]error, len(wanted))

@@ -1,5 +1,3 @@
-// Package class understands the parameters of a SecretProviderClass: it turns text into a typed Class, and reports every
-// mistake at once.
 package class
 
 import (
@@ -10,7 +8,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
 
-// Served tells whether spec.provider of a SecretProviderClass names this project's provider.
+// Served reports whether spec.provider of a SecretProviderClass names this project's provider.
 func Served(provider string) bool { return strings.EqualFold(strings.TrimSpace(provider), "azure") }
 
 // Kind is the kind of a Key Vault object, spelled as in objectType.
@@ -53,7 +51,7 @@ const (
 	TokenProxy      Mode = "identity binding"
 )
 
-// Class is a SecretProviderClass understood. It is immutable.
+// Class is the meaning of a SecretProviderClass's parameters. It is immutable.
 type Class struct {
 	Cloud cloud.Cloud
 	Mode  Mode
@@ -69,8 +67,8 @@ type Class struct {
 	StaleIfError time.Duration
 	// Warnings are mistakes that do not stop a mount.
 	Warnings []Mistake
-	// Digest is equal for classes that ask for the same files in the same way of the same vaults.
-	Digest string
+	// Hash is equal for classes that ask for the same files in the same way of the same vaults.
+	Hash string
 }
 
 // Object is one entry of the objects parameter.
@@ -103,11 +101,11 @@ type Mistake struct {
 	Parameter string
 	// Index is the object's position in the array, -1 where the mistake is not in an object.
 	Index int
-	// Object is the object's name, as far as it is known.
+	// Object is the object's name, where it is known.
 	Object string
 	// Field is the object's field, empty for a parameter.
 	Field string
-	// Value is what stands there; never a secret, cut to a readable length.
+	// Value is the offending text, cut to a readable length; never a secret.
 	Value string
 	// Problem says what is wrong, Fix what to write instead.
 	Problem, Fix string

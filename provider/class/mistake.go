@@ -8,8 +8,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// mostTold bounds how many mistakes one error line holds.
-const mostTold = 8
+// maxListed bounds how many mistakes one error line holds.
+const maxListed = 8
 
 // String returns the mistake as one line: where, what stands there, what is wrong, what to write.
 func (m Mistake) String() string {
@@ -38,8 +38,8 @@ func (m Mistake) String() string {
 func Error(mistakes []Mistake) error {
 	lines := make([]string, 0, len(mistakes))
 	for i, m := range mistakes {
-		if i == mostTold {
-			lines = append(lines, fmt.Sprintf("and %d more: `keyvault-csi validate` lists them all", len(mistakes)-mostTold))
+		if i == maxListed {
+			lines = append(lines, fmt.Sprintf("and %d more: `keyvault-csi validate` lists them all", len(mistakes)-maxListed))
 			break
 		}
 		lines = append(lines, m.String())
@@ -60,6 +60,9 @@ func shorten(text string) string {
 func nearest(name string, known []string) string {
 	best, most := "", 1+len(name)/5
 	for _, k := range known {
+		if len(k)-len(name) > most || len(name)-len(k) > most {
+			continue // at least as many insertions or deletions
+		}
 		if d := distance(strings.ToLower(name), strings.ToLower(k)); d <= most {
 			best, most = k, d-1
 		}
@@ -69,25 +72,24 @@ func nearest(name string, known []string) string {
 
 // distance is the number of insertions, deletions, substitutions and swaps of neighbours between two words.
 func distance(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
+	// the rows of the last three letters of a; each column is a letter of b
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
+		row[0] = i
 		for j := 1; j <= len(b); j++ {
 			cost := 1
 			if a[i-1] == b[j-1] {
 				cost = 0
 			}
-			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
 			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+				row[j] = min(row[j], before[j-2]+1)
 			}
 		}
+		before, last, row = last, row, before
 	}
-	return rows[len(a)][len(b)]
+	return last[len(b)]
 }

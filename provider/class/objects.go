@@ -1,51 +1,50 @@
 package class
 
 import (
+	"fmt"
 	"io/fs"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// mostHistory is how many versions of an object may be asked for; Key Vault itself keeps as many as are made.
-const mostHistory = 500
+const (
+	// maxHistory caps how many versions of an object are written. People write 1000 for "all", so more is no mistake.
+	maxHistory = 500
+	// maxObjectSize bounds the text of one object, in bytes, and maxFields its fields.
+	maxObjectSize = 16 << 10
+	maxFields     = 64
+)
 
 var (
 	namePattern    = regexp.MustCompile(`^[0-9a-zA-Z-]{1,127}$`)
 	versionPattern = regexp.MustCompile(`^[0-9a-zA-Z]{1,64}$`)
-	modePattern    = regexp.MustCompile(`^[0-7]{1,4}$`)
-	// fields are all that an object may hold.
-	fields = []string{
-		"objectName", "objectType", "objectAlias", "objectVersion", "objectVersionHistory", "objectFormat", "objectEncoding",
-		"filePermission", "keyvaultName", "keyvaultURI", "writeCertAndKeyInSeparateFiles", "convertPFX",
-	}
+	modePattern    = regexp.MustCompile(`^\+?[0-7]+$`)
 )
 
-// objects reads the objects parameter: a YAML mapping whose key array holds strings, each of which is a YAML mapping of
-// one object.
-func (p *parser) objects(vault string) {
+// objects reads the objects parameter.
+func (p *parser) objects(raw, vault string) {
 	const name = "objects"
-	raw, ok := p.raw[name]
-	if !ok || strings.TrimSpace(raw) == "" {
+	if p.text[name] == "" {
 		p.parameter(name, "", "is not set", "write what to fetch: docs/parameters.md has examples")
 		return
 	}
-	items, mistake := items(raw)
+	list, warning, mistake := readItems(raw)
+	if warning != nil {
+		warning.Parameter, warning.Index = name, -1
+		p.warnings = append(p.warnings, *warning)
+	}
 	if mistake != nil {
 		mistake.Parameter, mistake.Index = name, -1
 		p.mistakes = append(p.mistakes, *mistake)
 		return
 	}
-	if len(items) == 0 {
-		p.warn(name, "names no object: the volume is empty", "add objects below array")
-	}
-	needsVault := len(items) == 0
-	for i, item := range items {
+	needsVault := false
+	for i, item := range list {
 		o := &objectParser{parser: p, index: i, line: item.line}
 		o.parse(item.text, vault)
 		needsVault = needsVault || o.usesDefault
@@ -56,97 +55,12 @@ func (p *parser) objects(vault string) {
 	p.clashes()
 }
 
-// item is the text of one object and the line of the parameter on which it begins.
-type item struct {
-	text string
-	line int
-}
-
-func items(text string) ([]item, *Mistake) {
-	const shape = "write a mapping with the key array, whose items are strings: array: [ | …, | … ]"
-	var doc yaml.Node
-	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
-		problem, line := yamlProblem(err)
-		return nil, &Mistake{Problem: "is not YAML: " + problem, Fix: shape, Line: line}
-	}
-	if len(doc.Content) == 0 {
-		return nil, &Mistake{Problem: "is empty", Fix: shape, Line: 1}
-	}
-	top := resolve(doc.Content[0])
-	if top.Kind != yaml.MappingNode {
-		return nil, &Mistake{Problem: "is not a mapping", Fix: shape, Line: top.Line}
-	}
-	var array *yaml.Node
-	for i := 0; i+1 < len(top.Content); i += 2 {
-		if top.Content[i].Value != "array" {
-			continue
-		}
-		if array != nil {
-			return nil, &Mistake{Problem: "has the key array twice", Fix: "merge them", Line: top.Content[i].Line}
-		}
-		array = resolve(top.Content[i+1])
-	}
-	if array == nil || array.Kind == yaml.ScalarNode && scalar(array) == "" {
-		return nil, nil
-	}
-	if array.Kind != yaml.SequenceNode {
-		return nil, &Mistake{Problem: "has an array that is no list", Fix: shape, Line: array.Line}
-	}
-	found := make([]item, 0, len(array.Content))
-	for i, node := range array.Content {
-		node = resolve(node)
-		if node.Kind != yaml.ScalarNode {
-			return nil, &Mistake{
-				Problem: "has an item (" + strconv.Itoa(i) + ") that is a mapping instead of a string",
-				Fix:     "put a | behind the item's dash, so that the object below it is a string", Line: node.Line,
-			}
-		}
-		line := node.Line
-		if node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
-			line++ // the text begins below the indicator
-		}
-		found = append(found, item{text: node.Value, line: line})
-	}
-	return found, nil
-}
-
-// resolve follows an alias.
-func resolve(n *yaml.Node) *yaml.Node {
-	for range 100 {
-		if n.Kind != yaml.AliasNode || n.Alias == nil {
-			break
-		}
-		n = n.Alias
-	}
-	return n
-}
-
-// scalar returns the text as it is written; null is empty.
-func scalar(n *yaml.Node) string {
-	if n.Tag == "!!null" {
-		return ""
-	}
-	return strings.TrimSpace(n.Value)
-}
-
-var yamlLine = regexp.MustCompile(`line (\d+): `)
-
-// yamlProblem takes the line out of a parser's message.
-func yamlProblem(err error) (problem string, line int) {
-	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	if at := yamlLine.FindStringSubmatchIndex(text); at != nil {
-		line, _ = strconv.Atoi(text[at[2]:at[3]])
-		text = text[:at[0]] + text[at[1]:]
-	}
-	return strings.ReplaceAll(shorten(text), "\n", "; "), line
-}
-
 // objectParser reads one object.
 type objectParser struct {
 	*parser
 	index       int
 	line        int
-	fields      map[string]*yaml.Node
+	fields      map[string]value
 	usesDefault bool
 }
 
@@ -156,8 +70,8 @@ func (o *objectParser) wrong(field, value, problem, fix string) {
 
 func (o *objectParser) mistake(field, value, problem, fix string) Mistake {
 	line := o.line
-	if n, ok := o.fields[field]; ok {
-		line += n.Line - 1
+	if v, ok := o.fields[field]; ok {
+		line += v.line - 1
 	}
 	return Mistake{
 		Parameter: "objects", Index: o.index, Object: shorten(o.get("objectName")), Field: field, Value: shorten(value),
@@ -165,12 +79,7 @@ func (o *objectParser) mistake(field, value, problem, fix string) Mistake {
 	}
 }
 
-func (o *objectParser) get(field string) string {
-	if n, ok := o.fields[field]; ok {
-		return scalar(n)
-	}
-	return ""
-}
+func (o *objectParser) get(field string) string { return o.fields[field].text }
 
 func (o *objectParser) parse(text, vault string) {
 	if !o.read(text) {
@@ -185,61 +94,46 @@ func (o *objectParser) parse(text, vault string) {
 		object.Path = object.Name
 	}
 	object.VaultURL = o.vault(vault)
+	o.checkVersions(&object)
 	o.checkName(&object)
 	o.checkFormat(&object)
-	o.checkVersions(&object)
 	o.checkMode(&object)
 	o.flags(&object)
 	o.class.Objects = append(o.class.Objects, object)
 }
 
-// read takes the object's YAML apart.
+// read reads the object's YAML into fields. It is false where no field can be relied on.
 func (o *objectParser) read(text string) bool {
-	o.fields = map[string]*yaml.Node{}
-	const fix = "write a mapping: objectName: NAME, objectType: secret"
-	var doc yaml.Node
-	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
-		problem, line := yamlProblem(err)
-		o.line += max(line-1, 0)
-		o.wrong("", "", "is not YAML: "+problem, fix)
+	o.fields = map[string]value{}
+	if len(text) > maxObjectSize {
+		o.wrong("", "", fmt.Sprintf("is %d bytes long", len(text)), fmt.Sprintf("write at most %d", maxObjectSize))
 		return false
 	}
-	if len(doc.Content) == 0 || resolve(doc.Content[0]).Kind != yaml.MappingNode {
-		o.wrong("", "", "is not a mapping", fix)
-		return false
+	fields, mistakes := readFields(text)
+	good := len(mistakes) == 0
+	for _, m := range mistakes {
+		o.fields[m.field] = value{line: m.line}
+		o.wrong(m.field, "", m.problem, m.fix)
 	}
-	top := resolve(doc.Content[0])
-	good := true
-	for i := 0; i+1 < len(top.Content); i += 2 {
-		key, value := top.Content[i], resolve(top.Content[i+1])
-		if _, twice := o.fields[key.Value]; twice {
-			o.wrong(key.Value, "", "stands in the object twice", "remove one")
-			good = false
+	known := Fields()
+	for _, f := range fields {
+		o.fields[f.name] = f.value
+	}
+	for _, f := range fields {
+		if !slices.Contains(known, f.name) {
+			fix := "remove it"
+			if near := nearest(f.name, known); near != "" {
+				fix = "did you mean " + near + "?"
+			}
+			o.warnings = append(o.warnings, o.mistake(f.name, "", "is an unknown field and is ignored", fix))
 			continue
 		}
-		o.fields[key.Value] = value
-		if slices.Contains(fields, key.Value) && value.Kind != yaml.ScalarNode {
-			o.wrong(key.Value, "", "is not plain text", "write a single value")
+		if !f.value.scalar {
+			o.wrong(f.name, "", "is not plain text", "write a single value")
 			good = false
 		}
 	}
-	for _, name := range unknownOf(top) {
-		fix := "remove it"
-		if near := nearest(name, fields); near != "" {
-			fix = "did you mean " + near + "?"
-		}
-		o.warnings = append(o.warnings, o.mistake(name, "", "is an unknown field and means nothing", fix))
-	}
 	return good
-}
-
-func unknownOf(top *yaml.Node) (names []string) {
-	for i := 0; i+1 < len(top.Content); i += 2 {
-		if name := top.Content[i].Value; !slices.Contains(fields, name) && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 func (o *objectParser) vault(fallback string) string {
@@ -278,7 +172,7 @@ func (o *objectParser) checkName(object *Object) {
 		o.wrong("objectType", string(object.Kind), "is not a kind of object", "write secret, key or cert, in lower case")
 	}
 	if object.Name == "" && object.Path == "" {
-		return // said already
+		return // reported already
 	}
 	field := "objectAlias"
 	if o.get(field) == "" {
@@ -318,15 +212,20 @@ func (o *objectParser) checkFormat(object *Object) {
 
 func (o *objectParser) checkVersions(object *Object) {
 	if text := o.get("objectVersionHistory"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 32)
+		n, err := o.fields["objectVersionHistory"].integer()
 		switch {
 		case err != nil:
 			o.wrong("objectVersionHistory", text, "is not a whole number", "write how many versions to fetch, such as 5")
-		case n > mostHistory:
-			o.wrong("objectVersionHistory", text, "is more than "+strconv.Itoa(mostHistory), "write a smaller number")
+		case n > maxHistory:
+			o.warnings = append(o.warnings, o.mistake("objectVersionHistory", text, "is more than "+strconv.Itoa(maxHistory),
+				"the newest "+strconv.Itoa(maxHistory)+" are written"))
+			object.History = maxHistory
 		case n > 1:
 			object.History = int(n)
 		}
+	}
+	if object.History > 1 && object.Path != "" && !strings.Contains(object.Path, "..") {
+		object.Path = path.Clean(object.Path) // a directory, so that ./x, x/ and a//b are as good as x and a/b
 	}
 	if strings.EqualFold(object.Version, "latest") {
 		object.Version = ""
@@ -341,7 +240,7 @@ func (o *objectParser) checkMode(object *Object) {
 	if text == "" {
 		return
 	}
-	mode, err := strconv.ParseUint(text, 8, 32)
+	mode, err := strconv.ParseInt(text, 8, 32)
 	if err != nil || !modePattern.MatchString(text) || mode > 0o777 {
 		o.wrong("filePermission", text, "is not a file mode", "write octal digits from 0000 to 0777, such as 0400")
 		return
@@ -350,10 +249,14 @@ func (o *objectParser) checkMode(object *Object) {
 }
 
 func (o *objectParser) flags(object *Object) {
-	for field, to := range map[string]*bool{
-		"writeCertAndKeyInSeparateFiles": &object.SplitCertAndKey,
-		"convertPFX":                     &object.ConvertPFX,
+	for _, flag := range []struct {
+		field string
+		to    *bool
+	}{
+		{"writeCertAndKeyInSeparateFiles", &object.SplitCertAndKey},
+		{"convertPFX", &object.ConvertPFX},
 	} {
+		field, to := flag.field, flag.to
 		text := o.get(field)
 		if text == "" {
 			continue

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -23,7 +24,14 @@ const (
 	ShortestInterval = 10 * time.Second
 	// LongestStale bounds staleIfError above: a value that old is no longer what its owner meant.
 	LongestStale = 24 * time.Hour
-	biggestText  = 1 << 20
+	// MaxSize bounds the names and values of all parameters together, in bytes.
+	MaxSize = 1 << 20
+	// MaxParameters bounds the number of parameters, those of the Pod's volumeAttributes included.
+	MaxParameters = 256
+	// MaxObjects bounds the number of objects.
+	MaxObjects = 1000
+	// MaxFiles bounds the files of one fetch; how many a version history makes is known only then.
+	MaxFiles = 10_000
 )
 
 // DefaultMode is the mode of files whose object says none.
@@ -60,36 +68,53 @@ func Merge(parameters, attributes map[string]string) map[string]string {
 	return merged
 }
 
-// Parse understands parameters. It returns every mistake that it finds, and warnings, which do not stop a mount; the class
-// is nil if there is a mistake.
+// Parse reads parameters. It returns every mistake that it finds, and warnings, which do not stop a mount; the class is nil
+// if there is a mistake. Both are in a stable order.
 func Parse(parameters map[string]string, opts Options) (c *Class, mistakes, warnings []Mistake) {
 	p := &parser{text: make(map[string]string, len(parameters)), opts: opts, class: &Class{}}
+	if !p.bounded(parameters) {
+		return nil, p.mistakes, nil
+	}
 	for name, value := range parameters {
-		if len(value) > biggestText {
-			p.parameter(name, "", "is longer than 1 MiB", "split the class")
-			continue
-		}
 		p.text[name] = strings.TrimSpace(value)
-		p.raw = maps.Clone(parameters)
 	}
 	p.unknownParameters()
 	p.identity()
 	p.cloud()
 	p.refresh()
 	vault := p.defaultVault()
-	p.objects(vault)
+	p.objects(parameters["objects"], vault)
 	if len(p.mistakes) > 0 {
 		return nil, p.mistakes, p.warnings
 	}
 	p.class.Warnings = p.warnings
-	p.class.Digest = digest(p.class)
+	p.class.Hash = hash(p.class)
 	return p.class, nil, p.warnings
+}
+
+// bounded reports whether the parameters are few and small enough to be read.
+func (p *parser) bounded(parameters map[string]string) bool {
+	if len(parameters) > MaxParameters {
+		p.parameter("parameters", strconv.Itoa(len(parameters)), "are too many", "write at most "+strconv.Itoa(MaxParameters))
+		return false
+	}
+	size, longest := 0, ""
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		size += len(name) + len(parameters[name])
+		if longest == "" || len(parameters[name]) > len(parameters[longest]) {
+			longest = name
+		}
+	}
+	if size > MaxSize {
+		p.parameter(shorten(longest), "", fmt.Sprintf("makes the parameters %d bytes long", size), "split the class: at most 1 MiB together")
+		return false
+	}
+	return true
 }
 
 // parser collects mistakes while it fills a class.
 type parser struct {
 	text     map[string]string // trimmed
-	raw      map[string]string
 	opts     Options
 	class    *Class
 	mistakes []Mistake
@@ -105,31 +130,36 @@ func (p *parser) warn(name, problem, fix string) {
 	p.warnings = append(p.warnings, Mistake{Parameter: name, Index: -1, Problem: problem, Fix: fix})
 }
 
-// parameters are all that a class may hold.
-var parameters = []string{
-	"keyvaultName", "keyvaultURI", "tenantID", "tenantId", "objects", "cloudName", "cloudEnvFileName", "usePodIdentity",
-	"useVMManagedIdentity", "useAzureTokenProxy", "userAssignedIdentityID", "userAssignedIdentityObjectID", "clientID",
-	"rotationInterval", "staleIfError",
+// Parameters returns the names of all parameters that a class may hold.
+func Parameters() []string {
+	return []string{
+		"keyvaultName", "keyvaultURI", "tenantID", "tenantId", "objects", "cloudName", "cloudEnvFileName", "usePodIdentity",
+		"useVMManagedIdentity", "useAzureTokenProxy", "userAssignedIdentityID", "userAssignedIdentityObjectID", "clientID",
+		"rotationInterval", "staleIfError",
+	}
 }
 
-// Parameters returns the names of all parameters that a class may hold.
-func Parameters() []string { return slices.Clone(parameters) }
-
 // Fields returns the names of all fields that an object may hold.
-func Fields() []string { return slices.Clone(fields) }
+func Fields() []string {
+	return []string{
+		"objectName", "objectType", "objectAlias", "objectVersion", "objectVersionHistory", "objectFormat", "objectEncoding",
+		"filePermission", "keyvaultName", "keyvaultURI", "writeCertAndKeyInSeparateFiles", "convertPFX",
+	}
+}
 
 func (p *parser) unknownParameters() {
+	parameters := Parameters()
 	for _, name := range slices.Sorted(maps.Keys(p.text)) {
 		switch {
 		case slices.Contains(parameters, name):
 		case slices.Contains([]string{"resourceGroup", "subscriptionId", "enableSecretRotation"}, name):
-			p.warn(name, "is an old parameter that means nothing", "remove it")
+			p.warn(name, "is an old parameter and is ignored", "remove it")
 		default:
 			fix := "remove it"
 			if near := nearest(name, parameters); near != "" {
 				fix = "did you mean " + near + "?"
 			}
-			p.warn(name, "is an unknown parameter and means nothing", fix)
+			p.warn(name, "is an unknown parameter and is ignored", fix)
 		}
 	}
 }
@@ -163,10 +193,11 @@ func (p *parser) identity() {
 	if c.TenantID == "" {
 		c.TenantID, tenantName = p.text["tenantId"], "tenantId"
 	}
-	if c.TenantID != "" && !tenantPattern.MatchString(c.TenantID) {
+	// a managed identity needs neither, so any text is accepted for one, as the Azure provider does
+	if c.TenantID != "" && !vm && !tenantPattern.MatchString(c.TenantID) {
 		p.parameter(tenantName, c.TenantID, "is not a tenant", "write the directory's id or domain, or adfs")
 	}
-	if c.ClientID != "" && !clientPattern.MatchString(c.ClientID) {
+	if c.ClientID != "" && !vm && !clientPattern.MatchString(c.ClientID) {
 		p.parameter("clientID", c.ClientID, "is not a client id", "write the application's or identity's client id, a GUID")
 	}
 	switch {
@@ -177,7 +208,7 @@ func (p *parser) identity() {
 		c.Mode = TokenProxy
 	}
 	if !vm && (p.text["userAssignedIdentityID"] != "" || p.text["userAssignedIdentityObjectID"] != "") {
-		p.warn("userAssignedIdentityID", "means nothing without useVMManagedIdentity", "set useVMManagedIdentity to true, or remove it")
+		p.warn("userAssignedIdentityID", "is ignored without useVMManagedIdentity", "set useVMManagedIdentity to true, or remove it")
 	}
 }
 
@@ -205,8 +236,8 @@ func (p *parser) managedIdentity() {
 	default:
 		c.ManagedClientID = id
 	}
-	for name, value := range map[string]string{"userAssignedIdentityID": c.ManagedClientID, "userAssignedIdentityObjectID": object} {
-		if value != "" && !clientPattern.MatchString(value) {
+	for _, one := range [][2]string{{"userAssignedIdentityID", c.ManagedClientID}, {"userAssignedIdentityObjectID", object}} {
+		if name, value := one[0], one[1]; value != "" && !clientPattern.MatchString(value) {
 			p.parameter(name, value, "is not the id of an identity", "write a GUID")
 		}
 	}
@@ -215,16 +246,19 @@ func (p *parser) managedIdentity() {
 func (p *parser) cloud() {
 	name, file := p.text["cloudName"], p.text["cloudEnvFileName"]
 	found, err := p.opts.Clouds.Lookup(name, file)
-	if err != nil {
-		parameter, value := "cloudName", name
-		if file != "" && strings.EqualFold(name, "AzureStackCloud") {
-			parameter, value = "cloudEnvFileName", file
-		}
-		problem, fix, _ := strings.Cut(err.Error(), ": ")
-		p.parameter(parameter, value, problem, fix)
+	if err == nil {
+		p.class.Cloud = found
 		return
 	}
-	p.class.Cloud = found
+	problem, fix := err.Error(), ""
+	parameter, value := "cloudName", name
+	if e, ok := errors.AsType[*cloud.LookupError](err); ok {
+		problem, fix = e.Problem, e.Fix
+		if e.OfFile {
+			parameter, value = "cloudEnvFileName", file
+		}
+	}
+	p.parameter(parameter, value, problem, fix)
 }
 
 func (p *parser) refresh() {
@@ -305,7 +339,7 @@ func (p *parser) checkURI(uri string) (base, problem, fix string) {
 		", or have the driver's operator add it to --allowed-vault-hosts"
 }
 
-func digest(c *Class) string {
+func hash(c *Class) string {
 	bare := *c
 	bare.Warnings = nil
 	data, err := json.Marshal(bare)

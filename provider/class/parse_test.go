@@ -115,7 +115,7 @@ func TestMistakes(t *testing.T) {
 		"a mapping inside": {map[string]string{"objects": "array:\n- objectName: s"}, []string{"mapping instead of a string"}},
 		"array is text":    {map[string]string{"objects": "array: x"}, []string{"no list"}},
 		"object is text":   {map[string]string{"objects": "array:\n- s"}, []string{"objects[0] is not a mapping"}},
-		"twice the field":  {map[string]string{"objects": object("objectName: a", "objectName: b", "objectType: secret")}, []string{"objects[0]", "objectName stands in the object twice"}},
+		"twice the field":  {map[string]string{"objects": object("objectName: a", "objectName: b", "objectType: secret")}, []string{"objects[0]", "objectName is a duplicate in the object"}},
 		"no name":          {map[string]string{"objects": object("objectType: secret")}, []string{"objectName is not set"}},
 		"no type":          {map[string]string{"objects": object("objectName: s")}, []string{"objectType is not set"}},
 		"type's case":      {map[string]string{"objects": object("objectName: s", "objectType: Secret")}, []string{`objectType "Secret"`, "lower case"}},
@@ -169,10 +169,17 @@ func TestWarnings(t *testing.T) {
 		parameters map[string]string
 		want       string
 	}{
-		"old parameter": {map[string]string{"resourceGroup": "x"}, "means nothing"},
+		"old parameter": {map[string]string{"resourceGroup": "x"}, "is ignored"},
 		"typo":          {map[string]string{"keyvaultname": "kv1"}, "did you mean keyvaultName?"},
 		"field's typo":  {map[string]string{"objects": object("objectName: s", "objectType: secret", "objectVerison: 1")}, "did you mean objectVersion?"},
-		"no object":     {map[string]string{"objects": "array: []"}, "names no object"},
+		"many versions": {
+			map[string]string{"objects": object("objectName: s", "objectType: secret", "objectVersionHistory: 1000")},
+			`objectVersionHistory "1000" is more than 500: the newest 500 are written`,
+		},
+		"second document": {
+			map[string]string{"objects": object("objectName: s", "objectType: secret") + "---\narray: []\n"},
+			"has a second YAML document, which is ignored",
+		},
 		"idle identity": {map[string]string{"userAssignedIdentityID": "x"}, "useVMManagedIdentity"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,18 +237,18 @@ func TestVaultURLs(t *testing.T) {
 	}
 }
 
-func TestDigestFollowsMeaning(t *testing.T) {
-	base := mustParse(t, with(nil)).Digest
-	same := mustParse(t, with(map[string]string{"keyvaultName": " kv1 ", "objects": "array: ['{objectType: secret, objectName: s}'] # x", "unknown": "x"})).Digest
+func TestHashFollowsMeaning(t *testing.T) {
+	base := mustParse(t, with(nil)).Hash
+	same := mustParse(t, with(map[string]string{"keyvaultName": " kv1 ", "objects": "array: ['{objectType: secret, objectName: s}'] # x", "unknown": "x"})).Hash
 	if same != base {
-		t.Error("another digest for the same class")
+		t.Error("another hash for the same class")
 	}
 	for _, change := range []map[string]string{
 		{"keyvaultName": "kv2"}, {"clientID": "x"}, {"rotationInterval": "1m"},
 		{"objects": object("objectName: s", "objectType: key")}, {"objects": object("objectName: s", "objectType: secret", "filePermission: 0600")},
 	} {
-		if mustParse(t, with(change)).Digest == base {
-			t.Errorf("the same digest after %v", change)
+		if mustParse(t, with(change)).Hash == base {
+			t.Errorf("the same hash after %v", change)
 		}
 	}
 }

@@ -79,8 +79,19 @@ func NewResolver(defaultName, dir string) (*Resolver, error) {
 	return &Resolver{fallback: defaultName, dir: dir, files: map[string]parsed{}}, nil
 }
 
-// Lookup returns the cloud of a class: cloudName, and for AzureStackCloud the file that cloudEnvFileName names, which
-// is read again when it changed.
+// LookupError is why a class names no cloud.
+type LookupError struct {
+	// Problem is what is wrong, and Fix what to do.
+	Problem, Fix string
+	// OfFile is true where cloudEnvFileName is wrong, false where cloudName is.
+	OfFile bool
+}
+
+// Error implements error.
+func (e *LookupError) Error() string { return e.Problem + ": " + e.Fix }
+
+// Lookup returns the cloud of a class: cloudName, and for AzureStackCloud the file that cloudEnvFileName names, which is
+// read again when it changed. Errors are of type *LookupError.
 func (r *Resolver) Lookup(name, file string) (Cloud, error) {
 	if name == "" {
 		name = r.fallback
@@ -90,45 +101,54 @@ func (r *Resolver) Lookup(name, file string) (Cloud, error) {
 	}
 	switch {
 	case strings.EqualFold(name, "AzureGermanCloud"):
-		return Cloud{}, errors.New("the German cloud was closed in 2021: use the vault's new cloud")
+		return Cloud{}, &LookupError{Problem: "is a cloud that was closed in 2021", Fix: "use the vault's new cloud"}
 	case !strings.EqualFold(name, custom):
-		return Cloud{}, errors.New("not a cloud: use AzurePublicCloud, AzureUSGovernmentCloud, AzureChinaCloud, " +
-			"or AzureStackCloud with cloudEnvFileName")
+		return Cloud{}, &LookupError{
+			Problem: "is not a cloud",
+			Fix:     "use AzurePublicCloud, AzureUSGovernmentCloud, AzureChinaCloud, or AzureStackCloud with cloudEnvFileName",
+		}
 	case file == "":
-		return Cloud{}, errors.New("a custom cloud needs cloudEnvFileName: a file below the driver's --cloud-config-dir")
+		return Cloud{}, &LookupError{
+			Problem: "is a custom cloud, which needs cloudEnvFileName",
+			Fix:     "name a file below the driver's --cloud-config-dir",
+		}
 	case r.dir == "":
-		return Cloud{}, errors.New("the driver has no custom clouds: its operator sets --cloud-config-dir")
+		return Cloud{}, &LookupError{
+			Problem: "is a custom cloud, and the driver has none",
+			Fix:     "the driver's operator sets --cloud-config-dir",
+		}
 	}
 	return r.read(file)
 }
 
-// read takes the file, which must lie below the directory. Its path is taken as relative to it; an absolute one must
-// begin with it.
+// read returns the cloud of a file, which must be below the directory. Its path is relative to it; an absolute one must begin
+// with it.
 func (r *Resolver) read(file string) (Cloud, error) {
 	name := file
 	if filepath.IsAbs(name) {
 		relative, err := filepath.Rel(r.dir, name)
 		if err != nil || !filepath.IsLocal(relative) {
-			return Cloud{}, fmt.Errorf("cloudEnvFileName lies outside the driver's --cloud-config-dir: name a file below %s", r.dir)
+			return Cloud{}, wrongFile("is outside the driver's --cloud-config-dir", "name a file below "+r.dir)
 		}
 		name = relative
 	}
 	root, err := os.OpenRoot(r.dir)
 	if err != nil {
-		return Cloud{}, errors.New("the driver's --cloud-config-dir cannot be opened")
+		return Cloud{}, wrongFile("cannot be read, because the driver's --cloud-config-dir cannot be opened",
+			"the driver's operator makes "+r.dir+" readable")
 	}
 	defer func() { _ = root.Close() }()
 	f, err := root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Cloud{}, wrongFile("does not exist", "name a file below the driver's --cloud-config-dir "+r.dir)
+	}
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return Cloud{}, fmt.Errorf("no such file below the driver's --cloud-config-dir %s", r.dir)
-		}
-		return Cloud{}, fmt.Errorf("not a readable file below the driver's --cloud-config-dir %s", r.dir)
+		return Cloud{}, wrongFile("is not a readable file", "name a file below the driver's --cloud-config-dir "+r.dir)
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return Cloud{}, errors.New("not a regular file")
+		return Cloud{}, wrongFile("is not a regular file", "name a file below the driver's --cloud-config-dir "+r.dir)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,14 +157,18 @@ func (r *Resolver) read(file string) (Cloud, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(f, biggestFile))
 	if err != nil {
-		return Cloud{}, errors.New("the file cannot be read")
+		return Cloud{}, wrongFile("cannot be read", "name a file below the driver's --cloud-config-dir "+r.dir)
 	}
 	c, err := Parse(data)
 	if err != nil {
-		return Cloud{}, err
+		return Cloud{}, wrongFile("does not describe a cloud", err.Error())
 	}
 	r.files[name] = parsed{cloud: c, modified: info.ModTime(), size: info.Size()}
 	return c, nil
+}
+
+func wrongFile(problem, fix string) error {
+	return &LookupError{Problem: problem, Fix: fix, OfFile: true}
 }
 
 // Parse reads a custom cloud's JSON: name, activeDirectoryEndpoint, keyVaultEndpoint and keyVaultDNSSuffix of the

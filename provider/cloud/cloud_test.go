@@ -60,7 +60,7 @@ func TestLookup(t *testing.T) {
 		"Germany":                  {"AzureGermanCloud", "", Cloud{}, "closed in 2021"},
 		"a typo":                   {"AzurePublikCloud", "", Cloud{}, "not a cloud"},
 		"custom without file":      {"AzureStackCloud", "", Cloud{}, "needs cloudEnvFileName"},
-		"missing":                  {"AzureStackCloud", "no.json", Cloud{}, "no such file"},
+		"missing":                  {"AzureStackCloud", "no.json", Cloud{}, "does not exist"},
 		"not JSON":                 {"AzureStackCloud", "bad.json", Cloud{}, "not JSON"},
 		"escape":                   {"AzureStackCloud", "../" + filepath.Base(filepath.Dir(outside)) + "/corp.json", Cloud{}, "not a readable file"},
 		"absolute escape":          {"AzureStackCloud", outside, Cloud{}, "outside"},

@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math"
 	"math/big"
 )
 
@@ -67,8 +66,8 @@ func rsaPublicKey(key JWK) (*rsa.PublicKey, error) {
 	case n.BitLen() < minModulus || n.BitLen() > maxModulus || n.Bit(0) == 0:
 		return nil, fmt.Errorf("the vault's answer for the RSA key has a modulus (n) of %d bits that no RSA key can have",
 			n.BitLen())
-	case e.Cmp(big.NewInt(3)) < 0 || e.Cmp(big.NewInt(math.MaxInt32)) > 0 || e.Bit(0) == 0:
-		return nil, errors.New("the vault's answer for the RSA key has an exponent (e) that is even, below 3 or above 2^31-1")
+	case e.Cmp(big.NewInt(3)) < 0 || !e.IsInt64() || e.Bit(0) == 0:
+		return nil, errors.New("the vault's answer for the RSA key has an exponent (e) that is even, below 3 or above 2^63-1")
 	}
 	return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
 }

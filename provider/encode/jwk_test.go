@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,6 +55,29 @@ func TestPublicKeysOfTheRFCs(t *testing.T) {
 	}
 	_, err := encode.PublicKeyPEM(encode.JWK{Kty: "OKP", Crv: "Ed25519", X: fromBase64URL(t, rfcEd25519X)})
 	wantError(t, err, "", `"OKP"`, "RSA or EC")
+}
+
+// An exponent may be longer than 31 bits. The expected bytes are those of RFC 5280 and RFC 8017, put together by hand.
+func TestPublicKeyWithALongExponent(t *testing.T) {
+	t.Parallel()
+	n, e := fromBase64URL(t, rfcRSAModulus), []byte{2, 0, 0, 0, 1}
+	got, err := encode.PublicKeyPEM(encode.JWK{Kty: "RSA", N: n, E: e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	element := func(tag byte, content ...byte) []byte {
+		size := []byte{byte(len(content))}
+		if len(content) > 127 {
+			size = []byte{0x82, byte(len(content) >> 8), byte(len(content))}
+		}
+		return slices.Concat([]byte{tag}, size, content)
+	}
+	key := element(0x30, slices.Concat(element(2, append([]byte{0}, n...)...), element(2, e...))...)
+	rsaEncryption := []byte{0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00}
+	want := element(0x30, slices.Concat(rsaEncryption, element(3, append([]byte{0}, key...)...))...)
+	if block, _ := pem.Decode(got); block == nil || !bytes.Equal(block.Bytes, want) {
+		t.Errorf("got %s, want %x", got, want)
+	}
 }
 
 // TestPublicKeysOfOpenSSL expects the bytes that openssl writes for the same key.

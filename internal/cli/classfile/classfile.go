@@ -8,12 +8,12 @@ import (
 	"io"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/yamlnode"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
@@ -64,7 +64,7 @@ func Check(file string, data []byte, options class.Options) (findings []Finding,
 			break
 		}
 		if err != nil {
-			line, text := yamlError(err)
+			text, line := yamlnode.Problem(err)
 			c.say(line, Error, "", "is not YAML: "+text)
 			break
 		}
@@ -97,38 +97,32 @@ func oneLine(text string) string {
 	}, strings.ToValidUTF8(text, ""))
 }
 
-var yamlLine = regexp.MustCompile(`line (\d+): `)
-
-func yamlError(err error) (line int, text string) {
-	text = strings.TrimPrefix(err.Error(), "yaml: ")
-	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		line, _ = strconv.Atoi(m[1])
-		text = strings.Replace(text, m[0], "", 1)
-	}
-	return line, strings.ReplaceAll(text, "\n", "; ")
-}
-
-// field returns the value of a mapping's key.
+// field returns the value of a mapping's key, aliases and merge keys followed; nil where there is none.
 func field(n *yaml.Node, key string) *yaml.Node {
-	if n == nil || n.Kind != yaml.MappingNode {
-		return nil
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			if n.Content[i+1].Kind == yaml.AliasNode {
-				return n.Content[i+1].Alias
-			}
-			return n.Content[i+1]
+	for _, pair := range pairsOf(n) {
+		if pair.Key.Value == key {
+			return yamlnode.Resolve(pair.Value)
 		}
 	}
 	return nil
 }
 
+// pairsOf returns the keys and values of a mapping, and nothing of another node.
+func pairsOf(n *yaml.Node) []yamlnode.Pair {
+	if n == nil {
+		return nil
+	}
+	if n = yamlnode.Resolve(n); n.Kind != yaml.MappingNode {
+		return nil
+	}
+	return yamlnode.Pairs(n)
+}
+
 func text(n *yaml.Node) string {
-	if n == nil || n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
+	if n == nil {
 		return ""
 	}
-	return n.Value
+	return yamlnode.Text(n)
 }
 
 // lineOf is the node's line, or the fallback's if it is missing.
@@ -196,8 +190,8 @@ func (c *checker) class(n *yaml.Node) {
 
 // unknown warns about unknown keys.
 func (c *checker) unknown(n *yaml.Node, who, where string, known ...string) {
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if key := n.Content[i]; !slices.Contains(known, key.Value) {
+	for _, pair := range pairsOf(n) {
+		if key := pair.Key; !slices.Contains(known, key.Value) {
 			c.say(key.Line, Warning, who, fmt.Sprintf("%s.%s is an unknown field and is ignored: known are %s", where, key.Value,
 				strings.Join(known, ", ")))
 		}
@@ -211,11 +205,8 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 		return nil
 	}
 	values, nodes := map[string]string{}, map[string]*yaml.Node{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if value.Kind == yaml.AliasNode {
-			value = value.Alias
-		}
+	for _, pair := range pairsOf(n) {
+		key, value := pair.Key, yamlnode.Resolve(pair.Value)
 		if _, twice := nodes[key.Value]; twice {
 			c.say(key.Line, Error, who, "parameter "+key.Value+" is a duplicate: remove one")
 		}

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/yamlnode"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
@@ -29,9 +30,7 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 	names := map[string]bool{}
 	for i, object := range n.Content {
 		where := fmt.Sprintf("spec.secretObjects[%d]", i)
-		if object.Kind == yaml.AliasNode {
-			object = object.Alias
-		}
+		object = yamlnode.Resolve(object)
 		if object.Kind != yaml.MappingNode {
 			c.say(object.Line, Error, who, where+" is not a mapping: write secretName, type and data")
 			continue
@@ -85,11 +84,8 @@ func (c *checker) texts(n *yaml.Node, who, where string) map[string]string {
 		return nil
 	}
 	values := map[string]string{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if value.Kind == yaml.AliasNode {
-			value = value.Alias
-		}
+	for _, pair := range pairsOf(n) {
+		key, value := pair.Key, yamlnode.Resolve(pair.Value)
 		if value.Kind != yaml.ScalarNode || value.Tag != "!!str" && value.Tag != "!!null" {
 			c.say(value.Line, Error, who, fmt.Sprintf("%s.%s is not text, so the API server rejects it: put it in quotes", where, key.Value))
 		}

@@ -1,0 +1,195 @@
+package class
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/yamlnode"
+)
+
+// maxIndicators bounds the characters of the objects parameter that can begin a YAML node, which bounds what parsing it costs:
+// 1,000 objects of maxFields fields do not reach it, because each object is text to the outer document.
+const maxIndicators = 50_000
+
+// item is the text of one object and the line of the parameter on which it begins.
+type item struct {
+	text string
+	line int
+}
+
+// readItems reads the objects parameter: a YAML mapping whose key array holds strings. The text is trimmed first, as the Azure provider
+// does it, and lines are counted in the text before that. A warning or a mistake has no Parameter and Index yet.
+func readItems(raw string) (items []item, warning, mistake *Mistake) {
+	const shape = "write a mapping with the key array, whose items are strings: array: [ | …, | … ]"
+	text := strings.TrimSpace(raw)
+	above := strings.Count(raw[:strings.Index(raw, text)], "\n")
+	wrong := func(line int, problem, fix string) ([]item, *Mistake, *Mistake) {
+		return nil, warning, &Mistake{Problem: problem, Fix: fix, Line: line + above}
+	}
+	if n := indicators(text); n > maxIndicators {
+		return wrong(1, fmt.Sprintf("has %d YAML indicators", n), fmt.Sprintf("split the class: at most %d", maxIndicators))
+	}
+	decoder := yaml.NewDecoder(strings.NewReader(text))
+	var doc, next yaml.Node
+	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
+		return wrong(1, "is empty", shape)
+	} else if err != nil {
+		problem, line := yamlProblem(err)
+		return wrong(line, "is not YAML: "+problem, shape)
+	}
+	switch err := decoder.Decode(&next); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		problem, line := yamlProblem(err)
+		return wrong(line, "has text after the end of its YAML: "+problem, "correct the indentation: "+shape)
+	default:
+		warning = &Mistake{
+			Problem: "has a second YAML document, which is ignored",
+			Fix:     "remove the line --- and what follows it",
+			Line:    next.Line + above,
+		}
+	}
+	top := yamlnode.Resolve(doc.Content[0])
+	if top.Kind != yaml.MappingNode {
+		return wrong(top.Line, "is not a mapping", shape)
+	}
+	var array *yaml.Node
+	for _, pair := range yamlnode.Pairs(top) {
+		if pair.Key.Value != "array" {
+			continue
+		}
+		if array != nil {
+			return wrong(pair.Key.Line, "has a duplicate key array", "merge them")
+		}
+		array = yamlnode.Resolve(pair.Value)
+	}
+	switch {
+	case array == nil:
+		return wrong(top.Line, "has no key array", shape)
+	case array.Kind == yaml.ScalarNode && strings.TrimSpace(yamlnode.Text(array)) == "", array.Kind == yaml.SequenceNode && len(array.Content) == 0:
+		return wrong(array.Line, "names no object: array is empty", "add objects below array")
+	case array.Kind != yaml.SequenceNode:
+		return wrong(array.Line, "has an array that is no list", shape)
+	case len(array.Content) > MaxObjects:
+		return wrong(array.Line, fmt.Sprintf("names %d objects", len(array.Content)), fmt.Sprintf("split the class: at most %d", MaxObjects))
+	}
+	for i, node := range array.Content {
+		node = yamlnode.Resolve(node)
+		if node.Kind != yaml.ScalarNode {
+			return wrong(node.Line, "has an item ("+strconv.Itoa(i)+") that is a mapping instead of a string",
+				"put a | after the item's dash, so that the object below it is a string")
+		}
+		line := node.Line + above
+		if node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
+			line++ // the text begins below the indicator
+		}
+		items = append(items, item{text: yamlnode.Text(node), line: line})
+	}
+	return items, warning, nil
+}
+
+// indicators counts the characters outside of block scalars that can begin a node. Block scalars are told by their indentation: a
+// line that is deeper than the one with the indicator.
+func indicators(text string) (n int) {
+	block := -1 // the indentation of the line whose block scalar is being skipped
+	for line := range strings.Lines(text) {
+		content := strings.TrimLeft(line, " ")
+		indent := len(line) - len(content)
+		if strings.TrimSpace(content) == "" {
+			continue
+		}
+		if block >= 0 && indent > block {
+			continue
+		}
+		block = -1
+		n++
+		for _, c := range content {
+			switch c {
+			case ',', '[', '{', ':', '?', '-', '#':
+				n++
+			}
+		}
+		if end := strings.TrimRight(content, " \t\r\n0123456789+-"); strings.HasSuffix(end, "|") || strings.HasSuffix(end, ">") {
+			block = indent
+		}
+	}
+	return n
+}
+
+// value is a field's value. It is not scalar where it is a list or a mapping.
+type value struct {
+	text   string
+	line   int
+	scalar bool
+	node   *yaml.Node
+}
+
+// integer reads the value as YAML does: 5, 0x3, 1_0, 3.0, and a quoted one.
+func (v value) integer() (n int32, err error) {
+	if err := v.node.Decode(&n); err == nil {
+		return n, nil
+	}
+	parsed, err := strconv.ParseInt(v.text, 10, 32)
+	return int32(parsed), err //nolint:wrapcheck // the caller says what the value should be
+}
+
+type field struct {
+	name  string
+	value value
+}
+
+// fieldMistake is a mistake in one field, or in the object where the field is empty.
+type fieldMistake struct {
+	field, problem, fix string
+	line                int
+}
+
+// readFields reads the YAML mapping of one object, its merge keys resolved. A null or empty text is an object without fields.
+func readFields(text string) (fields []field, mistakes []fieldMistake) {
+	const fix = "write a mapping: objectName: NAME, objectType: secret"
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+		problem, line := yamlProblem(err)
+		return nil, []fieldMistake{{problem: "is not YAML: " + problem, fix: fix, line: max(line, 1)}}
+	}
+	if len(doc.Content) == 0 {
+		return nil, nil
+	}
+	top := yamlnode.Resolve(doc.Content[0])
+	if top.Kind == yaml.ScalarNode && strings.TrimSpace(yamlnode.Text(top)) == "" {
+		return nil, nil
+	}
+	if top.Kind != yaml.MappingNode {
+		return nil, []fieldMistake{{problem: "is not a mapping", fix: fix, line: top.Line}}
+	}
+	seen := map[string]bool{}
+	for _, pair := range yamlnode.Pairs(top) {
+		name := pair.Key.Value
+		if seen[name] {
+			mistakes = append(mistakes, fieldMistake{field: name, problem: "is a duplicate in the object", fix: "remove one", line: pair.Key.Line})
+			continue
+		}
+		if seen[name] = true; len(seen) > maxFields {
+			return nil, []fieldMistake{{problem: "has too many fields", fix: fmt.Sprintf("write at most %d", maxFields), line: top.Line}}
+		}
+		node := yamlnode.Resolve(pair.Value)
+		fields = append(fields, field{name: name, value: value{
+			text:   strings.TrimSpace(yamlnode.Text(node)),
+			line:   node.Line,
+			scalar: node.Kind == yaml.ScalarNode,
+			node:   node,
+		}})
+	}
+	return fields, mistakes
+}
+
+// yamlProblem returns the YAML parser's message, cut to a readable length, and its line.
+func yamlProblem(err error) (problem string, line int) {
+	problem, line = yamlnode.Problem(err)
+	return shorten(problem), line
+}
