@@ -58,7 +58,7 @@ func (p *Provider) identify(ctx context.Context, parsed *class.Class, req volume
 	if err != nil {
 		return nil, err
 	}
-	return p.identities.Resolve(parsed, account, req) //nolint:wrapcheck // says all
+	return p.identities.Resolve(parsed, account, req)
 }
 
 // account asks for the service account's annotations where the class leaves out what they may hold.

@@ -70,7 +70,7 @@ func (f *fetch) render(ctx context.Context, o *class.Object, index int, a answer
 		return nil
 	})
 	if err != nil {
-		return rendered{}, err //nolint:wrapcheck // it says all
+		return rendered{}, err
 	}
 	key := f.version(o, o.Version)
 	if o.History > 1 {

@@ -25,13 +25,13 @@ func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c con
 	case class.Key:
 		pem, err := encode.PublicKeyPEM(*got.Key)
 		if err != nil {
-			return c, err //nolint:wrapcheck // the caller names the object
+			return c, err
 		}
 		one(pem)
 	case class.Certificate:
 		pem, err := encode.CertificatePEM(got.DER)
 		if err != nil {
-			return c, err //nolint:wrapcheck // the caller names the object
+			return c, err
 		}
 		one(pem)
 		if parsed, err := x509.ParseCertificate(got.DER); err == nil {
@@ -42,7 +42,7 @@ func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c con
 		if !convert {
 			data, err := encode.Decode(got.Value, string(o.Encoding))
 			if err != nil {
-				return c, err //nolint:wrapcheck // the caller names the object
+				return c, err
 			}
 			one(data)
 			return c, nil
@@ -59,7 +59,7 @@ func (f *fetch) certificate(o *class.Object, got *vault.Object, file string) (c 
 		Encoding: string(o.Encoding),
 	})
 	if err != nil {
-		return c, err //nolint:wrapcheck // the caller names the object
+		return c, err
 	}
 	if o.SplitCertAndKey {
 		c.files = append(c.files,

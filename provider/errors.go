@@ -25,7 +25,7 @@ func join(failed []*volume.Error) error {
 			lasting = append(lasting, e)
 		}
 	}
-	failed = append(lasting, passing...)
+	failed = slices.Concat(lasting, passing)
 	var lines []string
 	var wait time.Duration
 	for _, e := range failed {

@@ -206,7 +206,7 @@ func (p *Provider) ask(ctx context.Context, q query) (vault.Answer, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit-grace)
 	defer cancel()
-	return client.Ask(ctx, q.key, q.name) //nolint:wrapcheck // it says all
+	return client.Ask(ctx, q.key, q.name)
 }
 
 // note remembers a source for the bundle.

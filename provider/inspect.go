@@ -96,7 +96,7 @@ func (p *Provider) inspectIdentity(ctx context.Context, b *binding, req volume.R
 		in.Identity = b.identity.String()
 		token, err := b.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true})
 		if err != nil {
-			return err //nolint:wrapcheck // it says all
+			return err
 		}
 		in.Caller = identity.CallerOf(token)
 		return nil

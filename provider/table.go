@@ -106,7 +106,7 @@ func (t *table) get(ctx context.Context, q query) (answer, error) {
 		a, shared, err := t.flights.Do(ctx, q.key, func(ctx context.Context) (answer, error) { return t.request(ctx, q) })
 		switch {
 		case err != nil:
-			return answer{}, err //nolint:wrapcheck // it says all
+			return answer{}, err
 		case shared && a.asked.Before(q.notBefore):
 			continue // the request under way had begun too early
 		case shared:
@@ -189,14 +189,12 @@ func (t *table) forget(key volume.SourceKey) {
 // exist.
 func refused(reason volume.Reason) bool {
 	switch reason {
-	case volume.ReasonPermission, volume.ReasonFirewall, volume.ReasonNotFound, volume.ReasonDisabled, volume.ReasonIdentity,
-		volume.ReasonInvalidClass:
+	case volume.ReasonPermission, volume.ReasonFirewall, volume.ReasonNotFound, volume.ReasonDisabled,
+		volume.ReasonIdentity, volume.ReasonInvalidClass:
 		return true
-	case volume.ReasonDNS, volume.ReasonProxy, volume.ReasonNetwork, volume.ReasonUnavailable, volume.ReasonThrottled,
-		volume.ReasonInvalidRequest, volume.ReasonClassNotFound, volume.ReasonInvalidContent, volume.ReasonNotReady,
-		volume.ReasonFilesystem, volume.ReasonInternal, volume.ReasonTokenExpired:
+	default:
+		return false
 	}
-	return false
 }
 
 // arm sets the timer for the next answer to forget. The caller holds the lock.

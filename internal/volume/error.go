@@ -54,10 +54,9 @@ func (r Reason) Transient() bool {
 	switch r {
 	case ReasonDNS, ReasonProxy, ReasonNetwork, ReasonUnavailable, ReasonThrottled:
 		return true
-	case ReasonInvalidClass, ReasonInvalidRequest, ReasonClassNotFound, ReasonIdentity, ReasonTokenExpired, ReasonPermission, ReasonFirewall,
-		ReasonNotFound, ReasonDisabled, ReasonInvalidContent, ReasonNotReady, ReasonFilesystem, ReasonInternal:
+	default:
+		return false
 	}
-	return false
 }
 
 // Error is what a user reads: one line that says what failed, for which object, whose fault it is and the fix.

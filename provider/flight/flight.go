@@ -25,7 +25,7 @@ type Group[K comparable, V any] struct {
 }
 
 type call[V any] struct {
-	ctx     context.Context //nolint:containedctx // it is the call's own, made here
+	ctx     context.Context // it is the call's own, made here
 	cancel  context.CancelFunc
 	waiters int
 	done    chan struct{}

@@ -74,7 +74,7 @@ func (p discoveryPolicy) Do(req *policy.Request) (*http.Response, error) {
 			return p.discovery.fetch(key, req.Clone(ctx))
 		})
 		if err != nil {
-			return nil, err //nolint:wrapcheck // as the request itself would fail
+			return nil, err // as the request itself would fail
 		}
 	}
 	return &http.Response{
@@ -98,8 +98,9 @@ func (d *discovery) kept(key string) (document, bool) {
 func (d *discovery) fetch(key string, req *policy.Request) (document, error) {
 	resp, err := req.Next()
 	if err != nil {
-		return document{}, err //nolint:wrapcheck // as the request itself would fail
+		return document{}, err // as the request itself would fail
 	}
+	defer func() { _ = resp.Body.Close() }()
 	body, err := runtime.Payload(resp)
 	if err != nil {
 		return document{}, fmt.Errorf("discovery document: %w", err)

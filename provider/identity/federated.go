@@ -110,7 +110,7 @@ func (f *federated) credential(options azcore.ClientOptions) (azcore.TokenCreden
 	if f.proxy != nil {
 		options.Transport = f.proxy
 	}
-	return azidentity.NewClientAssertionCredential(f.tenant, f.client, f.newest, //nolint:wrapcheck // the caller explains
+	return azidentity.NewClientAssertionCredential(f.tenant, f.client, f.newest, // the caller explains
 		&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
 }
 

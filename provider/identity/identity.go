@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -67,7 +68,7 @@ func (i *Identity) sdk() (azcore.TokenCredential, error) {
 		TracingProvider:  o.Tracing,
 	})
 	if err != nil {
-		if known, ok := err.(*volume.Error); ok { //nolint:errorlint // made by the method
+		if known, ok := errors.AsType[*volume.Error](err); ok {
 			return nil, known
 		}
 		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "the identity " + i.String() + " is not usable: " + oneLine(err.Error()), Cause: err}

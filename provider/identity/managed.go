@@ -46,7 +46,7 @@ func (m *managed) key() string { return keyOf(m.name(), m.what, strings.ToLower(
 func (*managed) service() service { return service{name: "the instance metadata service"} }
 
 func (m *managed) credential(options azcore.ClientOptions) (azcore.TokenCredential, error) {
-	return azidentity.NewManagedIdentityCredential( //nolint:wrapcheck // the caller explains
+	return azidentity.NewManagedIdentityCredential( // the caller explains
 		&azidentity.ManagedIdentityCredentialOptions{ClientOptions: options, ID: m.sdk})
 }
 

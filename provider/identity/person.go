@@ -35,7 +35,7 @@ func (p *person) service() service { return service{name: p.entra.service().name
 // credential returns the SDK's chain: environment, workload identity, managed identity, and who is logged in with the
 // Azure tools. The class's tenant is the one that the tools are asked for.
 func (p *person) credential(options azcore.ClientOptions) (azcore.TokenCredential, error) {
-	return azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ //nolint:wrapcheck // the caller explains
+	return azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ // the caller explains
 		ClientOptions: p.at(options), TenantID: p.tenant, DisableInstanceDiscovery: true,
 	})
 }

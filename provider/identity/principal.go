@@ -69,7 +69,7 @@ func (p *principal) key() string { return keyOf(p.name(), p.authority, p.tenant,
 func (p *principal) credential(options azcore.ClientOptions) (azcore.TokenCredential, error) {
 	options = p.at(options)
 	if p.secret != "" {
-		return azidentity.NewClientSecretCredential(p.tenant, p.client, p.secret, //nolint:wrapcheck // the caller explains
+		return azidentity.NewClientSecretCredential(p.tenant, p.client, p.secret, // the caller explains
 			&azidentity.ClientSecretCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
 	}
 	certificates, key, err := azidentity.ParseCertificates(p.decoded(), []byte(p.password))
@@ -77,7 +77,7 @@ func (p *principal) credential(options azcore.ClientOptions) (azcore.TokenCreden
 		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "clientcertificate in the Secret of nodePublishSecretRef is not " +
 			"readable: give a PEM file with certificate and private key, or a PFX (its password as clientcertificatepassword)", Cause: err}
 	}
-	return azidentity.NewClientCertificateCredential(p.tenant, p.client, certificates, key, //nolint:wrapcheck // the caller explains
+	return azidentity.NewClientCertificateCredential(p.tenant, p.client, certificates, key, // the caller explains
 		&azidentity.ClientCertificateCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
 }
 

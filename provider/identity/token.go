@@ -101,7 +101,7 @@ func (i *Identity) request(ctx context.Context, scope string, opts policy.TokenR
 
 func (i *Identity) ask(ctx context.Context, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	if err := i.method.ready(i.registry.options.Clock.Now()); err != nil {
-		return azcore.AccessToken{}, err //nolint:wrapcheck // it says all
+		return azcore.AccessToken{}, err
 	}
 	credential, err := i.sdk()
 	if err != nil {

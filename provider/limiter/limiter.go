@@ -87,7 +87,7 @@ type Limiter struct {
 }
 
 type waiter struct {
-	ctx context.Context //nolint:containedctx // its priority may rise while it waits
+	ctx context.Context // its priority may rise while it waits
 	// done is closed when the waiter may go; failed holds why it may not.
 	done   chan struct{}
 	failed error

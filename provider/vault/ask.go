@@ -38,7 +38,7 @@ func (c *Client) Ask(ctx context.Context, key volume.SourceKey, name string) (An
 	var last *volume.Error
 	for try := 1; ; try++ {
 		start := c.options.Clock.Now()
-		a, raw, err := c.try(ctx, key)
+		a, raw, err := c.try(ctx, key) //nolint:bodyclose // the SDK has read it
 		if err == nil {
 			c.observe(d, "", start)
 			return a, nil
@@ -47,7 +47,7 @@ func (c *Client) Ask(ctx context.Context, key volume.SourceKey, name string) (An
 			return Answer{}, last
 		}
 		if cause := context.Cause(ctx); errors.Is(cause, context.Canceled) {
-			return Answer{}, cause //nolint:wrapcheck // whoever asked does not wait any more
+			return Answer{}, cause // whoever asked does not wait any more
 		}
 		last = c.explain(err, raw, d)
 		c.observe(d, last.Reason, start)

@@ -53,7 +53,7 @@ func FuzzRefusal(f *testing.F) {
 
 // The data actions of built-in roles
 // (https://learn.microsoft.com/azure/role-based-access-control/built-in-roles/security).
-var dataActions = map[string][]string{ //nolint:gochecknoglobals // a constant
+var dataActions = map[string][]string{ // a constant
 	"Key Vault Reader":       {"Microsoft.KeyVault/vaults/*/read", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"},
 	"Key Vault Secrets User": {"Microsoft.KeyVault/vaults/secrets/getSecret/action", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"},
 }

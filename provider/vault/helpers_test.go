@@ -122,15 +122,15 @@ func (w *world) counted() int {
 }
 
 // starting is a pod that waits: what may pass is tried again.
-func starting(t *testing.T) context.Context { return limiter.WithUrgency(t.Context(), true) } //nolint:thelper // it cannot fail
+func starting(t *testing.T) context.Context { return limiter.WithUrgency(t.Context(), true) } // it cannot fail
 
 // get and versions ask for an object of the vault, and for its list.
 func get(ctx context.Context, c *vault.Client, kind class.Kind, name, version string) (*vault.Object, error) {
 	a, err := c.Ask(ctx, volume.SourceKey{Kind: string(kind), Name: name, Version: version}, name)
-	return a.Object, err //nolint:wrapcheck // a test looks at it
+	return a.Object, err
 }
 
 func versions(ctx context.Context, c *vault.Client, kind class.Kind, name string) ([]vault.Attributes, error) {
 	a, err := c.Ask(ctx, volume.SourceKey{Kind: string(kind), Name: name, List: true}, name)
-	return a.Versions, err //nolint:wrapcheck // a test looks at it
+	return a.Versions, err
 }

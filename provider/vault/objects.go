@@ -98,7 +98,7 @@ type secrets struct{ client *azsecrets.Client }
 func (s secrets) get(ctx context.Context, name, version string) (*Object, string, error) {
 	resp, err := s.client.GetSecret(ctx, name, version, nil)
 	if err != nil {
-		return nil, "", err //nolint:wrapcheck // Ask explains it
+		return nil, "", err // Ask explains it
 	}
 	if resp.Value == nil {
 		return nil, "", errIncomplete
@@ -128,7 +128,7 @@ type keys struct{ client *azkeys.Client }
 func (k keys) get(ctx context.Context, name, version string) (*Object, string, error) {
 	resp, err := k.client.GetKey(ctx, name, version, nil)
 	if err != nil {
-		return nil, "", err //nolint:wrapcheck // Ask explains it
+		return nil, "", err // Ask explains it
 	}
 	if resp.Key == nil {
 		return nil, "", errIncomplete
@@ -165,7 +165,7 @@ type certificates struct{ client *azcertificates.Client }
 func (c certificates) get(ctx context.Context, name, version string) (*Object, string, error) {
 	resp, err := c.client.GetCertificate(ctx, name, version, nil)
 	if err != nil {
-		return nil, "", err //nolint:wrapcheck // Ask explains it
+		return nil, "", err // Ask explains it
 	}
 	if resp.CER == nil {
 		return nil, "", errIncomplete
@@ -211,7 +211,7 @@ func collect[P any](ctx context.Context, pager *runtime.Pager[P]) ([]P, error) {
 		}
 		page, err := pager.NextPage(ctx)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // Ask explains it
+			return nil, err // Ask explains it
 		}
 		pages = append(pages, page)
 	}

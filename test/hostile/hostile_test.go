@@ -44,10 +44,10 @@ type node struct {
 	healthy int // Pods of the healthy vault
 }
 
-func start(t *testing.T, flags ...string) *node {
+func start(t *testing.T) *node {
 	t.Helper()
 	s := hostile.Start(t, seed)
-	n := &node{Server: s, Node: kubelet.StartWith(t, s.Server, emulatortest.StartIssuer(t, s.Server), append(flags, "--cache-ttl", "0s")...)}
+	n := &node{Server: s, Node: kubelet.StartWith(t, s.Server, emulatortest.StartIssuer(t, s.Server), "--cache-ttl", "0s")}
 	n.Secret("healthy", "fine")
 	if _, err := s.SetSecret("attacked", emulator.Secret{Name: "s", Value: canary}); err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func (n *node) attacked(class string, limit time.Duration) error {
 	if err == nil {
 		n.Unpublish("attacked")
 	}
-	return err //nolint:wrapcheck // a test looks at it
+	return err
 }
 
 func challenge(authority, rest string) string {
