@@ -170,7 +170,7 @@ func (p *Provider) Limiters() []limiter.Snapshot { return p.limiters.Snapshots()
 
 // mostInFlight bounds the requests under way to one host. It is also the number of idle connections that are kept, so
 // that with HTTP/1.1 no request needs a new one.
-const mostInFlight = 64
+const mostInFlight = 128
 
 // limits are those of a service. Of the instance metadata service it is known what it bears: 5 requests a second of the
 // whole node. What vaults and Entra ID bear is learned.

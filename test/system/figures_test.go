@@ -6,16 +6,22 @@ package system
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
@@ -300,4 +306,83 @@ func TestFiguresOfAChange(t *testing.T) {
 	out.row("from the vault to the last of 20 volumes", "p50", "p99")
 	out.row("interval 2 s", percentile(times, 50), percentile(times, 99))
 	out.print("Rotation of changed content")
+}
+
+// TestFiguresOfManyIdentities compares a start of Pods of many identities with a client that knows nothing: a credential and a client of
+// the SDK for each, all at once.
+func TestFiguresOfManyIdentities(t *testing.T) {
+	const count = 100
+	out := &table{}
+	out.row("", "all are started", "requests", "to Entra ID")
+	n := kubelet.Start(t, latency+kubelet.Seed, "--v", "0")
+	n.Secret("s", "value")
+	app := emulator.Application{ClientID: kubelet.Client, ObjectID: "o"}
+	for i := range count {
+		app.Federated = append(app.Federated, emulator.Federated{Issuer: n.Issuer.URL, Subject: fmt.Sprintf("system:serviceaccount:default:sa-%d", i)})
+	}
+	if err := n.Emulator.Apply(emulator.Seed{Tenants: []emulator.Tenant{{ID: kubelet.Tenant, Applications: []emulator.Application{app}}}}); err != nil {
+		t.Fatal(err)
+	}
+	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
+	known(n, "c")
+	for run := range 3 {
+		counts(n)
+		took := naive(n, count)
+		vault, entra := counts(n)
+		out.row(fmt.Sprintf("a naive client, run %d", run+1), took, vault+entra, entra)
+		n.Stop(syscall.SIGTERM) // it forgets the tokens
+		n.Run()
+		counts(n)
+		var work sync.WaitGroup
+		start := time.Now()
+		for i := range count {
+			request := n.Request(fmt.Sprintf("pod-%d-%d", run, i), "c", n.As("default", fmt.Sprintf("sa-%d", i)))
+			work.Go(func() {
+				if _, err := n.NodePublishVolume(context.Background(), request); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		work.Wait()
+		took = time.Since(start)
+		vault, entra = counts(n)
+		out.row(fmt.Sprintf("the driver, run %d", run+1), took, vault+entra, entra)
+	}
+	out.print(fmt.Sprintf("%d Pods of %d identities at once, one secret each; each request takes 20 ms", count, count))
+}
+
+// naive fetches the secret once for each identity, all at once, and returns how long that took.
+func naive(n *kubelet.Node, count int) time.Duration {
+	n.Helper()
+	transport := &http.Transport{
+		Proxy: http.ProxyURL(n.Emulator.ProxyURL()), TLSClientConfig: &tls.Config{RootCAs: n.Emulator.CAPool(), MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64,
+	}
+	defer transport.CloseIdleConnections()
+	options := azcore.ClientOptions{Transport: &http.Client{Transport: transport}}
+	var work sync.WaitGroup
+	start := time.Now()
+	for i := range count {
+		work.Go(func() {
+			token := func(context.Context) (string, error) {
+				return n.Issuer.Token("default", fmt.Sprintf("sa-%d", i), "api://AzureADTokenExchange", time.Hour), nil
+			}
+			credential, err := azidentity.NewClientAssertionCredential(kubelet.Tenant, kubelet.Client, token,
+				&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
+			if err != nil {
+				n.Error(err)
+				return
+			}
+			client, err := azsecrets.NewClient("https://"+kubelet.Vault+".vault.azure.net/", credential, &azsecrets.ClientOptions{ClientOptions: options})
+			if err != nil {
+				n.Error(err)
+				return
+			}
+			if _, err := client.GetSecret(context.Background(), "s", "", nil); err != nil {
+				n.Error(err)
+			}
+		})
+	}
+	work.Wait()
+	return time.Since(start)
 }
