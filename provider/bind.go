@@ -46,8 +46,11 @@ func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, erro
 func (p *Provider) parse(req volume.Request) (*class.Class, error) {
 	if name := req.Provider; !class.Served(name) {
 		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
-			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the Secrets Store CSI Driver "+
-				"under its own driver name beside this one", name)}
+			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the "+
+				"Secrets Store CSI Driver "+
+				"under its own driver name beside this one",
+			name,
+		)}
 	}
 	return p.classes.get(req)
 }
@@ -63,7 +66,8 @@ func (p *Provider) identify(ctx context.Context, parsed *class.Class, req volume
 
 // account asks for the service account's annotations where the class leaves out what they may hold.
 func (p *Provider) account(ctx context.Context, c *class.Class, req volume.Request) (identity.Account, error) {
-	if p.options.Accounts == nil || p.options.Person || c.Mode == class.ManagedIdentity || len(req.Secrets) > 0 || c.ClientID != "" && c.TenantID != "" {
+	if p.options.Accounts == nil || p.options.Person || c.Mode == class.ManagedIdentity || len(req.Secrets) > 0 ||
+		c.ClientID != "" && c.TenantID != "" {
 		return identity.Account{}, nil
 	}
 	found, err := p.options.Accounts.Annotations(ctx, req.Pod.Namespace, req.Pod.ServiceAccount)
@@ -115,8 +119,8 @@ func (b *binding) RotationInterval() (time.Duration, bool) {
 // mostClasses bounds the parsed classes that are remembered.
 const mostClasses = 4096
 
-// classCache remembers parsed classes by their parameters, so that a republish does not parse. Each is parsed once, outside the
-// lock: a class that takes long holds up no other.
+// classCache remembers parsed classes by their parameters, so that a republish does not parse. Each is parsed once,
+// outside the lock: a class that takes long holds up no other.
 type classCache struct {
 	options class.Options
 

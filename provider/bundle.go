@@ -36,14 +36,24 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 		return nil, join(failed)
 	}
 	if err := volume.CheckFiles(f.bundle.Files); err != nil {
-		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Cause: err,
-			Message: "objects clash: " + strings.ReplaceAll(err.Error(), "\n", "; ") + ": give one of them another objectAlias"}
+		return nil, &volume.Error{
+			Reason: volume.ReasonInvalidClass,
+			Cause:  err,
+			Message: "objects clash: " + strings.ReplaceAll(
+				err.Error(),
+				"\n",
+				"; ",
+			) + ": give one of them another objectAlias",
+		}
 	}
 	if len(f.class.Objects) == 0 {
 		f.bundle.FetchedAt = f.now
 	}
 	// they came in the order of the answers
-	slices.SortFunc(f.bundle.Sources, func(a, b volume.Source) int { return strings.Compare(a.Key.String(), b.Key.String()) })
+	slices.SortFunc(
+		f.bundle.Sources,
+		func(a, b volume.Source) int { return strings.Compare(a.Key.String(), b.Key.String()) },
+	)
 	return f.bundle, nil
 }
 
@@ -107,7 +117,9 @@ func place(file, id string, history, index int) (string, string) {
 func (f *fetch) validity(o *class.Object, got *vault.Object) []string {
 	switch {
 	case !got.NotBefore.IsZero() && f.now.Before(got.NotBefore):
-		return []string{fmt.Sprintf("%s %q is valid only from %s on", o.Kind, o.Name, got.NotBefore.UTC().Format(time.RFC3339))}
+		return []string{
+			fmt.Sprintf("%s %q is valid only from %s on", o.Kind, o.Name, got.NotBefore.UTC().Format(time.RFC3339)),
+		}
 	case !got.Expires.IsZero() && !f.now.Before(got.Expires):
 		return []string{fmt.Sprintf("%s %q expired at %s", o.Kind, o.Name, got.Expires.UTC().Format(time.RFC3339))}
 	}

@@ -39,7 +39,13 @@ func join(failed []*volume.Error) error {
 		message += fmt.Sprintf("; and %d more objects failed", more)
 	}
 	first := failed[0]
-	return &volume.Error{Reason: first.Reason, Message: message, RetryAfter: wait, RequestID: first.RequestID, Cause: first}
+	return &volume.Error{
+		Reason:     first.Reason,
+		Message:    message,
+		RetryAfter: wait,
+		RequestID:  first.RequestID,
+		Cause:      first,
+	}
 }
 
 // asError makes any error one that a user reads.

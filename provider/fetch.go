@@ -112,7 +112,9 @@ func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) 
 	}
 	if n := f.files.Add(int64(len(wanted))); n > class.MaxFiles {
 		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
-			"objectVersionHistory asks for more than %d files in all: write smaller numbers, or split the class", class.MaxFiles)}
+			"objectVersionHistory asks for more than %d files in all: write smaller numbers, or split the class",
+			class.MaxFiles,
+		)}
 	}
 	answers := make([]answer, len(wanted))
 	errs := make([]error, len(wanted))
@@ -149,7 +151,10 @@ func pick(all []vault.Attributes, o *class.Object) ([]string, error) {
 		if o.Version != "" {
 			what = "has no enabled version " + o.Version + " to start from"
 		}
-		return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf("%s %s: enable it, or correct objectVersion", label(o), what)}
+		return nil, &volume.Error{
+			Reason:  volume.ReasonNotFound,
+			Message: fmt.Sprintf("%s %s: enable it, or correct objectVersion", label(o), what),
+		}
 	}
 	var versions []string
 	for _, v := range enabled[from:min(len(enabled), from+o.History)] {
@@ -175,8 +180,12 @@ func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKe
 		return a, nil
 	}
 	if _, known := errors.AsType[*volume.Error](err); !known && errors.Is(err, context.DeadlineExceeded) {
-		err = &volume.Error{Reason: volume.ReasonNetwork, Cause: err, Message: fmt.Sprintf("%s: no answer within %s: check firewalls and routes "+
-			"from the node", label(o), f.provider.options.FetchTimeout)}
+		err = &volume.Error{
+			Reason: volume.ReasonNetwork,
+			Cause:  err,
+			Message: fmt.Sprintf("%s: no answer within %s: check firewalls and routes "+
+				"from the node", label(o), f.provider.options.FetchTimeout),
+		}
 	}
 	if !f.opts.AllowStale || f.class.StaleIfError == 0 || !volume.ReasonOf(err).Transient() {
 		return answer{}, err

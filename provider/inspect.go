@@ -72,8 +72,11 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 		v := &in.Vaults[i]
 		unreachable[v.Host] = v.Err != nil
 		if own := in.Caller.Tenant; v.Err == nil && (vault.Challenge{Tenant: v.Tenant}).OtherTenant(own) {
-			v.Err = &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf("vault %s belongs to tenant %s, and the token is of tenant "+
-				"%s: set tenantID to the vault's tenant, and use an identity of it", v.Host, v.Tenant, own)}
+			v.Err = &volume.Error{
+				Reason: volume.ReasonIdentity,
+				Message: fmt.Sprintf("vault %s belongs to tenant %s, and the token is of tenant "+
+					"%s: set tenantID to the vault's tenant, and use an identity of it", v.Host, v.Tenant, own),
+			}
 		}
 	}
 	in.Objects = make([]ObjectInspection, len(b.class.Objects))
@@ -94,7 +97,10 @@ func (p *Provider) inspectIdentity(ctx context.Context, b *binding, req volume.R
 			return err
 		}
 		in.Identity = b.identity.String()
-		token, err := b.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true})
+		token, err := b.identity.GetToken(
+			ctx,
+			policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true},
+		)
 		if err != nil {
 			return err
 		}

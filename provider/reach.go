@@ -72,8 +72,12 @@ func (p *Provider) reach(ctx context.Context, vaultURL string) VaultInspection {
 		v.Tenant = c.Tenant
 		return v
 	}
-	v.Err = &volume.Error{Reason: volume.ReasonUnavailable, RequestID: resp.Header.Get("X-Ms-Request-Id"), Message: fmt.Sprintf(
-		"%s answered %d and not as a vault does: check proxies on the way, and the name", v.Host, resp.StatusCode)}
+	v.Err = &volume.Error{
+		Reason:    volume.ReasonUnavailable,
+		RequestID: resp.Header.Get("X-Ms-Request-Id"),
+		Message: fmt.Sprintf(
+			"%s answered %d and not as a vault does: check proxies on the way, and the name", v.Host, resp.StatusCode),
+	}
 	return v
 }
 
@@ -148,8 +152,15 @@ func (w *walk) trace() *httptrace.ClientTrace {
 		TLSHandshakeDone: func(s tls.ConnectionState, err error) {
 			if err == nil && len(s.PeerCertificates) > 0 {
 				c := s.PeerCertificates[0]
-				w.end("tls", fmt.Sprintf("%s, certificate of %s until %s", tls.VersionName(s.Version), issuer(c.Issuer.CommonName),
-					c.NotAfter.UTC().Format(time.DateOnly)))
+				w.end(
+					"tls",
+					fmt.Sprintf(
+						"%s, certificate of %s until %s",
+						tls.VersionName(s.Version),
+						issuer(c.Issuer.CommonName),
+						c.NotAfter.UTC().Format(time.DateOnly),
+					),
+				)
 			}
 		},
 	}

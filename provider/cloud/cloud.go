@@ -74,7 +74,8 @@ type parsed struct {
 // The directory may be empty: then there are no custom clouds.
 func NewResolver(defaultName, dir string) (*Resolver, error) {
 	if _, ok := named(defaultName); !ok {
-		return nil, fmt.Errorf("cloud %q is not known: use AzurePublicCloud, AzureUSGovernmentCloud or AzureChinaCloud", defaultName)
+		return nil, fmt.Errorf("cloud %q is not known: use AzurePublicCloud, AzureUSGovernmentCloud or "+
+			"AzureChinaCloud", defaultName)
 	}
 	return &Resolver{fallback: defaultName, dir: dir, files: map[string]parsed{}}, nil
 }
@@ -90,8 +91,8 @@ type LookupError struct {
 // Error implements error.
 func (e *LookupError) Error() string { return e.Problem + ": " + e.Fix }
 
-// Lookup returns the cloud of a class: cloudName, and for AzureStackCloud the file that cloudEnvFileName names, which is
-// read again when it changed. Errors are of type *LookupError.
+// Lookup returns the cloud of a class: cloudName, and for AzureStackCloud the file that cloudEnvFileName names, which
+// is read again when it changed. Errors are of type *LookupError.
 func (r *Resolver) Lookup(name, file string) (Cloud, error) {
 	if name == "" {
 		name = r.fallback
@@ -105,7 +106,8 @@ func (r *Resolver) Lookup(name, file string) (Cloud, error) {
 	case !strings.EqualFold(name, custom):
 		return Cloud{}, &LookupError{
 			Problem: "is not a cloud",
-			Fix:     "use AzurePublicCloud, AzureUSGovernmentCloud, AzureChinaCloud, or AzureStackCloud with cloudEnvFileName",
+			Fix: "use AzurePublicCloud, AzureUSGovernmentCloud, AzureChinaCloud, or AzureStackCloud with " +
+				"cloudEnvFileName",
 		}
 	case file == "":
 		return Cloud{}, &LookupError{
@@ -121,8 +123,8 @@ func (r *Resolver) Lookup(name, file string) (Cloud, error) {
 	return r.read(file)
 }
 
-// read returns the cloud of a file, which must be below the directory. Its path is relative to it; an absolute one must begin
-// with it.
+// read returns the cloud of a file, which must be below the directory. Its path is relative to it; an absolute one must
+// begin with it.
 func (r *Resolver) read(file string) (Cloud, error) {
 	name := file
 	if filepath.IsAbs(name) {

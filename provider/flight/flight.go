@@ -35,7 +35,11 @@ type call[V any] struct {
 
 // Do returns what fn returns for the key, from a call under way where there is one; shared tells which. The call runs
 // with the values of the first caller's context; it is canceled when the last caller's context has ended.
-func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V, error)) (value V, shared bool, err error) {
+func (g *Group[K, V]) Do(
+	ctx context.Context,
+	key K,
+	fn func(context.Context) (V, error),
+) (value V, shared bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return value, false, context.Cause(ctx)
 	}

@@ -124,5 +124,6 @@ func isDiscovery(body []byte) bool {
 		Authorize string `json:"authorization_endpoint"`
 		Token     string `json:"token_endpoint"`
 	}
-	return json.Unmarshal(body, &endpoints) == nil && endpoints.Issuer != "" && endpoints.Authorize != "" && endpoints.Token != ""
+	return json.Unmarshal(body, &endpoints) == nil && endpoints.Issuer != "" && endpoints.Authorize != "" &&
+		endpoints.Token != ""
 }

@@ -3,7 +3,8 @@
 //
 // An Identity signs in by one method. There is one type for each:
 //
-//	federated  a service account token that Entra ID exchanges: workload identity, or identity binding through the AKS token proxy
+//	federated  a service account token that Entra ID exchanges (workload identity), also through the AKS token proxy
+//	           (identity binding)
 //	principal  a service principal with a secret or a certificate, from nodePublishSecretRef
 //	managed    a managed identity of the node, from the instance metadata service
 //	person     whoever runs the process, for tools

@@ -64,12 +64,19 @@ func newFederated(at entra, audience string, proxy *tokenProxy, req volume.Reque
 	c, err := parseClaims(token.Value)
 	if err != nil {
 		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf(
-			"the service account token for the audience %s is not usable: %v: check the cluster's service account issuer", audience, err)}
+			"the service account token for the audience %s is not usable: %v: check the cluster's service account "+
+				"issuer",
+			audience,
+			err,
+		)}
 	}
 	want := "system:serviceaccount:" + req.Pod.Namespace + ":" + req.Pod.ServiceAccount
 	if c.Subject != want {
 		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf(
-			"the service account token is that of %q, not the pod's %q: volume attributes must not carry tokens", shorten(c.Subject), want)}
+			"the service account token is that of %q, not the pod's %q: volume attributes must not carry tokens",
+			shorten(c.Subject),
+			want,
+		)}
 	}
 	return &federated{
 		entra:     at,
@@ -146,9 +153,12 @@ func (f *federated) ready(now time.Time) error {
 	if f.assertion.expires.IsZero() || now.Before(f.assertion.expires) {
 		return nil
 	}
-	return &volume.Error{Reason: volume.ReasonTokenExpired, Message: "the service account token of " + f.subject + " ended at " +
-		f.assertion.expires.UTC().Format(time.RFC3339) + " and kubelet has sent no newer one: the CSIDriver object must have " +
-		"requiresRepublish: true; the next republish brings a fresh one"}
+	return &volume.Error{
+		Reason: volume.ReasonTokenExpired,
+		Message: fmt.Sprintf("the service account token of %s ended at %s and kubelet has sent no newer one: the "+
+			"CSIDriver object must have requiresRepublish: true; the next republish brings a fresh one",
+			f.subject, f.assertion.expires.UTC().Format(time.RFC3339)),
+	}
 }
 
 func (f *federated) secrets() []string {
@@ -160,8 +170,12 @@ func (f *federated) secrets() []string {
 func (f *federated) explain(failed *failure) *volume.Error {
 	switch failed.answer.code {
 	case "70021", "700211", "700212", "700213", "700223":
-		return failed.error(volume.ReasonIdentity, fmt.Sprintf("AADSTS%s: no federated credential of %s in tenant %s matches: add one with issuer %s, "+
-			"subject %s and audience %s; a new one takes minutes to be known", failed.answer.code, f.client, f.tenant, f.issuer, f.subject, f.audience))
+		return failed.error(
+			volume.ReasonIdentity,
+			fmt.Sprintf("AADSTS%s: no federated credential of %s in tenant %s matches: add one with issuer %s, "+
+				"subject %s and audience %s; a new one takes minutes to be known",
+				failed.answer.code, f.client, f.tenant, f.issuer, f.subject, f.audience),
+		)
 	}
 	return f.entra.explain(failed)
 }

@@ -71,7 +71,11 @@ func (i *Identity) sdk() (azcore.TokenCredential, error) {
 		if known, ok := errors.AsType[*volume.Error](err); ok {
 			return nil, known
 		}
-		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "the identity " + i.String() + " is not usable: " + oneLine(err.Error()), Cause: err}
+		return nil, &volume.Error{
+			Reason:  volume.ReasonIdentity,
+			Message: "the identity " + i.String() + " is not usable: " + oneLine(err.Error()),
+			Cause:   err,
+		}
 	}
 	i.credential = credential
 	return credential, nil

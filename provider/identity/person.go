@@ -53,12 +53,18 @@ func (*person) explain(f *failure) *volume.Error {
 	failed, tried := errors.AsType[*azidentity.AuthenticationFailedError](f.err)
 	switch {
 	case tried && f.answer.code != "":
-		return f.error(volume.ReasonIdentity, fmt.Sprintf("AADSTS%s: Entra ID refused you: %s: correct the AZURE_ variables, or log in again",
-			f.answer.code, f.answer.summary()))
+		return f.error(
+			volume.ReasonIdentity,
+			fmt.Sprintf("AADSTS%s: Entra ID refused you: %s: correct the AZURE_ variables, or log in again",
+				f.answer.code, f.answer.summary()),
+		)
 	case tried && failed.RawResponse == nil && f.seen.err != nil:
 		return f.network()
 	case tried && f.seen.status >= http.StatusInternalServerError:
-		return f.error(volume.ReasonUnavailable, fmt.Sprintf("%s answered %d to a token request: try again", f.host, f.seen.status))
+		return f.error(
+			volume.ReasonUnavailable,
+			fmt.Sprintf("%s answered %d to a token request: try again", f.host, f.seen.status),
+		)
 	}
 	// what each credential of the chain says, in a line
 	var tries []string
@@ -68,7 +74,8 @@ func (*person) explain(f *failure) *volume.Error {
 			tries = append(tries, shorten(oneLine(line)))
 		}
 	}
-	message := "no credential of yours gives a token: run `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+	message := "no credential of yours gives a token: run `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and " +
+		"AZURE_CLIENT_SECRET"
 	if len(tries) > 0 {
 		message += " (" + strings.Join(tries, "; ") + ")"
 	}

@@ -74,8 +74,13 @@ func (p *principal) credential(options azcore.ClientOptions) (azcore.TokenCreden
 	}
 	certificates, key, err := azidentity.ParseCertificates(p.decoded(), []byte(p.password))
 	if err != nil {
-		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "clientcertificate in the Secret of nodePublishSecretRef is not " +
-			"readable: give a PEM file with certificate and private key, or a PFX (its password as clientcertificatepassword)", Cause: err}
+		return nil, &volume.Error{
+			Reason: volume.ReasonIdentity,
+			Message: "clientcertificate in the Secret of nodePublishSecretRef is not " +
+				"readable: give a PEM file with certificate and private key, or a PFX (its password as " +
+				"clientcertificatepassword)",
+			Cause: err,
+		}
 	}
 	return azidentity.NewClientCertificateCredential(p.tenant, p.client, certificates, key, // the caller explains
 		&azidentity.ClientCertificateCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})

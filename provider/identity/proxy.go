@@ -62,9 +62,13 @@ func newTokenProxy(o ProxyOptions) *tokenProxy {
 // Do implements policy.Transporter.
 func (p *tokenProxy) Do(req *http.Request) (*http.Response, error) {
 	base, err := url.Parse(p.options.URL)
-	if err != nil || base.Scheme != "https" || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
-		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "--token-proxy-url is not an https URL without user, query and " +
-			"fragment: correct it, or leave it out on AKS"}
+	if err != nil || base.Scheme != "https" || base.Host == "" || base.User != nil || base.RawQuery != "" ||
+		base.Fragment != "" {
+		return nil, &volume.Error{
+			Reason: volume.ReasonIdentity,
+			Message: "--token-proxy-url is not an https URL without user, query and " +
+				"fragment: correct it, or leave it out on AKS",
+		}
 	}
 	way, err := p.current(req.Context(), base)
 	if err != nil {
@@ -86,8 +90,12 @@ func (p *tokenProxy) Do(req *http.Request) (*http.Response, error) {
 func (p *tokenProxy) current(ctx context.Context, base *url.URL) (*http.Transport, error) {
 	authority, err := os.ReadFile(p.options.CAFile)
 	if err != nil {
-		return nil, &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: "the authorities of the AKS token proxy cannot be read: " +
-			"set --token-proxy-ca-file, or let the pod have its service account's ca.crt"}
+		return nil, &volume.Error{
+			Reason: volume.ReasonIdentity,
+			Cause:  err,
+			Message: "the authorities of the AKS token proxy cannot be read: " +
+				"set --token-proxy-ca-file, or let the pod have its service account's ca.crt",
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,8 +104,11 @@ func (p *tokenProxy) current(ctx context.Context, base *url.URL) (*http.Transpor
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(authority) {
-		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: "the file of the AKS token proxy's authorities holds no PEM certificate: " +
-			"correct --token-proxy-ca-file"}
+		return nil, &volume.Error{
+			Reason: volume.ReasonIdentity,
+			Message: "the file of the AKS token proxy's authorities holds no PEM certificate: " +
+				"correct --token-proxy-ca-file",
+		}
 	}
 	if p.name == "" {
 		if p.name, err = serverName(ctx, base.Host, pool); err != nil {
@@ -159,8 +170,11 @@ func serverName(ctx context.Context, host string, pool *x509.CertPool) (string, 
 			return bindingServerName(id), nil
 		}
 	}
-	return "", &volume.Error{Reason: volume.ReasonIdentity, Message: "the API server's certificate names no AKS cluster: identity binding " +
-		"works on AKS only, or with --token-proxy-sni"}
+	return "", &volume.Error{
+		Reason: volume.ReasonIdentity,
+		Message: "the API server's certificate names no AKS cluster: identity binding " +
+			"works on AKS only, or with --token-proxy-sni",
+	}
 }
 
 func bindingServerName(clusterID string) string {

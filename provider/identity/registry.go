@@ -75,7 +75,14 @@ type tokenKey struct {
 func New(o Options) *Registry {
 	salt := make([]byte, 32)
 	_, _ = rand.Read(salt) // never fails (crypto/rand)
-	r := &Registry{options: o, proxy: newTokenProxy(o.Proxy), found: newDiscovery(o.Clock), salt: salt, identities: map[string]*Identity{}, swept: o.Clock.Now()}
+	r := &Registry{
+		options:    o,
+		proxy:      newTokenProxy(o.Proxy),
+		found:      newDiscovery(o.Clock),
+		salt:       salt,
+		identities: map[string]*Identity{},
+		swept:      o.Clock.Now(),
+	}
 	r.tokens.OnJoin = limiter.Promote
 	if o.OnPanic != nil {
 		r.tokens.OnPanic = func(ctx context.Context, p any) error { return o.OnPanic(ctx, "token request", p) }
@@ -141,10 +148,13 @@ func orError[M method](m M, err error) (method, error) {
 
 // missing says what a class needs that has neither workload identity nor a service principal.
 func missing(client string, hasToken bool) error {
-	message := "there is no service account token for the audience " + ExchangeAudience + ": the CSIDriver object must list it in " +
-		"tokenRequests; or name a Secret with clientid and clientsecret in nodePublishSecretRef, or set useVMManagedIdentity"
+	message := "there is no service account token for the audience " + ExchangeAudience + ": the CSIDriver object " +
+		"must list it in " +
+		"tokenRequests; or name a Secret with clientid and clientsecret in nodePublishSecretRef, or set " +
+		"useVMManagedIdentity"
 	if client == "" && hasToken {
-		message = "no identity is named: set clientID in the class for workload identity, or name a Secret with clientid and " +
+		message = "no identity is named: set clientID in the class for workload identity, or name a Secret with " +
+			"clientid and " +
 			"clientsecret in nodePublishSecretRef, or set useVMManagedIdentity"
 	}
 	return &volume.Error{Reason: volume.ReasonIdentity, Message: message}

@@ -17,7 +17,11 @@ func (i *Identity) span(ctx context.Context) (context.Context, func(error)) {
 	ctx, span := tracer.Start(ctx, "token", &tracing.SpanOptions{
 		Kind: tracing.SpanKindInternal,
 		Attributes: []tracing.Attribute{
-			{Key: "keyvault_csi.identity", Value: i.String()}, {Key: "keyvault_csi.identity_mode", Value: i.method.name()},
+			{
+				Key:   "keyvault_csi.identity",
+				Value: i.String(),
+			},
+			{Key: "keyvault_csi.identity_mode", Value: i.method.name()},
 		},
 	})
 	return ctx, func(err error) {

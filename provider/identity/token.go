@@ -75,7 +75,11 @@ func (i *Identity) cached(scope string) (token azcore.AccessToken, fresh bool) {
 }
 
 // request asks for a token and keeps it.
-func (i *Identity) request(ctx context.Context, scope string, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
+func (i *Identity) request(
+	ctx context.Context,
+	scope string,
+	opts policy.TokenRequestOptions,
+) (azcore.AccessToken, error) {
 	start := i.registry.options.Clock.Now()
 	ctx, end := i.span(ctx)
 	token, err := i.ask(ctx, opts)
@@ -121,7 +125,11 @@ func (i *Identity) ask(ctx context.Context, opts policy.TokenRequestOptions) (az
 // Renew returns a token that was issued after the refused one. It asks Entra ID only where the identity still has the
 // refused token, and returns that one where its tokens cannot be renewed before their end. Until a newer token is
 // there, the identity keeps the one that it has: one vault's refusal says nothing about other vaults.
-func (i *Identity) Renew(ctx context.Context, opts policy.TokenRequestOptions, refused string) (azcore.AccessToken, error) {
+func (i *Identity) Renew(
+	ctx context.Context,
+	opts policy.TokenRequestOptions,
+	refused string,
+) (azcore.AccessToken, error) {
 	scope := scopeOf(opts)
 	have, _ := i.cached(scope)
 	if have.Token != "" && (have.Token != refused || !i.method.renewable()) {

@@ -6,14 +6,16 @@
 // A Limiter bounds the requests to one service. A caller acquires it before each request, and releases it with the
 // request's outcome:
 //
-//   - concurrency: at most Limits.InFlight requests are under way. Only a request that is under way takes a slot. A caller that
-//     waits, for any reason, takes nothing that another one needs, so a caller needs no concurrency limit of its own.
-//   - not-before: until that moment nothing is sent. It is what the service asked for (Retry-After), or else an exponential
-//     backoff with jitter after throttling and after several failures in a row. Requests whose deadline is earlier fail at once.
+//   - concurrency: at most Limits.InFlight requests are under way. Only a request that is under way takes a slot. A
+//     caller that waits, for any reason, takes nothing that another one needs, so a caller needs no concurrency limit
+//     of its own.
+//   - not-before: until that moment nothing is sent. It is what the service asked for (Retry-After), or else an
+//     exponential backoff with jitter after throttling and after several failures in a row. Requests whose deadline is
+//     earlier fail at once.
 //   - circuit breaker: after several failures in a row it is open, and one request at a time is sent as a probe.
-//   - rate: there is none until the service throttles. Then it is half of what was sent in the last ten seconds, halved again with
-//     each further throttling. It rises slowly while the service answers, and is lifted in the end. Limits.Rate fixes a highest
-//     rate for a service that is known to bear no more.
+//   - rate: there is none until the service throttles. Then it is half of what was sent in the last ten seconds,
+//     halved again with each further throttling. It rises slowly while the service answers, and is lifted in the end.
+//     Limits.Rate fixes a highest rate for a service that is known to bear no more.
 //
 // Requests for starting Pods (WithUrgency) go before all others.
 //

@@ -61,7 +61,10 @@ func (r *rejection) Error() string { return r.message }
 func (a *authorizer) Do(req *policy.Request) (*http.Response, error) {
 	if host := req.Raw().URL.Host; !strings.EqualFold(host, a.host) {
 		// the next page of a list is named by the answer: the token must not follow it to another host
-		return nil, &rejection{reason: volume.ReasonUnavailable, message: "the answer points to another host: check proxies on the way"}
+		return nil, &rejection{
+			reason:  volume.ReasonUnavailable,
+			message: "the answer points to another host: check proxies on the way",
+		}
 	}
 	options, token, resp, err := a.ask(req)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
@@ -90,7 +93,9 @@ func (a *authorizer) Do(req *policy.Request) (*http.Response, error) {
 }
 
 // ask sends the request with the identity's token, unless the vault refused that a moment ago.
-func (a *authorizer) ask(req *policy.Request) (options policy.TokenRequestOptions, token azcore.AccessToken, resp *http.Response, err error) {
+func (a *authorizer) ask(
+	req *policy.Request,
+) (options policy.TokenRequestOptions, token azcore.AccessToken, resp *http.Response, err error) {
 	a.mu.Lock()
 	options = policy.TokenRequestOptions{Scopes: []string{a.scope}, EnableCAE: true}
 	a.mu.Unlock()
@@ -146,7 +151,11 @@ func (a *authorizer) send(req *policy.Request, token azcore.AccessToken) (*http.
 }
 
 // newer returns a token that was issued after the refused one, or the refused one where there is none.
-func (a *authorizer) newer(req *policy.Request, options policy.TokenRequestOptions, refused azcore.AccessToken, c Challenge,
+func (a *authorizer) newer(
+	req *policy.Request,
+	options policy.TokenRequestOptions,
+	refused azcore.AccessToken,
+	c Challenge,
 ) (azcore.AccessToken, error) {
 	if a.cured(refused) {
 		return refused, nil
@@ -190,7 +199,8 @@ func (a *authorizer) as(token azcore.AccessToken) identity.Caller {
 func (a *authorizer) remembered(token azcore.AccessToken) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.refused.err == nil || !a.clock.Now().Before(a.refused.until) || a.refused.token != sha256.Sum256([]byte(token.Token)) {
+	if a.refused.err == nil || !a.clock.Now().Before(a.refused.until) ||
+		a.refused.token != sha256.Sum256([]byte(token.Token)) {
 		return nil
 	}
 	return a.refused.err
@@ -201,8 +211,12 @@ func (a *authorizer) refuse(token azcore.AccessToken, resp *http.Response) error
 	r := &rejection{
 		reason:    volume.ReasonIdentity,
 		requestID: requestID(resp),
-		message: fmt.Sprintf("the vault refused a fresh token of %s: the vault must belong to the tenant of tenantID, and cloudName must be "+
-			"the vault's cloud", a.credential),
+		message: fmt.Sprintf(
+			"the vault refused a fresh token of %s: the vault must belong to the tenant of tenantID, and cloudName "+
+				"must be "+
+				"the vault's cloud",
+			a.credential,
+		),
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -215,8 +229,14 @@ func (a *authorizer) otherTenant(vault, token string, resp *http.Response) error
 	return &rejection{
 		reason:    volume.ReasonInvalidClass,
 		requestID: requestID(resp),
-		message: fmt.Sprintf("the vault belongs to tenant %s, and the token of %s is of tenant %s: correct keyvaultName, or set tenantID to the "+
-			"vault's tenant and use an identity of it", vault, a.credential, token),
+		message: fmt.Sprintf(
+			"the vault belongs to tenant %s, and the token of %s is of tenant %s: correct keyvaultName, or set "+
+				"tenantID to the "+
+				"vault's tenant and use an identity of it",
+			vault,
+			a.credential,
+			token,
+		),
 	}
 }
 

@@ -48,7 +48,10 @@ func ParseChallenge(header http.Header) Challenge {
 	}
 	if parameters["error"] == "insufficient_claims" && len(parameters["claims"]) <= biggestClaims {
 		var object map[string]json.RawMessage
-		if claims, err := base64.StdEncoding.DecodeString(parameters["claims"]); err == nil && json.Unmarshal(claims, &object) == nil {
+		if claims, err := base64.StdEncoding.DecodeString(
+			parameters["claims"],
+		); err == nil &&
+			json.Unmarshal(claims, &object) == nil {
 			c.Claims = string(claims)
 		}
 	}
@@ -85,7 +88,8 @@ func isTenantID(tenant string) bool {
 // for a domain that it is part of.
 func (c Challenge) scope(host string) string {
 	u, err := url.Parse(strings.TrimSuffix(c.resource, "/.default"))
-	if err != nil || u.Scheme != "https" || !strings.Contains(u.Host, ".") || !strings.HasSuffix(strings.ToLower(host), "."+strings.ToLower(u.Host)) {
+	if err != nil || u.Scheme != "https" || !strings.Contains(u.Host, ".") ||
+		!strings.HasSuffix(strings.ToLower(host), "."+strings.ToLower(u.Host)) {
 		return ""
 	}
 	return "https://" + strings.ToLower(u.Host) + "/.default"

@@ -6,10 +6,10 @@
 //
 // The SDK decodes and encodes; four things are done here, as policies and checks around it:
 //
-//   - authorizer puts the identity's token on requests and answers the vault's challenges. The SDK's own policy would send the first
-//     request of each client bare and parse challenges without checking them.
+//   - authorizer puts the identity's token on requests and answers the vault's challenges. The SDK's own policy would
+//     send the first request of each client bare and parse challenges without checking them.
 //   - Policies of Options run behind it: the limiter, and TryTimeout, which bounds one try.
 //   - An answer must be for the object that was asked for: the id in it names vault, kind, name and version.
-//   - Nothing that a vault says in words reaches a message: it may quote a value. Messages are made of the status, of codes that are
-//     known, and of the identity's own ids.
+//   - Nothing that a vault says in words reaches a message: it may quote a value. Messages are made of the status, of
+//     codes that are known, and of the identity's own ids.
 package vault

@@ -57,7 +57,12 @@ func (c *Client) explain(err error, raw *http.Response, d description) *volume.E
 		return known
 	}
 	if r, ok := errors.AsType[*rejection](err); ok {
-		return &volume.Error{Reason: r.reason, RequestID: r.requestID, Message: fmt.Sprintf("vault %s: %s: %s", c.host, d, r.message), Cause: err}
+		return &volume.Error{
+			Reason:    r.reason,
+			RequestID: r.requestID,
+			Message:   fmt.Sprintf("vault %s: %s: %s", c.host, d, r.message),
+			Cause:     err,
+		}
 	}
 	answered, ok := errors.AsType[*azcore.ResponseError](err)
 	switch {
@@ -114,7 +119,14 @@ func parseProblem(body []byte) problem {
 // known is the error's code where it is one of Key Vault's.
 func (p problem) known() string {
 	switch p.code {
-	case "BadParameter", "BadRequest", "Conflict", "Forbidden", "MethodNotAllowed", "NotFound", "NotSupported", "Unauthorized":
+	case "BadParameter",
+		"BadRequest",
+		"Conflict",
+		"Forbidden",
+		"MethodNotAllowed",
+		"NotFound",
+		"NotSupported",
+		"Unauthorized":
 		return p.code
 	}
 	return "unknown code"
@@ -137,20 +149,27 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 	case status == http.StatusForbidden && p.code != "":
 		e.Reason, e.Message = c.forbidden(p, d)
 	case status == http.StatusNotFound && p.code != "":
-		e.Reason, e.Message = volume.ReasonNotFound, "it was not found: create it, recover it if it was deleted, or correct objectName and objectVersion"
+		e.Reason, e.Message = volume.ReasonNotFound, "it was not found: create it, recover it if it was deleted, or "+
+			"correct objectName and objectVersion"
 	case status == http.StatusTooManyRequests:
-		e.Reason, e.Message = volume.ReasonThrottled, "the vault asked for fewer requests: it is tried again later; if this goes on, spread the "+
+		e.Reason, e.Message = volume.ReasonThrottled, "the vault asked for fewer requests: it is tried again later; "+
+			"if this goes on, spread the "+
 			"load over more vaults or rotate less often"
 	case status == http.StatusProxyAuthRequired:
-		e.Reason, e.Message = volume.ReasonProxy, "the HTTP proxy wants authentication: put user and password into HTTPS_PROXY of the driver"
+		e.Reason, e.Message = volume.ReasonProxy, "the HTTP proxy wants authentication: put user and password into "+
+			"HTTPS_PROXY of the driver"
 	case status >= http.StatusInternalServerError || status == http.StatusRequestTimeout:
 		e.Message = fmt.Sprintf("the vault or a proxy before it answered %d: it is tried again later", status)
 	case p.code == "":
 		e.Message = fmt.Sprintf("the answer is not one of Key Vault's (status %d): check proxies on the way", status)
 	default:
 		e.Reason = volume.ReasonInvalidClass
-		e.Message = fmt.Sprintf("the vault rejected the request (%s, status %d; details redacted): correct objectName, objectVersion and "+
-			"objectType", p.known(), status)
+		e.Message = fmt.Sprintf(
+			"the vault rejected the request (%s, status %d; details redacted): correct objectName, objectVersion and "+
+				"objectType",
+			p.known(),
+			status,
+		)
 	}
 	e.Message = prefix + e.Message
 	return e
@@ -182,16 +201,31 @@ func (c *Client) forbidden(p problem, d description) (volume.Reason, string) {
 	switch {
 	case strings.HasSuffix(inner, "disabled") && !strings.Contains(inner, "forbidden"):
 		return volume.ReasonDisabled, "it is disabled: enable it in the vault, or name another version"
-	case inner == "forbiddenbyfirewall", inner == "forbiddenbyconnection", strings.Contains(text, "client address is not authorized"),
+	case inner == "forbiddenbyfirewall",
+		inner == "forbiddenbyconnection",
+		strings.Contains(text, "client address is not authorized"),
 		strings.Contains(text, "public network access is disabled"):
-		return volume.ReasonFirewall, "the vault's network rules refuse the node: allow the node's subnet or address in the vault's networking, " +
+		return volume.ReasonFirewall, "the vault's network rules refuse the node: allow the node's subnet or " +
+			"address in the vault's networking, " +
 			"or reach the vault through a private endpoint; a change takes up to 15 minutes"
 	case inner == "forbiddenbyrbac":
-		return volume.ReasonPermission, fmt.Sprintf("%s has no permission: assign it the role %q on the vault; a new assignment takes minutes "+
-			"to count", who, role)
+		return volume.ReasonPermission, fmt.Sprintf(
+			"%s has no permission: assign it the role %q on the vault; a new assignment takes minutes "+
+				"to count",
+			who,
+			role,
+		)
 	case inner == "forbiddenbypolicy":
-		return volume.ReasonPermission, fmt.Sprintf("%s has no permission: add %q to its access policy of the vault", who, permission)
+		return volume.ReasonPermission, fmt.Sprintf(
+			"%s has no permission: add %q to its access policy of the vault",
+			who,
+			permission,
+		)
 	}
-	return volume.ReasonPermission, fmt.Sprintf("%s has no permission: assign it the role %q, or add %q to its access policy of the vault",
-		who, role, permission)
+	return volume.ReasonPermission, fmt.Sprintf(
+		"%s has no permission: assign it the role %q, or add %q to its access policy of the vault",
+		who,
+		role,
+		permission,
+	)
 }

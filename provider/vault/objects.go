@@ -60,7 +60,10 @@ func (c *Client) kind(kind string) (kindClient, error) {
 	case class.Certificate:
 		return certificates{c.certificates}, nil
 	}
-	return nil, &volume.Error{Reason: volume.ReasonInternal, Message: fmt.Sprintf("vault %s: there is no kind %q of object", c.host, kind)}
+	return nil, &volume.Error{
+		Reason:  volume.ReasonInternal,
+		Message: fmt.Sprintf("vault %s: there is no kind %q of object", c.host, kind),
+	}
 }
 
 // collection is the first element of the path of an object's id.
@@ -116,7 +119,15 @@ func (s secrets) versions(ctx context.Context, name string) ([]Attributes, []str
 	for _, page := range pages {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
-				l.add(string(deref(v.ID)), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires))
+				l.add(
+					string(deref(v.ID)),
+					attributes(
+						v.Attributes.Enabled,
+						v.Attributes.Created,
+						v.Attributes.NotBefore,
+						v.Attributes.Expires,
+					),
+				)
 			}
 		}
 	}
@@ -153,7 +164,15 @@ func (k keys) versions(ctx context.Context, name string) ([]Attributes, []string
 	for _, page := range pages {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
-				l.add(string(deref(v.KID)), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires))
+				l.add(
+					string(deref(v.KID)),
+					attributes(
+						v.Attributes.Enabled,
+						v.Attributes.Created,
+						v.Attributes.NotBefore,
+						v.Attributes.Expires,
+					),
+				)
 			}
 		}
 	}
@@ -183,7 +202,15 @@ func (c certificates) versions(ctx context.Context, name string) ([]Attributes, 
 	for _, page := range pages {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
-				l.add(string(deref(v.ID)), attributes(v.Attributes.Enabled, v.Attributes.Created, v.Attributes.NotBefore, v.Attributes.Expires))
+				l.add(
+					string(deref(v.ID)),
+					attributes(
+						v.Attributes.Enabled,
+						v.Attributes.Created,
+						v.Attributes.NotBefore,
+						v.Attributes.Expires,
+					),
+				)
 			}
 		}
 	}
