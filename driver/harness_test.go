@@ -199,9 +199,10 @@ func (n *node) publish(pod, class string, edit ...func(*csi.NodePublishVolumeReq
 	return err
 }
 
-func (n *node) mustPublish(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) {
+// mustPublish publishes the volume of pod a.
+func (n *node) mustPublish(class string, edit ...func(*csi.NodePublishVolumeRequest)) {
 	n.Helper()
-	if err := n.publish(pod, class, edit...); err != nil {
+	if err := n.publish("a", class, edit...); err != nil {
 		n.Fatal(err)
 	}
 }
@@ -214,23 +215,15 @@ func (n *node) unpublish(pod string) {
 	}
 }
 
-// wantFile fails unless the pod's file holds the text.
-func (n *node) wantFile(pod, path, want string) {
+// wantFile fails unless pod a's file holds the text.
+func (n *node) wantFile(path, want string) {
 	n.Helper()
-	got, err := os.ReadFile(filepath.Join(n.target(pod), path))
+	got, err := os.ReadFile(filepath.Join(n.target("a"), path))
 	if err != nil {
 		n.Fatal(err)
 	}
 	if string(got) != want {
-		n.Fatalf("pod %s reads %q from %s, want %q", pod, got, path, want)
-	}
-}
-
-// wantNoFile fails where the pod has the file.
-func (n *node) wantNoFile(pod, path string) {
-	n.Helper()
-	if _, err := os.Lstat(filepath.Join(n.target(pod), path)); !os.IsNotExist(err) {
-		n.Fatalf("pod %s has %s: %v", pod, path, err)
+		n.Fatalf("pod a reads %q from %s, want %q", got, path, want)
 	}
 }
 

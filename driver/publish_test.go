@@ -24,9 +24,9 @@ func TestPublishMountsWhatTheClassNames(t *testing.T) {
 	n.vault.Set("user", "alice")
 	n.vault.Set("password", "s3cret\x00\r\n")
 	n.classes.Put("db", map[string]string{"objects": "user,password"})
-	n.mustPublish("a", "db")
-	n.wantFile("a", "user", "alice")
-	n.wantFile("a", "password", "s3cret\x00\r\n")
+	n.mustPublish("db")
+	n.wantFile("user", "alice")
+	n.wantFile("password", "s3cret\x00\r\n")
 	if state, err := n.mounts.State(n.target("a")); err != nil || state != tmpfs.Complete {
 		t.Fatalf("state %v, %v", state, err)
 	}
@@ -40,7 +40,7 @@ func TestRepublishAsksNobody(t *testing.T) {
 	n.vault.Set("user", "alice")
 	n.classes.Put("db", map[string]string{"objects": "user"})
 	for range 5 {
-		n.mustPublish("a", "db")
+		n.mustPublish("db")
 	}
 	if got := n.vault.Total(); got != 1 {
 		t.Fatalf("%d requests, want 1", got)
@@ -173,8 +173,8 @@ func TestPublishFinishesWhatIsIncomplete(t *testing.T) {
 				}
 			}
 			n.vault.Set("user", "alice")
-			n.mustPublish("a", "db")
-			n.wantFile("a", "user", "alice")
+			n.mustPublish("db")
+			n.wantFile("user", "alice")
 		})
 	}
 }
@@ -226,7 +226,7 @@ func TestFsGroupOwnsTheFiles(t *testing.T) {
 	if mapsAll(t) {
 		gid = 4242
 	}
-	n.mustPublish("a", "db", func(r *csi.NodePublishVolumeRequest) {
+	n.mustPublish("db", func(r *csi.NodePublishVolumeRequest) {
 		r.VolumeCapability.GetMount().VolumeMountGroup = strconv.Itoa(gid)
 	})
 	info, err := os.Stat(filepath.Join(n.target("a"), "user"))
@@ -246,7 +246,7 @@ func TestExecutableFilesAreOnAnExecMount(t *testing.T) {
 	n.vault.Set("script", "#!/bin/sh\nexit 0\n")
 	n.vault.Mode = 0o755
 	n.classes.Put("db", map[string]string{"objects": "script"})
-	n.mustPublish("a", "db")
+	n.mustPublish("db")
 	for line := range strings.Lines(mustRead(t, "/proc/self/mountinfo")) {
 		if strings.Contains(line, n.target("a")) && strings.Contains(line, "noexec") {
 			t.Errorf("noexec although a file is executable: %s", line)
@@ -269,14 +269,14 @@ func TestPanicIsAnErrorAndIsReported(t *testing.T) {
 		t.Error("the panic's value is in the log")
 	}
 	n.vault.Locked(func() { n.vault.Panics = false; n.vault.Values["user"] = "alice" })
-	n.mustPublish("a", "db")
+	n.mustPublish("db")
 }
 
 func TestStats(t *testing.T) {
 	n := startNode(t)
 	n.vault.Set("user", strings.Repeat("x", 8192))
 	n.classes.Put("db", map[string]string{"objects": "user"})
-	n.mustPublish("a", "db")
+	n.mustPublish("db")
 	resp, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: "csi-a", VolumePath: n.target("a")})
 	if err != nil {
 		t.Fatal(err)
@@ -314,10 +314,10 @@ func TestFailingRepublishKeepsTheFiles(t *testing.T) {
 	n := startNode(t)
 	n.vault.Set("user", "alice")
 	n.classes.Put("db", map[string]string{"objects": "user"})
-	n.mustPublish("a", "db")
+	n.mustPublish("db")
 	n.classes.Put("db", map[string]string{"objects": "user", "invalid": "keyvaultName"})
-	n.mustPublish("a", "db")
-	n.wantFile("a", "user", "alice")
+	n.mustPublish("db")
+	n.wantFile("user", "alice")
 	if events := n.recorder.Of(report.KindRefreshFailed); len(events) == 0 || events[0].Reason() != volume.ReasonInvalidClass {
 		t.Errorf("events %v", events)
 	}

@@ -95,7 +95,7 @@ func withDirectoryLocked(dir string, f func() error) (err error) {
 		return fmt.Errorf("socket directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, handle.Close()) }()
-	if err := unix.Flock(int(handle.Fd()), unix.LOCK_EX); err != nil { //nolint:gosec // a descriptor fits
+	if err := unix.Flock(int(handle.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock the socket directory: %w", err)
 	}
 	return f()

@@ -23,28 +23,14 @@ func (w *writer) holds(generation string) (bool, error) {
 		if err != nil {
 			return err
 		}
-		info, err := entry.Info()
-		if err != nil {
-			return fmt.Errorf("look at %s: %w", name, err)
-		}
-		mode := fs.FileMode(0o755)
 		file := strings.TrimPrefix(name, generation+"/")
 		f, isFile := want[file]
+		delete(want, file)
 		if isFile {
-			mode = f.Mode
-		}
-		stat, ok := info.Sys().(*syscall.Stat_t)
-		same = ok && int(stat.Gid) == w.group && info.Mode().Perm() == mode
-		switch {
-		case !same:
-		case entry.IsDir():
-			same = !isFile
-		default:
-			delete(want, file)
-			same = isFile && entry.Type().IsRegular() && info.Size() == int64(len(f.Data))
-			if same {
-				same, err = w.equal(name, f.Data)
-			}
+			same, err = w.sameFile(name, entry, f)
+		} else {
+			same, err = w.sameMode(name, entry, 0o755)
+			same = same && entry.IsDir()
 		}
 		if err == nil && !same {
 			return fs.SkipAll
@@ -55,6 +41,22 @@ func (w *writer) holds(generation string) (bool, error) {
 		return false, fmt.Errorf("compare %s: %w", path.Base(generation), err)
 	}
 	return same && len(want) == 0, nil
+}
+
+func (w *writer) sameFile(name string, entry fs.DirEntry, f volume.File) (bool, error) {
+	if same, err := w.sameMode(name, entry, f.Mode); err != nil || !same || !entry.Type().IsRegular() {
+		return false, err
+	}
+	return w.equal(name, f.Data)
+}
+
+func (w *writer) sameMode(name string, entry fs.DirEntry, mode fs.FileMode) (bool, error) {
+	info, err := entry.Info()
+	if err != nil {
+		return false, fmt.Errorf("look at %s: %w", name, err)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Gid) == w.group && info.Mode().Perm() == mode, nil
 }
 
 func (w *writer) equal(name string, data []byte) (same bool, err error) {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"

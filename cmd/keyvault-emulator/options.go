@@ -14,7 +14,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
-// flags are those of keyvault-emulator.
+// flags are what the emulator can be told.
 type flags struct {
 	listen, seedFile, tlsDir, caFile, caKeyFile, logFormat string
 

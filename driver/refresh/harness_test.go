@@ -162,7 +162,7 @@ func (n *node) unpublish(pod string) {
 // pass lets time pass, and everything that is due in it happen.
 func (n *node) pass(d time.Duration) {
 	n.Helper()
-	time.Sleep(d) //nolint:forbidigo // the bubble's clock
+	time.Sleep(d) // the bubble's clock
 	synctest.Wait()
 }
 

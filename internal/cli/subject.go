@@ -148,29 +148,8 @@ func openSubjects(ctx context.Context, f *subjectFlags, names []string, stdin io
 		return nil, fmt.Errorf("--cloud: %w", err)
 	}
 	s := &subjects{flags: f, parse: class.Options{Clouds: clouds, AllowedHosts: f.allowedHosts, SplitCertAndKey: f.split}}
-	for _, name := range f.files {
-		err := readClassFiles(name, stdin, func(path string, data []byte) error { return s.addFile(path, data) })
-		if err != nil {
-			return nil, err
-		}
-	}
-	if len(names) > 0 || f.serviceAccount != "" {
-		if s.cluster, err = kube.NewCaller(f.callerOptions()); err != nil {
-			return nil, err
-		}
-	}
-	for _, name := range names {
-		if err := s.addNamed(ctx, name); err != nil {
-			return nil, err
-		}
-	}
-	if len(s.list) == 0 {
-		return nil, errors.New("no SecretProviderClass was found")
-	}
-	for _, one := range s.list {
-		if one.class.Namespace == "" {
-			one.class.Namespace = s.namespace()
-		}
+	if err := s.readClasses(ctx, names, stdin); err != nil {
+		return nil, err
 	}
 	if f.secretFile != "" {
 		if s.secrets, err = readSecretFile(f.secretFile); err != nil {
@@ -178,6 +157,34 @@ func openSubjects(ctx context.Context, f *subjectFlags, names []string, stdin io
 		}
 	}
 	return s, s.openProvider(observer)
+}
+
+// readClasses reads the classes of the flags' files, and those of the cluster by name.
+func (s *subjects) readClasses(ctx context.Context, names []string, stdin io.Reader) (err error) {
+	for _, name := range s.flags.files {
+		if err := readClassFiles(name, stdin, s.addFile); err != nil {
+			return err
+		}
+	}
+	if len(names) > 0 || s.flags.serviceAccount != "" {
+		if s.cluster, err = kube.NewCaller(s.flags.callerOptions()); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if err := s.addNamed(ctx, name); err != nil {
+			return err
+		}
+	}
+	if len(s.list) == 0 {
+		return errors.New("no SecretProviderClass was found")
+	}
+	for _, one := range s.list {
+		if one.class.Namespace == "" {
+			one.class.Namespace = s.namespace()
+		}
+	}
+	return nil
 }
 
 func (s *subjects) openProvider(observer provider.Observer) (err error) {

@@ -245,7 +245,7 @@ func (o *objectParser) checkMode(object *Object) {
 		o.wrong("filePermission", text, "is not a file mode", "write octal digits from 0000 to 0777, such as 0400")
 		return
 	}
-	object.Mode = fs.FileMode(mode)
+	object.Mode = fs.FileMode(mode) & fs.ModePerm //nolint:gosec // checked above
 }
 
 func (o *objectParser) flags(object *Object) {

@@ -178,7 +178,6 @@ func (p *parser) flag(name string) bool {
 }
 
 func (p *parser) identity() {
-	c := p.class
 	pod, vm, proxy := p.flag("usePodIdentity"), p.flag("useVMManagedIdentity"), p.flag("useAzureTokenProxy")
 	if pod {
 		p.parameter("usePodIdentity", "true", "asks for AAD Pod Identity, which was archived and is not supported",
@@ -188,27 +187,36 @@ func (p *parser) identity() {
 		p.parameter("useVMManagedIdentity", "", "is only one of several identity modes that are on",
 			"leave at most one of useVMManagedIdentity and useAzureTokenProxy true")
 	}
+	p.tenantAndClient(vm)
+	switch {
+	case vm:
+		p.class.Mode = ManagedIdentity
+		p.managedIdentity()
+		return
+	case proxy:
+		p.class.Mode = TokenProxy
+	}
+	if p.text["userAssignedIdentityID"] != "" || p.text["userAssignedIdentityObjectID"] != "" {
+		p.warn("userAssignedIdentityID", "is ignored without useVMManagedIdentity", "set useVMManagedIdentity to true, or remove it")
+	}
+}
+
+// tenantAndClient reads the ids. A managed identity needs neither, so for one any text is accepted, as the Azure provider does.
+func (p *parser) tenantAndClient(unused bool) {
+	c := p.class
 	c.TenantID, c.ClientID = p.text["tenantID"], p.text["clientID"]
 	tenantName := "tenantID"
 	if c.TenantID == "" {
 		c.TenantID, tenantName = p.text["tenantId"], "tenantId"
 	}
-	// a managed identity needs neither, so any text is accepted for one, as the Azure provider does
-	if c.TenantID != "" && !vm && !tenantPattern.MatchString(c.TenantID) {
+	if unused {
+		return
+	}
+	if c.TenantID != "" && !tenantPattern.MatchString(c.TenantID) {
 		p.parameter(tenantName, c.TenantID, "is not a tenant", "write the directory's id or domain, or adfs")
 	}
-	if c.ClientID != "" && !vm && !clientPattern.MatchString(c.ClientID) {
+	if c.ClientID != "" && !clientPattern.MatchString(c.ClientID) {
 		p.parameter("clientID", c.ClientID, "is not a client id", "write the application's or identity's client id, a GUID")
-	}
-	switch {
-	case vm:
-		c.Mode = ManagedIdentity
-		p.managedIdentity()
-	case proxy:
-		c.Mode = TokenProxy
-	}
-	if !vm && (p.text["userAssignedIdentityID"] != "" || p.text["userAssignedIdentityObjectID"] != "") {
-		p.warn("userAssignedIdentityID", "is ignored without useVMManagedIdentity", "set useVMManagedIdentity to true, or remove it")
 	}
 }
 

@@ -22,75 +22,108 @@ type item struct {
 	line int
 }
 
+// objectsShape is how to write the objects parameter.
+const objectsShape = "write a mapping with the key array, whose items are strings: array: [ | …, | … ]"
+
 // readItems reads the objects parameter: a YAML mapping whose key array holds strings. The text is trimmed first, as the Azure provider
 // does it, and lines are counted in the text before that. A warning or a mistake has no Parameter and Index yet.
 func readItems(raw string) (items []item, warning, mistake *Mistake) {
-	const shape = "write a mapping with the key array, whose items are strings: array: [ | …, | … ]"
 	text := strings.TrimSpace(raw)
-	above := strings.Count(raw[:strings.Index(raw, text)], "\n")
-	wrong := func(line int, problem, fix string) ([]item, *Mistake, *Mistake) {
-		return nil, warning, &Mistake{Problem: problem, Fix: fix, Line: line + above}
+	trimmed, _, _ := strings.Cut(raw, text)
+	above := strings.Count(trimmed, "\n")
+	top, warning, mistake := readDocument(text)
+	if mistake == nil {
+		items, mistake = itemsOf(top)
 	}
+	for i := range items {
+		items[i].line += above
+	}
+	for _, m := range []*Mistake{warning, mistake} {
+		if m != nil {
+			m.Line += above
+		}
+	}
+	return items, warning, mistake
+}
+
+func mistakeAt(line int, problem, fix string) *Mistake {
+	return &Mistake{Problem: problem, Fix: fix, Line: line}
+}
+
+// readDocument reads the first YAML document of the text.
+func readDocument(text string) (top *yaml.Node, warning, mistake *Mistake) {
 	if n := indicators(text); n > maxIndicators {
-		return wrong(1, fmt.Sprintf("has %d YAML indicators", n), fmt.Sprintf("split the class: at most %d", maxIndicators))
+		return nil, nil, mistakeAt(1, fmt.Sprintf("has %d YAML indicators", n), fmt.Sprintf("split the class: at most %d", maxIndicators))
 	}
 	decoder := yaml.NewDecoder(strings.NewReader(text))
 	var doc, next yaml.Node
 	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
-		return wrong(1, "is empty", shape)
+		return nil, nil, mistakeAt(1, "is empty", objectsShape)
 	} else if err != nil {
 		problem, line := yamlProblem(err)
-		return wrong(line, "is not YAML: "+problem, shape)
+		return nil, nil, mistakeAt(line, "is not YAML: "+problem, objectsShape)
 	}
 	switch err := decoder.Decode(&next); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
 		problem, line := yamlProblem(err)
-		return wrong(line, "has text after the end of its YAML: "+problem, "correct the indentation: "+shape)
+		return nil, nil, mistakeAt(line, "has text after the end of its YAML: "+problem, "correct the indentation: "+objectsShape)
 	default:
-		warning = &Mistake{
-			Problem: "has a second YAML document, which is ignored",
-			Fix:     "remove the line --- and what follows it",
-			Line:    next.Line + above,
-		}
+		warning = mistakeAt(next.Line, "has a second YAML document, which is ignored", "remove the line --- and what follows it")
 	}
-	top := yamlnode.Resolve(doc.Content[0])
-	if top.Kind != yaml.MappingNode {
-		return wrong(top.Line, "is not a mapping", shape)
+	return yamlnode.Resolve(doc.Content[0]), warning, nil
+}
+
+// itemsOf returns the strings of the key array.
+func itemsOf(top *yaml.Node) ([]item, *Mistake) {
+	array, mistake := arrayOf(top)
+	if mistake != nil {
+		return nil, mistake
 	}
-	var array *yaml.Node
-	for _, pair := range yamlnode.Pairs(top) {
-		if pair.Key.Value != "array" {
-			continue
-		}
-		if array != nil {
-			return wrong(pair.Key.Line, "has a duplicate key array", "merge them")
-		}
-		array = yamlnode.Resolve(pair.Value)
-	}
-	switch {
-	case array == nil:
-		return wrong(top.Line, "has no key array", shape)
-	case array.Kind == yaml.ScalarNode && strings.TrimSpace(yamlnode.Text(array)) == "", array.Kind == yaml.SequenceNode && len(array.Content) == 0:
-		return wrong(array.Line, "names no object: array is empty", "add objects below array")
-	case array.Kind != yaml.SequenceNode:
-		return wrong(array.Line, "has an array that is no list", shape)
-	case len(array.Content) > MaxObjects:
-		return wrong(array.Line, fmt.Sprintf("names %d objects", len(array.Content)), fmt.Sprintf("split the class: at most %d", MaxObjects))
-	}
+	items := make([]item, 0, len(array.Content))
 	for i, node := range array.Content {
 		node = yamlnode.Resolve(node)
 		if node.Kind != yaml.ScalarNode {
-			return wrong(node.Line, "has an item ("+strconv.Itoa(i)+") that is a mapping instead of a string",
+			return nil, mistakeAt(node.Line, "has an item ("+strconv.Itoa(i)+") that is a mapping instead of a string",
 				"put a | after the item's dash, so that the object below it is a string")
 		}
-		line := node.Line + above
+		line := node.Line
 		if node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
 			line++ // the text begins below the indicator
 		}
 		items = append(items, item{text: yamlnode.Text(node), line: line})
 	}
-	return items, warning, nil
+	return items, nil
+}
+
+// arrayOf returns the list of the key array, which is not empty.
+func arrayOf(top *yaml.Node) (array *yaml.Node, mistake *Mistake) {
+	if top.Kind != yaml.MappingNode {
+		return nil, mistakeAt(top.Line, "is not a mapping", objectsShape)
+	}
+	for _, pair := range yamlnode.Pairs(top) {
+		switch {
+		case pair.Key.Value != "array":
+		case array != nil:
+			return nil, mistakeAt(pair.Key.Line, "has a duplicate key array", "merge them")
+		default:
+			array = yamlnode.Resolve(pair.Value)
+		}
+	}
+	if array == nil {
+		return nil, mistakeAt(top.Line, "has no key array", objectsShape)
+	}
+	empty := len(array.Content) == 0 && (array.Kind == yaml.SequenceNode || strings.TrimSpace(yamlnode.Text(array)) == "")
+	switch {
+	case empty && array.Kind != yaml.MappingNode:
+		return nil, mistakeAt(array.Line, "names no object: array is empty", "add objects below array")
+	case array.Kind != yaml.SequenceNode:
+		return nil, mistakeAt(array.Line, "has an array that is no list", objectsShape)
+	case len(array.Content) > MaxObjects:
+		return nil, mistakeAt(array.Line, fmt.Sprintf("names %d objects", len(array.Content)),
+			fmt.Sprintf("split the class: at most %d", MaxObjects))
+	}
+	return array, nil
 }
 
 // indicators counts the characters outside of block scalars that can begin a node. Block scalars are told by their indentation: a

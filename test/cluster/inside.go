@@ -26,7 +26,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 )
 
-// settings are passed from outside to inside.
+// settings are what the outside tells the inside.
 type settings struct {
 	Options
 

@@ -40,8 +40,8 @@ func after(text string) string {
 	return text + rest
 }
 
-// printed are the findings as text.
-func printed(t *testing.T, text string) (lines []string, classes int) {
+// told are the findings as a person reads them.
+func told(t *testing.T, text string) (lines []string, classes int) {
 	t.Helper()
 	findings, classes := Check("f.yaml", []byte(text), options(t))
 	for _, f := range findings {
@@ -70,7 +70,7 @@ func TestGoodFiles(t *testing.T) {
 "parameters": {"keyvaultName": "kv1", "tenantID": "t", "clientID": "c", "objects": "array:\n- |\n  objectName: db\n  objectType: secret\n"}}}`, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if lines, classes := printed(t, tc.text); len(lines) > 0 || classes != tc.classes {
+			if lines, classes := told(t, tc.text); len(lines) > 0 || classes != tc.classes {
 				t.Errorf("%d classes, findings:\n%s", classes, strings.Join(lines, "\n"))
 			}
 		})
@@ -109,7 +109,7 @@ func TestFindings(t *testing.T) {
 			if !strings.Contains(good, tc.from) {
 				t.Fatalf("the good class has no %q", tc.from)
 			}
-			lines, _ := printed(t, strings.Replace(good, tc.from, tc.to, 1))
+			lines, _ := told(t, strings.Replace(good, tc.from, tc.to, 1))
 			for _, line := range lines {
 				if strings.HasPrefix(line, tc.want[0]) || strings.Contains(line, tc.want[0]) {
 					for _, text := range tc.want {
@@ -145,7 +145,7 @@ func TestFindingsOfSecretObjects(t *testing.T) {
 		"unknown":      {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    dataa: []\n    data: [{objectName: db, key: k}]\n", "f.yaml:18: warning: shop/app: spec.secretObjects[0].dataa is an unknown field"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			lines, _ := printed(t, good+tc.text)
+			lines, _ := told(t, good+tc.text)
 			for _, line := range lines {
 				if strings.HasPrefix(line, tc.want) {
 					return
