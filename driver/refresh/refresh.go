@@ -127,7 +127,11 @@ func (v *Volumes) sweep(ctx context.Context, target string) {
 	if !v.store.knows(target) {
 		return
 	}
-	again, err := v.Mounts.Sweep(target)
+	var again time.Duration
+	err = v.safe.Do(ctx, "remove replaced files", func() (err error) {
+		again, err = v.Mounts.Sweep(target)
+		return err
+	})
 	if err != nil {
 		v.Log.WarnContext(ctx, "replaced files are left on a volume; their removal is retried", logging.KeyTarget, target,
 			logging.KeyError, err)
