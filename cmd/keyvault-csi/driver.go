@@ -19,6 +19,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
@@ -68,7 +69,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		return err
 	}
 	if err := mounts.Probe(""); err != nil {
-		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
+		log.ErrorContext(ctx, "no volume can be mounted", logkeys.Error, err)
 	}
 	source, err := openClasses(ctx, f, seen)
 	if err != nil {
@@ -137,7 +138,7 @@ func openProvider(
 	if err != nil {
 		return nil, err
 	}
-	seen.metrics.SetGates(keyVault.Limiters)
+	seen.metrics.SetLimiters(keyVault.Limiters)
 	return keyVault, nil
 }
 
@@ -225,6 +226,6 @@ func openSecrets(ctx context.Context, f *driverFlags, from source, reporter repo
 func noCoreFiles(ctx context.Context, log *slog.Logger) {
 	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 	if err != nil {
-		log.WarnContext(ctx, "core files cannot be disabled", "error", err)
+		log.WarnContext(ctx, "core files cannot be disabled", logkeys.Error, err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
 // kept are the capabilities that the driver needs: to mount, to give files the pod's group, and to compare files whose mode does not
@@ -21,7 +23,7 @@ func dropPrivileges(ctx context.Context, log *slog.Logger) {
 	case errors.Is(err, syscall.ENOTSUP):
 		log.InfoContext(ctx, "capabilities are kept: this binary uses cgo, whose threads Go cannot change")
 	case err != nil:
-		log.WarnContext(ctx, "capabilities cannot be dropped", "error", err)
+		log.WarnContext(ctx, "capabilities cannot be dropped", logkeys.Error, err)
 	}
 }
 

@@ -15,7 +15,7 @@ const RotateAtAnnotation = "keyvault-csi/rotate-at"
 // ClassEdited notes a class that was added, edited or removed. It does not block.
 func (v *Volumes) ClassEdited(namespace, name string) { v.store.edited(classKey{namespace, name}) }
 
-// rebind resolves an edited class anew for the volumes that use it. A class that cannot be resolved changes nothing: the volumes
+// rebind resolves an edited class again for the volumes that use it. A class that cannot be resolved changes nothing: the volumes
 // keep what they have. A panic counts as such.
 func (v *Volumes) rebind(ctx context.Context, key classKey) {
 	defer v.store.endEdit(key)

@@ -11,7 +11,7 @@ import (
 // maxListed bounds how many mistakes one error line holds.
 const maxListed = 8
 
-// String returns the mistake as one line: where, what stands there, what is wrong, what to write.
+// String returns the mistake as one line: the place, the value, what is wrong, what to write.
 func (m Mistake) String() string {
 	var b strings.Builder
 	b.WriteString(m.Parameter)

@@ -16,7 +16,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
-// person is whoever runs the process, in place of the class's identity.
+// person is the user who runs the process, in place of the class's identity.
 type person struct{ entra }
 
 func newPerson(c *class.Class) *person {

@@ -35,7 +35,7 @@ type Finding struct {
 	File     string   `json:"file,omitempty"`
 	Line     int      `json:"line,omitempty"`
 	Severity Severity `json:"severity"`
-	// Class is namespace/name, as far as known.
+	// Class is namespace/name; parts that are not known are left out.
 	Class string `json:"class,omitempty"`
 	// Message says what is wrong and what to write.
 	Message string `json:"message"`

@@ -57,7 +57,7 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 	}
 }
 
-// secretObject reads one entry, as far as possible.
+// secretObject reads one entry; what cannot be read is empty.
 func (c *checker) secretObject(n *yaml.Node, who, where string) v1.SecretObject {
 	o := v1.SecretObject{
 		SecretName: text(field(n, "secretName")), Type: strings.TrimSpace(text(field(n, "type"))),
