@@ -81,7 +81,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	keyVault, err := openProvider(f, source.accounts, seen, clk, log)
+	keyVault, err := openProvider(f, source.accounts, seen, clk, log) //nolint:contextcheck // it lives until Close
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,12 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		source.cluster.SetVolumes(d.Snapshots)
 	}
 	return serve(ctx, f, d, seen, &adminServer{
-		driver: d, limiters: keyVault.Limiters, recent: seen.recent, verbosity: seen.verbosity, started: started, log: log,
+		driver:    d,
+		limiters:  keyVault.Limiters,
+		recent:    seen.recent,
+		verbosity: seen.verbosity,
+		started:   started,
+		log:       log,
 	})
 }
 
@@ -120,11 +125,15 @@ func openProvider(
 	f *driverFlags, accounts provider.Accounts, seen *observed, clk clock.WithDelayedExecution, log *slog.Logger,
 ) (*provider.Provider, error) {
 	keyVault, err := provider.New(provider.Options{
-		Cloud:                f.cloud,
-		CloudConfigDir:       f.cloudConfigDir,
-		AllowedVaultHosts:    f.allowedVaultHosts,
-		CAFile:               f.caFile,
-		TokenProxy:           identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
+		Cloud:             f.cloud,
+		CloudConfigDir:    f.cloudConfigDir,
+		AllowedVaultHosts: f.allowedVaultHosts,
+		CAFile:            f.caFile,
+		TokenProxy: identity.ProxyOptions{
+			URL:        f.tokenProxyURL,
+			ServerName: f.tokenProxySNI,
+			CAFile:     f.tokenProxyCAFile,
+		},
 		CacheTTL:             f.cacheTTL,
 		SplitCertAndKey:      f.splitCertAndKey,
 		KeepCertificateOrder: !f.constructPEMChain,
@@ -167,7 +176,9 @@ func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed
 	group.Go(func() error {
 		defer stop()
 		return d.Serve(ctx, driver.ServeOptions{
-			Endpoint: f.endpoint, RegistrationDir: f.registrationDir, KubeletRegistrationPath: f.kubeletRegistrationPath,
+			Endpoint:                f.endpoint,
+			RegistrationDir:         f.registrationDir,
+			KubeletRegistrationPath: f.kubeletRegistrationPath,
 		})
 	})
 	return group.Wait()
@@ -202,8 +213,11 @@ func openClasses(ctx context.Context, f *driverFlags, seen *observed) (source, e
 		Log:        seen.log,
 	})
 	if err != nil {
-		return source{}, fmt.Errorf("no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
-			"SecretProviderClass YAML: %w", err)
+		return source{}, fmt.Errorf(
+			"no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
+				"SecretProviderClass YAML: %w",
+			err,
+		)
 	}
 	seen.reporters = append(seen.reporters, cluster.Status())
 	seen.deduplicated = append(seen.deduplicated, cluster.Events())
@@ -222,7 +236,8 @@ func openSecrets(ctx context.Context, f *driverFlags, from source, reporter repo
 	return from.cluster.Mirror(ctx, reporter)
 }
 
-// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the memory.
+// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the
+// memory.
 func noCoreFiles(ctx context.Context, log *slog.Logger) {
 	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 	if err != nil {

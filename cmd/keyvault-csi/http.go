@@ -16,8 +16,8 @@ import (
 // aliveTimeout is how long the CSI socket may take to answer, shorter than what a probe waits.
 const aliveTimeout = 4 * time.Second
 
-// healthMux serves /healthz (OK while the CSI socket answers), /readyz (OK while volumes can be published, else the reason), and
-// /metrics.
+// healthMux serves /healthz (OK while the CSI socket answers), /readyz (OK while volumes can be published, else the
+// reason), and /metrics.
 func healthMux(alive func(context.Context) error, ready func() error, metrics http.Handler) *http.ServeMux {
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {

@@ -34,8 +34,8 @@ func dockerfile(t *testing.T) []instruction {
 	return found
 }
 
-// The commands of the Dockerfile's build stage make the same bytes as hack/image, and its images hold what hack/image's hold. No
-// Docker is needed: the commands are run in a clone, which is what the build context has.
+// The commands of the Dockerfile's build stage make the same bytes as hack/image, and its images hold what hack/image's
+// hold. No Docker is needed: the commands are run in a clone, which is what the build context has.
 func TestDockerfileBuildsWhatThisDoes(t *testing.T) {
 	source := filepath.Join(t.TempDir(), "src")
 	if out, err := exec.CommandContext(t.Context(), "git", "clone", "--quiet", "--no-hardlinks", "../..", source).CombinedOutput(); err != nil {

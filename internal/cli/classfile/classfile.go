@@ -41,7 +41,8 @@ type Finding struct {
 	Message string `json:"message"`
 }
 
-// String formats it as compilers do: file:line: severity: class: message; for a class in a cluster: class: severity: message.
+// String formats it as compilers do: file:line: severity: class: message; for a class in a cluster: class: severity:
+// message.
 func (f Finding) String() string {
 	if f.File == "" {
 		return fmt.Sprintf("%s: %s: %s", f.Class, f.Severity, f.Message)
@@ -84,7 +85,8 @@ type checker struct {
 }
 
 func (c *checker) say(line int, s Severity, class, message string) {
-	c.findings = append(c.findings, Finding{File: c.file, Line: max(line, 1), Severity: s, Class: oneLine(class), Message: oneLine(message)})
+	c.findings = append(c.findings,
+		Finding{File: c.file, Line: max(line, 1), Severity: s, Class: oneLine(class), Message: oneLine(message)})
 }
 
 // oneLine makes text from a file safe to print on a terminal.
@@ -170,10 +172,12 @@ func (c *checker) class(n *yaml.Node) {
 	case "secrets-store.csi.x-k8s.io/v1alpha1":
 		say(field(n, "apiVersion"), Note, "apiVersion v1alpha1 is deprecated: write secrets-store.csi.x-k8s.io/v1")
 	default:
-		say(field(n, "apiVersion"), Error, fmt.Sprintf("apiVersion %q is not known: write secrets-store.csi.x-k8s.io/v1", version))
+		say(field(n, "apiVersion"), Error,
+			fmt.Sprintf("apiVersion %q is not known: write secrets-store.csi.x-k8s.io/v1", version))
 	}
 	if !dnsName.MatchString(name) {
-		say(field(meta, "name"), Error, fmt.Sprintf("metadata.name %q is not a name: write lower-case letters, digits, hyphens and dots", name))
+		say(field(meta, "name"), Error,
+			fmt.Sprintf("metadata.name %q is not a name: write lower-case letters, digits, hyphens and dots", name))
 	}
 	if spec == nil || spec.Kind != yaml.MappingNode {
 		say(spec, Error, "spec is not set: write provider and parameters")
@@ -181,8 +185,12 @@ func (c *checker) class(n *yaml.Node) {
 	}
 	c.unknown(spec, who, "spec", "provider", "parameters", "secretObjects")
 	if provider := text(field(spec, "provider")); !class.Served(provider) {
-		say(field(spec, "provider"), Error, fmt.Sprintf("spec.provider %q is not served by this driver: write azure, or leave the class to "+
-			"another driver", provider))
+		say(
+			field(spec, "provider"),
+			Error,
+			fmt.Sprintf("spec.provider %q is not served by this driver: write azure, or leave the class to "+
+				"another driver", provider),
+		)
 	}
 	parsed := c.parameters(field(spec, "parameters"), spec, who)
 	c.secretObjects(field(spec, "secretObjects"), parsed, who)
@@ -192,8 +200,13 @@ func (c *checker) class(n *yaml.Node) {
 func (c *checker) unknown(n *yaml.Node, who, where string, known ...string) {
 	for _, pair := range pairsOf(n) {
 		if key := pair.Key; !slices.Contains(known, key.Value) {
-			c.say(key.Line, Warning, who, fmt.Sprintf("%s.%s is an unknown field and is ignored: known are %s", where, key.Value,
-				strings.Join(known, ", ")))
+			c.say(
+				key.Line,
+				Warning,
+				who,
+				fmt.Sprintf("%s.%s is an unknown field and is ignored: known are %s", where, key.Value,
+					strings.Join(known, ", ")),
+			)
 		}
 	}
 }
@@ -213,10 +226,16 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 		nodes[key.Value] = value
 		switch {
 		case value.Kind != yaml.ScalarNode:
-			c.say(value.Line, Error, who, "parameter "+key.Value+" is not a string: write a string; objects is a block after |")
+			c.say(value.Line, Error, who,
+				"parameter "+key.Value+" is not a string: write a string; objects is a block after |")
 		case value.Tag != "!!str" && value.Tag != "!!null":
-			c.say(value.Line, Error, who, fmt.Sprintf("parameter %s is not a string, so the API server rejects it: write %s: %q",
-				key.Value, key.Value, value.Value))
+			c.say(
+				value.Line,
+				Error,
+				who,
+				fmt.Sprintf("parameter %s is not a string, so the API server rejects it: write %s: %q",
+					key.Value, key.Value, value.Value),
+			)
 			values[key.Value] = value.Value
 		default:
 			values[key.Value] = text(value)
@@ -234,8 +253,13 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 	}
 	for _, o := range parsed.Objects {
 		if o.History > 1 {
-			c.say(lineOf(nodes["objects"], n), Note, who, fmt.Sprintf("objects[%d] %q gives at most %d files; the Secrets Store CSI Driver gives "+
-				"one more", o.Index, o.Name, o.History))
+			c.say(
+				lineOf(nodes["objects"], n),
+				Note,
+				who,
+				fmt.Sprintf("objects[%d] %q gives at most %d files; the Secrets Store CSI Driver gives "+
+					"one more", o.Index, o.Name, o.History),
+			)
 		}
 	}
 	return parsed
