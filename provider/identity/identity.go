@@ -83,8 +83,9 @@ func (i *Identity) sdk() (azcore.TokenCredential, error) {
 
 // policies are those of the identity's requests.
 func (i *Identity) policies() []policy.Policy {
-	o, limits := i.registry.options, i.method.service().limits
-	all := []policy.Policy{recorderPolicy{}, i.registry.found.policy(limits.Host)}
+	o, from := i.registry.options, i.method.service()
+	limits := from.limits
+	all := []policy.Policy{recorderPolicy{host: from.authority}, i.registry.found.policy(limits.Host)}
 	if o.Limiters != nil {
 		all = append(all, o.Limiters.Policy(limits))
 	}

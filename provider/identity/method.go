@@ -41,6 +41,8 @@ type method interface {
 type service struct {
 	// name is for messages.
 	name string
+	// authority is the host that requests must be for; empty where it is not known before.
+	authority string
 	// limits names the limiter of its requests.
 	limits limiter.Key
 }
@@ -49,12 +51,12 @@ type service struct {
 type entra struct{ authority, tenant, client string }
 
 func (e entra) service() service {
-	host := "Entra ID"
+	host, authority := "Entra ID", ""
 	if u, err := url.Parse(e.authority); err == nil && u.Host != "" {
-		host = u.Host
+		host, authority = u.Host, u.Host
 	}
 	// Entra ID counts requests by tenant and client
-	return service{name: host, limits: limiter.Key{Quota: fmt.Sprintf("client %s of tenant %s", e.client, e.tenant)}}
+	return service{name: host, authority: authority, limits: limiter.Key{Quota: fmt.Sprintf("client %s of tenant %s", e.client, e.tenant)}}
 }
 
 // at completes the options of a credential. The authority comes from the operator's cloud, not from the class, so that

@@ -188,3 +188,23 @@ func TestTheVaultsClockIsPassedOn(t *testing.T) {
 		}
 	}
 }
+
+// A list that does not end is an error before it fills the memory.
+func TestListsAreBounded(t *testing.T) {
+	var page strings.Builder
+	for range 5001 {
+		page.WriteString(`{"id":"https://` + host + `/secrets/s/` + strings.Repeat("a", 32) + `","attributes":{"enabled":true}},`)
+	}
+	next := `"nextLink":"https://` + host + `/secrets/s/versions?api-version=7.6"}`
+	for name, body := range map[string]string{
+		"pages without end":      `{"value":[],` + next,
+		"pages of many versions": `{"value":[` + strings.TrimSuffix(page.String(), ",") + `],` + next,
+	} {
+		s := &script{answers: []func(*http.Request) (*http.Response, error){saying(http.StatusOK, body)}}
+		client, _ := scripted(t, s)
+		_, err := versions(t.Context(), client, class.Secret, "s")
+		if volume.ReasonOf(err) != volume.ReasonUnavailable || s.asked() > 200 {
+			t.Errorf("%s: %d requests, %v", name, s.asked(), err)
+		}
+	}
+}
