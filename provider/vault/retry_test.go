@@ -22,9 +22,19 @@ import (
 
 // The tests run in a bubble with a clock of its own: waits take no time.
 
-// script answers requests in turn; the last answer stays.
+// step is how one request is answered.
+type step struct {
+	status int
+	body   string
+	header http.Header
+	// hang waits until the request is given up; err fails it.
+	hang bool
+	err  error
+}
+
+// script answers requests in turn; the last step stays.
 type script struct {
-	answers []func(*http.Request) (*http.Response, error)
+	steps []step
 
 	mu sync.Mutex
 	n  int
@@ -32,10 +42,20 @@ type script struct {
 
 func (s *script) Do(r *http.Request) (*http.Response, error) {
 	s.mu.Lock()
-	answer := s.answers[min(s.n, len(s.answers)-1)]
+	now := s.steps[min(s.n, len(s.steps)-1)]
 	s.n++
 	s.mu.Unlock()
-	return answer(r)
+	switch {
+	case now.hang:
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	case now.err != nil:
+		return nil, now.err
+	}
+	return &http.Response{
+		StatusCode: now.status, Status: http.StatusText(now.status), Header: now.header, Request: r,
+		Body: io.NopCloser(strings.NewReader(now.body)),
+	}, nil
 }
 
 func (s *script) asked() int {
@@ -44,31 +64,19 @@ func (s *script) asked() int {
 	return s.n
 }
 
-// saying answers with a status, a header line and a body.
-func saying(status int, body string, header ...string) func(*http.Request) (*http.Response, error) {
-	return func(r *http.Request) (*http.Response, error) {
-		h := http.Header{}
-		for i := 0; i+1 < len(header); i += 2 {
-			h.Set(header[i], header[i+1])
-		}
-		return &http.Response{
-			StatusCode: status, Status: http.StatusText(status), Header: h, Request: r,
-			Body: io.NopCloser(strings.NewReader(body)),
-		}, nil
+// saying answers with a status, a body and header lines.
+func saying(status int, body string, header ...string) step {
+	h := http.Header{}
+	for i := 0; i+1 < len(header); i += 2 {
+		h.Set(header[i], header[i+1])
 	}
+	return step{status: status, body: body, header: h}
 }
 
-func fine(r *http.Request) (*http.Response, error) {
+func fine() step {
 	_, _, body := granted(host)("")
-	return saying(http.StatusOK, body)(r)
+	return saying(http.StatusOK, body)
 }
-
-func hanging(r *http.Request) (*http.Response, error) {
-	<-r.Context().Done()
-	return nil, r.Context().Err()
-}
-
-func breaking(*http.Request) (*http.Response, error) { return nil, syscall.ECONNRESET }
 
 // observations are what a pool observed.
 type observations struct {
@@ -96,18 +104,18 @@ func scripted(t *testing.T, s *script) (*vault.Client, *observations) {
 }
 
 func TestWhatMayPassIsTriedAgainWhereAPodWaits(t *testing.T) {
-	for name, answer := range map[string]func(*http.Request) (*http.Response, error){
+	for name, answer := range map[string]step{
 		"503":       saying(http.StatusServiceUnavailable, `{"error":{"code":"ServiceUnavailable"}}`),
 		"429":       saying(http.StatusTooManyRequests, `{"error":{"code":"Throttled"}}`, "Retry-After", "7"),
 		"HTML 502":  saying(http.StatusBadGateway, "<html>"),
-		"reset":     breaking,
+		"reset":     {err: syscall.ECONNRESET},
 		"truncated": saying(http.StatusOK, `{"value":"cut`),
 		"empty":     saying(http.StatusOK, ""),
-		"hang":      hanging,
+		"hang":      {hang: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &script{answers: []func(*http.Request) (*http.Response, error){answer, answer, fine}}
+				s := &script{steps: []step{answer, answer, fine()}}
 				client, observed := scripted(t, s)
 				start := time.Now()
 				if got, err := get(starting(t), client, class.Secret, "s", ""); err != nil || got.Value != "v" {
@@ -121,12 +129,12 @@ func TestWhatMayPassIsTriedAgainWhereAPodWaits(t *testing.T) {
 				}
 			})
 			synctest.Test(t, func(t *testing.T) {
-				s := &script{answers: []func(*http.Request) (*http.Response, error){answer}}
+				s := &script{steps: []step{answer}}
 				client, _ := scripted(t, s)
 				if _, err := get(t.Context(), client, class.Secret, "s", ""); !volume.ReasonOf(err).Transient() || s.asked() != 1 {
 					t.Errorf("a refresh asked %d times: %v", s.asked(), err)
 				}
-				s = &script{answers: []func(*http.Request) (*http.Response, error){answer}}
+				s = &script{steps: []step{answer}}
 				client, _ = scripted(t, s)
 				if _, err := get(starting(t), client, class.Secret, "s", ""); !volume.ReasonOf(err).Transient() || s.asked() != 5 {
 					t.Errorf("a Pod's start asked %d times: %v", s.asked(), err)
@@ -138,7 +146,7 @@ func TestWhatMayPassIsTriedAgainWhereAPodWaits(t *testing.T) {
 
 func TestHangEndsWithTheTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, _ := scripted(t, &script{answers: []func(*http.Request) (*http.Response, error){hanging}})
+		client, _ := scripted(t, &script{steps: []step{{hang: true}}})
 		start := time.Now()
 		_, err := get(t.Context(), client, class.Secret, "s", "")
 		if volume.ReasonOf(err) != volume.ReasonNetwork || !strings.Contains(err.Error(), "did not answer in time") {
@@ -152,8 +160,8 @@ func TestHangEndsWithTheTry(t *testing.T) {
 
 func TestDeadlineNamesTheRealCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, _ := scripted(t, &script{answers: []func(*http.Request) (*http.Response, error){
-			saying(http.StatusServiceUnavailable, "{}"), hanging,
+		client, _ := scripted(t, &script{steps: []step{
+			saying(http.StatusServiceUnavailable, "{}"), {hang: true},
 		}})
 		ctx, cancel := context.WithTimeout(starting(t), 10*time.Second)
 		defer cancel()
@@ -163,7 +171,7 @@ func TestDeadlineNamesTheRealCause(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		client, _ := scripted(t, &script{answers: []func(*http.Request) (*http.Response, error){hanging}})
+		client, _ := scripted(t, &script{steps: []step{{hang: true}}})
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		if _, err := get(ctx, client, class.Secret, "s", ""); !errors.Is(err, context.Canceled) {
@@ -179,7 +187,7 @@ func TestTheVaultsClockIsPassedOn(t *testing.T) {
 		"":                              {},
 	} {
 		_, _, body := granted(host)("")
-		client, _ := scripted(t, &script{answers: []func(*http.Request) (*http.Response, error){
+		client, _ := scripted(t, &script{steps: []step{
 			saying(http.StatusOK, body, "Date", header),
 		}})
 		a, err := client.Ask(t.Context(), volume.SourceKey{Kind: "secret", Name: "s"}, "s")
@@ -200,7 +208,7 @@ func TestListsAreBounded(t *testing.T) {
 		"pages without end":      `{"value":[],` + next,
 		"pages of many versions": `{"value":[` + strings.TrimSuffix(page.String(), ",") + `],` + next,
 	} {
-		s := &script{answers: []func(*http.Request) (*http.Response, error){saying(http.StatusOK, body)}}
+		s := &script{steps: []step{saying(http.StatusOK, body)}}
 		client, _ := scripted(t, s)
 		_, err := versions(t.Context(), client, class.Secret, "s")
 		if volume.ReasonOf(err) != volume.ReasonUnavailable || s.asked() > 200 {
