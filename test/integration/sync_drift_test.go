@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"testing"
@@ -25,10 +26,10 @@ type kinds struct {
 }
 
 // Report implements report.Reporter.
-func (k *kinds) Report(e report.Event) {
+func (k *kinds) Report(_ context.Context, e report.Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.seen[e.Kind]++
+	k.seen[e.Kind()]++
 }
 
 // Fresh values that did not change are applied again once the last apply is older than ten minutes: what drifted is put right. The
@@ -106,7 +107,7 @@ func TestDriftIsPutRight(t *testing.T) {
 	}
 	events.mu.Lock()
 	defer events.mu.Unlock()
-	if events.seen[report.Synced] < 3 || events.seen[report.SyncConflict] != 1 || events.seen[report.SyncFailed] > 0 {
+	if events.seen[report.KindSynced] < 3 || events.seen[report.KindSyncConflict] != 1 || events.seen[report.KindSyncFailed] > 0 {
 		t.Errorf("events %v", events.seen)
 	}
 	if s.secret("db").Type != corev1.SecretTypeOpaque {
