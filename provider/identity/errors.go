@@ -42,10 +42,8 @@ func (i *Identity) explain(err error, seen *recorder) error {
 			f.answer.description = "details redacted"
 		}
 	}
-	f.outcome, f.wait = limiter.Judge(
-		&http.Response{StatusCode: seen.status, Header: seen.header},
-		i.registry.options.Clock.Now(),
-	)
+	f.outcome, f.wait = limiter.Judge(&http.Response{StatusCode: seen.status, Header: seen.header},
+		i.registry.options.Clock.Now())
 	if e := i.method.explain(f); e != nil {
 		return e
 	}
@@ -90,26 +88,20 @@ func (f *failure) explain() *volume.Error {
 				f.host, f.who),
 		)
 	case f.throttled():
-		e := f.error(
-			volume.ReasonThrottled,
-			fmt.Sprintf("%s asked for fewer token requests of %s: it is tried again later", f.host, f.who),
-		)
+		e := f.error(volume.ReasonThrottled,
+			fmt.Sprintf("%s asked for fewer token requests of %s: it is tried again later", f.host, f.who))
 		e.RetryAfter = f.wait
 		return e
 	case f.outcome == limiter.Failed:
-		e := f.error(
-			volume.ReasonUnavailable,
-			fmt.Sprintf("%s answered %d to a token request: it is tried again later", f.host, status),
-		)
+		e := f.error(volume.ReasonUnavailable,
+			fmt.Sprintf("%s answered %d to a token request: it is tried again later", f.host, status))
 		e.RetryAfter = f.wait
 		return e
 	case f.answer.known:
 		return f.error(volume.ReasonIdentity, fmt.Sprintf("%s refused %s: %s", f.host, f.who, f.answer.summary()))
 	}
-	return f.error(
-		volume.ReasonUnavailable,
-		fmt.Sprintf("%s answered %d and not as Entra ID does: check proxies on the way", f.host, status),
-	)
+	return f.error(volume.ReasonUnavailable,
+		fmt.Sprintf("%s answered %d and not as Entra ID does: check proxies on the way", f.host, status))
 }
 
 // answer is an OAuth error (RFC 6749, 5.2) with Entra ID's code.

@@ -61,10 +61,8 @@ func (*person) explain(f *failure) *volume.Error {
 	case tried && failed.RawResponse == nil && f.seen.err != nil:
 		return f.network()
 	case tried && f.seen.status >= http.StatusInternalServerError:
-		return f.error(
-			volume.ReasonUnavailable,
-			fmt.Sprintf("%s answered %d to a token request: try again", f.host, f.seen.status),
-		)
+		return f.error(volume.ReasonUnavailable,
+			fmt.Sprintf("%s answered %d to a token request: try again", f.host, f.seen.status))
 	}
 	// what each credential of the chain says, in a line
 	var tries []string

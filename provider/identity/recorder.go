@@ -70,7 +70,8 @@ func (p recorderPolicy) Do(req *policy.Request) (*http.Response, error) {
 
 // allows returns whether a host may be asked: the authority, or one of its regional endpoints.
 func (p recorderPolicy) allows(host string) bool {
-	return p.host == "" || strings.EqualFold(host, p.host) || strings.HasSuffix(strings.ToLower(host), ".login.microsoft.com")
+	host = strings.ToLower(host)
+	return p.host == "" || host == strings.ToLower(p.host) || strings.HasSuffix(host, ".login.microsoft.com")
 }
 
 var errNoObject = errors.New("the answer is not a JSON object")

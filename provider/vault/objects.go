@@ -119,7 +119,8 @@ func (s secrets) get(ctx context.Context, name, version string) (*Object, string
 
 func (s secrets) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
 	l := &list{}
-	err := collect(ctx, l, s.client.NewListSecretPropertiesVersionsPager(name, nil), func(page azsecrets.ListSecretPropertiesVersionsResponse) {
+	pager := s.client.NewListSecretPropertiesVersionsPager(name, nil)
+	err := collect(ctx, l, pager, func(page azsecrets.ListSecretPropertiesVersionsResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
@@ -156,7 +157,8 @@ func (k keys) get(ctx context.Context, name, version string) (*Object, string, e
 
 func (k keys) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
 	l := &list{}
-	err := collect(ctx, l, k.client.NewListKeyPropertiesVersionsPager(name, nil), func(page azkeys.ListKeyPropertiesVersionsResponse) {
+	pager := k.client.NewListKeyPropertiesVersionsPager(name, nil)
+	err := collect(ctx, l, pager, func(page azkeys.ListKeyPropertiesVersionsResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
@@ -186,7 +188,8 @@ func (c certificates) get(ctx context.Context, name, version string) (*Object, s
 
 func (c certificates) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
 	l := &list{}
-	err := collect(ctx, l, c.client.NewListCertificatePropertiesVersionsPager(name, nil), func(page azcertificates.ListCertificatePropertiesVersionsResponse) {
+	pager := c.client.NewListCertificatePropertiesVersionsPager(name, nil)
+	err := collect(ctx, l, pager, func(page azcertificates.ListCertificatePropertiesVersionsResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes

@@ -216,3 +216,28 @@ func TestListsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// A vault's name may be a typing mistake: its client does not stay.
+func TestClientsThatAreNotUsedAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := vault.New(vault.Options{Transport: &script{}, Clock: clock.RealClock{}})
+		client := func(name string) *vault.Client {
+			c, err := pool.Client("https://"+name+".vault.azure.net/", scope, &bearer{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		b := &bearer{}
+		mistyped, err := pool.Client("https://mistyped.vault.azure.net/", scope, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client("used")
+		time.Sleep(16 * time.Minute)
+		client("used")
+		if again, err := pool.Client("https://mistyped.vault.azure.net/", scope, b); err != nil || again == mistyped {
+			t.Errorf("the client is kept: %v", err)
+		}
+	})
+}
