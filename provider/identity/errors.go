@@ -9,8 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
-	"unicode"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
@@ -133,33 +133,18 @@ func parseAnswer(body []byte) answer {
 	return a
 }
 
+// maxShown bounds what an error shows of a service's text, in bytes.
+const maxShown = 123
+
 // traces are the parts of a description that differ each time.
 var traces = regexp.MustCompile(`(?s)\s*(Trace ID|Correlation ID|Timestamp):.*$`)
 
 // summary is the description's first sentence.
 func (a answer) summary() string {
-	text := oneLine(traces.ReplaceAllString(a.description, ""))
+	text := printable.OneLine(traces.ReplaceAllString(a.description, ""))
 	text = strings.TrimPrefix(text, "AADSTS"+a.code+": ")
 	if text == "" {
-		text = oneLine(a.kind)
+		text = printable.OneLine(a.kind)
 	}
-	return shorten(text)
-}
-
-// oneLine makes a service's text one that is safe to print.
-func oneLine(text string) string {
-	printable := strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(text, ""))
-	return strings.Join(strings.Fields(printable), " ")
-}
-
-func shorten(text string) string {
-	if len(text) > 120 {
-		return strings.ToValidUTF8(text[:120], "") + "…"
-	}
-	return text
+	return printable.Cut(text, maxShown)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
@@ -69,7 +70,7 @@ func (*person) explain(f *failure) *volume.Error {
 	for line := range strings.SplitSeq(f.err.Error(), "\n") {
 		if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && strings.HasPrefix(line, "\t") &&
 			!strings.HasPrefix(line, "\t\t") && !strings.Contains(name, " ") {
-			tries = append(tries, shorten(oneLine(line)))
+			tries = append(tries, printable.Cut(printable.OneLine(line), maxShown))
 		}
 	}
 	message := "no credential of yours gives a token: run `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and " +
@@ -98,7 +99,7 @@ func (c Caller) String() string {
 		{"", c.Name}, {"client id ", c.ClientID}, {"object id ", c.ObjectID}, {"tenant ", c.Tenant},
 	} {
 		if p.value != "" {
-			parts = append(parts, p.what+oneLine(p.value))
+			parts = append(parts, p.what+printable.OneLine(p.value))
 		}
 	}
 	return strings.Join(parts, ", ")

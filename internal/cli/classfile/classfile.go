@@ -9,10 +9,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/yamlnode"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
@@ -86,17 +86,7 @@ type checker struct {
 
 func (c *checker) say(line int, s Severity, class, message string) {
 	c.findings = append(c.findings,
-		Finding{File: c.file, Line: max(line, 1), Severity: s, Class: oneLine(class), Message: oneLine(message)})
-}
-
-// oneLine makes text from a file safe to print on a terminal.
-func oneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(text, ""))
+		Finding{File: c.file, Line: max(line, 1), Severity: s, Class: printable.OneLine(class), Message: printable.OneLine(message)})
 }
 
 // field returns the value of a mapping's key, aliases and merge keys followed; nil where there is none.
@@ -120,7 +110,7 @@ func pairsOf(n *yaml.Node) []yamlnode.Pair {
 	return yamlnode.Pairs(n)
 }
 
-func text(n *yaml.Node) string {
+func textOf(n *yaml.Node) string {
 	if n == nil {
 		return ""
 	}
@@ -136,7 +126,7 @@ func lineOf(n, fallback *yaml.Node) int {
 }
 
 func (c *checker) document(n *yaml.Node) {
-	kind := text(field(n, "kind"))
+	kind := textOf(field(n, "kind"))
 	switch {
 	case n.Kind != yaml.MappingNode:
 		c.say(n.Line, Error, "", "the document is not a Kubernetes object: write apiVersion, kind, metadata and spec")
@@ -161,13 +151,13 @@ var dnsName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 func (c *checker) class(n *yaml.Node) {
 	c.classes++
 	meta, spec := field(n, "metadata"), field(n, "spec")
-	name, namespace := text(field(meta, "name")), text(field(meta, "namespace"))
+	name, namespace := textOf(field(meta, "name")), textOf(field(meta, "namespace"))
 	who := name
 	if namespace != "" {
 		who = namespace + "/" + name
 	}
 	say := func(at *yaml.Node, s Severity, message string) { c.say(lineOf(at, n), s, who, message) }
-	switch version := text(field(n, "apiVersion")); version {
+	switch version := textOf(field(n, "apiVersion")); version {
 	case "secrets-store.csi.x-k8s.io/v1":
 	case "secrets-store.csi.x-k8s.io/v1alpha1":
 		say(field(n, "apiVersion"), Note, "apiVersion v1alpha1 is deprecated: write secrets-store.csi.x-k8s.io/v1")
@@ -184,7 +174,7 @@ func (c *checker) class(n *yaml.Node) {
 		return
 	}
 	c.unknown(spec, who, "spec", "provider", "parameters", "secretObjects")
-	if provider := text(field(spec, "provider")); !class.Served(provider) {
+	if provider := textOf(field(spec, "provider")); !class.Served(provider) {
 		say(
 			field(spec, "provider"),
 			Error,
@@ -238,7 +228,7 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 			)
 			values[key.Value] = value.Value
 		default:
-			values[key.Value] = text(value)
+			values[key.Value] = textOf(value)
 		}
 	}
 	parsed, mistakes, warnings := class.Parse(values, c.options)

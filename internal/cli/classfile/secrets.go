@@ -61,8 +61,8 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 // secretObject reads one entry; what cannot be read is empty.
 func (c *checker) secretObject(n *yaml.Node, who, where string) v1.SecretObject {
 	o := v1.SecretObject{
-		SecretName:  text(field(n, "secretName")),
-		Type:        strings.TrimSpace(text(field(n, "type"))),
+		SecretName:  textOf(field(n, "secretName")),
+		Type:        strings.TrimSpace(textOf(field(n, "type"))),
 		Labels:      c.texts(field(n, "labels"), who, where+".labels"),
 		Annotations: c.texts(field(n, "annotations"), who, where+".annotations"),
 	}
@@ -77,7 +77,7 @@ func (c *checker) secretObject(n *yaml.Node, who, where string) v1.SecretObject 
 	for i, entry := range list.Content {
 		c.unknown(entry, who, fmt.Sprintf("%s.data[%d]", where, i), "objectName", "key")
 		o.Data = append(o.Data,
-			v1.SecretObjectData{ObjectName: text(field(entry, "objectName")), Key: text(field(entry, "key"))})
+			v1.SecretObjectData{ObjectName: textOf(field(entry, "objectName")), Key: textOf(field(entry, "key"))})
 	}
 	return o
 }
@@ -94,7 +94,7 @@ func (c *checker) texts(n *yaml.Node, who, where string) map[string]string {
 			c.say(value.Line, Error, who,
 				fmt.Sprintf("%s.%s is not text, so the API server rejects it: put it in quotes", where, key.Value))
 		}
-		values[key.Value] = text(value)
+		values[key.Value] = textOf(value)
 	}
 	return values
 }
