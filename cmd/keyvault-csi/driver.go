@@ -14,14 +14,16 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/nodesync"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
@@ -69,7 +71,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		return err
 	}
 	if err := mounts.Probe(""); err != nil {
-		log.ErrorContext(ctx, "no volume can be mounted", logkeys.Error, err)
+		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
 	}
 	source, err := openClasses(ctx, f, seen)
 	if err != nil {
@@ -77,31 +79,38 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, source.classes.Close()) }()
 	reporter := report.All{seen.reporters, report.NewDeduplicated(seen.deduplicated, clk, repeatInterval)}
-	secrets, err := openSecrets(ctx, f, source, reporter)
-	if err != nil {
-		return err
+	secrets := openSecrets(ctx, f, source, reporter, clk, log)
+	if secrets != nil {
+		defer func() { err = errors.Join(err, secrets.Close()) }()
 	}
-	keyVault, err := openProvider(f, source.accounts, seen, clk, log) //nolint:contextcheck // it lives until Close
+	keyVault, err := openProvider(f, source.accounts, seen, clk, log)
 	if err != nil {
 		return err
 	}
 	defer keyVault.Close()
-	d, err := driver.New(driver.Options{
+	bindings, err := guardNodeIdentity(f, source, keyVault, clk)
+	if err != nil {
+		return err
+	}
+	options := driver.Options{
 		Name:             f.driverName,
 		Version:          readBuild().Version,
 		NodeID:           f.nodeID,
 		KubeletDir:       f.kubeletDir,
 		Classes:          source.classes,
-		Provider:         keyVault,
+		Provider:         bindings,
 		Mounts:           mounts,
-		Secrets:          secrets,
 		Reporter:         reporter,
 		RotationInterval: f.interval(),
 		CacheTTL:         f.cacheTTL,
 		Tracer:           seen.traces.Tracer("keyvault-csi/driver"),
 		Clock:            clk,
 		Log:              log,
-	})
+	}
+	if secrets != nil {
+		options.Secrets = secrets
+	}
+	d, err := driver.New(options)
 	if err != nil {
 		return err
 	}
@@ -111,12 +120,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		source.cluster.SetVolumes(d.Snapshots)
 	}
 	return serve(ctx, f, d, seen, &adminServer{
-		driver:    d,
-		limiters:  keyVault.Limiters,
-		recent:    seen.recent,
-		verbosity: seen.verbosity,
-		started:   started,
-		log:       log,
+		driver: d, limiters: keyVault.Limiters, recent: seen.recent, verbosity: seen.verbosity, started: started, log: log,
 	})
 }
 
@@ -125,15 +129,11 @@ func openProvider(
 	f *driverFlags, accounts provider.Accounts, seen *observed, clk clock.WithDelayedExecution, log *slog.Logger,
 ) (*provider.Provider, error) {
 	keyVault, err := provider.New(provider.Options{
-		Cloud:             f.cloud,
-		CloudConfigDir:    f.cloudConfigDir,
-		AllowedVaultHosts: f.allowedVaultHosts,
-		CAFile:            f.caFile,
-		TokenProxy: identity.ProxyOptions{
-			URL:        f.tokenProxyURL,
-			ServerName: f.tokenProxySNI,
-			CAFile:     f.tokenProxyCAFile,
-		},
+		Cloud:                f.cloud,
+		CloudConfigDir:       f.cloudConfigDir,
+		AllowedVaultHosts:    f.allowedVaultHosts,
+		CAFile:               f.caFile,
+		TokenProxy:           identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
 		CacheTTL:             f.cacheTTL,
 		SplitCertAndKey:      f.splitCertAndKey,
 		KeepCertificateOrder: !f.constructPEMChain,
@@ -147,7 +147,7 @@ func openProvider(
 	if err != nil {
 		return nil, err
 	}
-	seen.metrics.SetLimiters(keyVault.Limiters)
+	seen.metrics.SetGates(keyVault.Limiters)
 	return keyVault, nil
 }
 
@@ -176,9 +176,7 @@ func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed
 	group.Go(func() error {
 		defer stop()
 		return d.Serve(ctx, driver.ServeOptions{
-			Endpoint:                f.endpoint,
-			RegistrationDir:         f.registrationDir,
-			KubeletRegistrationPath: f.kubeletRegistrationPath,
+			Endpoint: f.endpoint, RegistrationDir: f.registrationDir, KubeletRegistrationPath: f.kubeletRegistrationPath,
 		})
 	})
 	return group.Wait()
@@ -213,11 +211,8 @@ func openClasses(ctx context.Context, f *driverFlags, seen *observed) (source, e
 		Log:        seen.log,
 	})
 	if err != nil {
-		return source{}, fmt.Errorf(
-			"no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
-				"SecretProviderClass YAML: %w",
-			err,
-		)
+		return source{}, fmt.Errorf("no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
+			"SecretProviderClass YAML: %w", err)
 	}
 	seen.reporters = append(seen.reporters, cluster.Status())
 	seen.deduplicated = append(seen.deduplicated, cluster.Events())
@@ -229,18 +224,52 @@ func openClasses(ctx context.Context, f *driverFlags, seen *observed) (source, e
 }
 
 // openSecrets returns what writes Kubernetes Secrets; nil where Secret sync is off.
-func openSecrets(ctx context.Context, f *driverFlags, from source, reporter report.Reporter) (refresh.Secrets, error) {
+func openSecrets(
+	ctx context.Context, f *driverFlags, from source, reporter report.Reporter, clk clock.WithTicker, log *slog.Logger,
+) *nodesync.Syncer {
 	if from.cluster == nil || !f.syncSecrets {
-		return nil, nil //nolint:nilnil // the driver knows nil
+		return nil
 	}
-	return from.cluster.Mirror(ctx, reporter)
+	return nodesync.New(ctx, nodesync.Options{
+		Secrets: from.cluster,
+		Classes: from.cluster,
+		Pods:    from.cluster,
+		Rules:   f.secretRules(),
+		Report:  func(ctx context.Context, e nodesync.Event) { reporter.Report(ctx, secretEvent(e)) },
+		Clock:   clk,
+		Safe:    safe.Handler{Log: log},
+	})
 }
 
-// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the
-// memory.
+// guardNodeIdentity refuses the node's identity where the flags do not allow it.
+func guardNodeIdentity(f *driverFlags, from source, keyVault volume.Provider, clk clock.WithTicker) (volume.Provider, error) {
+	rule, err := f.nodeIdentityRule()
+	if err != nil {
+		return nil, err
+	}
+	var labels nodeidentity.Labels
+	if from.cluster != nil {
+		labels = from.cluster.NamespaceLabels
+	}
+	return nodeidentity.New(keyVault, rule, labels, clk), nil
+}
+
+// secretEvent is the event that reporters know.
+func secretEvent(e nodesync.Event) report.Event {
+	switch e.Kind {
+	case nodesync.Synced:
+		return report.SecretWritten{Volume: e.Volume, Text: e.Message, Duration: e.Duration}
+	case nodesync.Conflict:
+		return report.SecretConflict{Volume: e.Volume, Text: e.Message}
+	case nodesync.Failed:
+	}
+	return report.SecretFailed{Volume: e.Volume, Class: e.Reason, Text: e.Message}
+}
+
+// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the memory.
 func noCoreFiles(ctx context.Context, log *slog.Logger) {
 	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 	if err != nil {
-		log.WarnContext(ctx, "core files cannot be disabled", logkeys.Error, err)
+		log.WarnContext(ctx, "core files cannot be disabled", "error", err)
 	}
 }

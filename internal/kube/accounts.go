@@ -9,11 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/metadata"
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -58,23 +55,20 @@ func (c *Cluster) Annotations(ctx context.Context, namespace, name string) (map[
 }
 
 // readAccount asks the API server for the metadata alone: a ServiceAccount may name Secrets.
-func readAccount(client metadata.Interface) func(context.Context, types.NamespacedName) (map[string]string, error) {
-	resource := corev1.SchemeGroupVersion.WithResource("serviceaccounts")
-	return func(ctx context.Context, name types.NamespacedName) (map[string]string, error) {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		found, err := client.Resource(resource).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
-		if err != nil {
-			return nil, err
-		}
-		kept := map[string]string{}
-		for key, value := range found.Annotations {
-			if strings.HasPrefix(key, identityPrefix) {
-				kept[key] = value
-			}
-		}
-		return kept, nil
+func (c *Cluster) readAccount(ctx context.Context, name types.NamespacedName) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	found, err := c.api.getMetadata(ctx, name.Namespace, "serviceaccounts", name.Name)
+	if err != nil {
+		return nil, err
 	}
+	kept := map[string]string{}
+	for key, value := range found.Annotations {
+		if strings.HasPrefix(key, identityPrefix) {
+			kept[key] = value
+		}
+	}
+	return kept, nil
 }
 
 func (a *accounts) annotations(ctx context.Context, name types.NamespacedName) (map[string]string, error) {

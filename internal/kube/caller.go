@@ -2,25 +2,24 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
-	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
+// callerTimeout bounds each request of a person's tool, one page of a long list included.
+const callerTimeout = 30 * time.Second
+
 // Caller is a person's way to the API server, with the rights of their own credentials.
 type Caller struct {
-	classes   rest.Interface
-	core      corev1client.CoreV1Interface
+	api       client
 	namespace string
 }
 
@@ -41,23 +40,13 @@ func NewCaller(o CallerOptions) (*Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("credentials of the API server: set --kubeconfig or KUBECONFIG: %w", err)
 	}
-	config.UserAgent, config.Timeout = o.UserAgent, requestTimeout
-	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	config.UserAgent, config.Timeout = o.UserAgent, callerTimeout
 	c := &Caller{}
 	if c.namespace, _, err = loader.Namespace(); err != nil {
 		return nil, fmt.Errorf("namespace of the kubeconfig: %w", err)
 	}
-	if c.core, err = corev1client.NewForConfig(config); err != nil {
-		return nil, fmt.Errorf("client of the API server: %w", err)
-	}
-	scheme := runtime.NewScheme()
-	scheme.AddKnownTypes(groupVersion, &v1.SecretProviderClass{}, &v1.SecretProviderClassList{})
-	metav1.AddToGroupVersion(scheme, groupVersion)
-	config = rest.CopyConfig(config)
-	config.GroupVersion, config.APIPath = &groupVersion, "/apis"
-	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	if c.classes, err = rest.RESTClientFor(config); err != nil {
-		return nil, fmt.Errorf("client of the API server: %w", err)
+	if c.api, err = newClient(config, nil); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -89,8 +78,7 @@ func (c *Caller) Namespace() string { return c.namespace }
 
 // Class reads a class. Errors are of type *volume.Error.
 func (c *Caller) Class(ctx context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
-	class := &v1.SecretProviderClass{}
-	err := c.classes.Get().Namespace(namespace).Resource(classResource).Name(name).Do(ctx).Into(class)
+	class, err := c.api.class(ctx, namespace, name)
 	if err == nil {
 		return class, nil
 	}
@@ -103,48 +91,48 @@ func (c *Caller) Class(ctx context.Context, namespace, name string) (*v1.SecretP
 
 // Classes lists the names of the classes in a namespace.
 func (c *Caller) Classes(ctx context.Context, namespace string) ([]string, error) {
-	list := &v1.SecretProviderClassList{}
-	if err := c.classes.Get().Namespace(namespace).Resource(classResource).Do(ctx).Into(list); err != nil {
-		return nil, refused("secretproviderclasses of "+namespace, "list secretproviderclasses", err)
-	}
-	names := make([]string, 0, len(list.Items))
-	for i := range list.Items {
-		names = append(names, list.Items[i].Name)
+	var names []string
+	err := c.api.eachPage(ctx, namespace, func(page *v1.SecretProviderClassList) error {
+		for i := range page.Items {
+			names = append(names, page.Items[i].Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return names, refused("secretproviderclasses of "+namespace, "list secretproviderclasses", err)
 	}
 	return names, nil
 }
 
-// page is how many classes one answer holds.
-const page = 500
-
-// EachClass gives the classes of a namespace, of all where it is empty, until take fails. Other errors are of type
-// *volume.Error.
+// EachClass gives the classes of a namespace, of all where it is empty, until take fails. Where a page fails for good, those before it
+// were given. Other errors are of type *volume.Error.
 func (c *Caller) EachClass(ctx context.Context, namespace string, take func(*v1.SecretProviderClass) error) error {
-	options := metav1.ListOptions{Limit: page}
-	for {
-		list := &v1.SecretProviderClassList{}
-		err := c.classes.Get().Namespace(namespace).Resource(classResource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(list)
-		if apierrors.IsNotFound(err) {
-			return &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: "the cluster has no SecretProviderClasses: " +
-				"its CustomResourceDefinitions are not installed, or --context is another cluster's"}
-		}
-		if err != nil {
-			return refused("secretproviderclasses", "list secretproviderclasses", err)
-		}
-		for i := range list.Items {
-			if err := take(&list.Items[i]); err != nil {
-				return err
+	var stopped error
+	err := c.api.eachPage(ctx, namespace, func(page *v1.SecretProviderClassList) error {
+		for i := range page.Items {
+			if stopped = take(&page.Items[i]); stopped != nil {
+				return stopped
 			}
 		}
-		if options.Continue = list.Continue; options.Continue == "" {
-			return nil
-		}
+		return nil
+	})
+	switch {
+	case stopped != nil:
+		return stopped
+	case apierrors.IsNotFound(err):
+		return &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: "the cluster has no SecretProviderClasses: " +
+			"its CustomResourceDefinitions are not installed, or --context is another cluster's"}
+	case err != nil:
+		return refused("secretproviderclasses", "list secretproviderclasses", err)
 	}
+	return nil
 }
 
 // ServiceAccounts lists the names of the service accounts in a namespace.
 func (c *Caller) ServiceAccounts(ctx context.Context, namespace string) ([]string, error) {
-	list, err := c.core.ServiceAccounts(namespace).List(ctx, metav1.ListOptions{})
+	var list metav1.PartialObjectMetadataList
+	err := into(core(c.api.rest.Get(), namespace, "serviceaccounts").
+		SetHeader("Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").Do(ctx), &list)
 	if err != nil {
 		return nil, refused("service accounts of "+namespace, "list serviceaccounts", err)
 	}
@@ -158,13 +146,35 @@ func (c *Caller) ServiceAccounts(ctx context.Context, namespace string) ([]strin
 // shortest is the shortest life that the API server gives a token, in seconds.
 const shortest = 600
 
+// tokenRequest is the part of an authentication.k8s.io/v1 TokenRequest that is used.
+type tokenRequest struct {
+	APIVersion string           `json:"apiVersion"`
+	Kind       string           `json:"kind"`
+	Spec       tokenRequestSpec `json:"spec"`
+	Status     struct {
+		Token   string      `json:"token"`
+		Expires metav1.Time `json:"expirationTimestamp"`
+	} `json:"status"`
+}
+
+type tokenRequestSpec struct {
+	Audiences         []string `json:"audiences"`
+	ExpirationSeconds int64    `json:"expirationSeconds"`
+}
+
 // Token asks for a token of a service account, as kubelet would, with the caller's own rights. It lives ten minutes, or
 // as long as the API server says. Errors are of type *volume.Error.
 func (c *Caller) Token(ctx context.Context, namespace, serviceAccount, audience string) (volume.Token, error) {
-	seconds := int64(shortest)
-	answer, err := c.core.ServiceAccounts(namespace).CreateToken(ctx, serviceAccount, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{Audiences: []string{audience}, ExpirationSeconds: &seconds},
-	}, metav1.CreateOptions{})
+	body, err := json.Marshal(tokenRequest{
+		APIVersion: "authentication.k8s.io/v1",
+		Kind:       "TokenRequest",
+		Spec:       tokenRequestSpec{Audiences: []string{audience}, ExpirationSeconds: shortest},
+	})
+	if err != nil {
+		return volume.Token{}, fmt.Errorf("token request: %w", err)
+	}
+	var answer tokenRequest
+	err = into(core(c.api.rest.Post(), namespace, "serviceaccounts", serviceAccount, "token").Body(body).Do(ctx), &answer)
 	if err != nil {
 		if apierrors.IsNotFound(err) {
 			return volume.Token{}, &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: fmt.Sprintf(
@@ -173,12 +183,12 @@ func (c *Caller) Token(ctx context.Context, namespace, serviceAccount, audience 
 		return volume.Token{}, refused(fmt.Sprintf("a token of service account %s/%s", namespace, serviceAccount),
 			"create serviceaccounts/token", err)
 	}
-	return volume.Token{Value: answer.Status.Token, Expires: answer.Status.ExpirationTimestamp.Time}, nil
+	return volume.Token{Value: answer.Status.Token, Expires: answer.Status.Expires.Time}, nil
 }
 
 // Annotations returns those of a service account. Errors are of type *volume.Error.
 func (c *Caller) Annotations(ctx context.Context, namespace, name string) (map[string]string, error) {
-	account, err := c.core.ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
+	account, err := c.api.getMetadata(ctx, namespace, "serviceaccounts", name)
 	if err != nil {
 		return nil, refused(fmt.Sprintf("service account %s/%s", namespace, name), "get serviceaccounts", err)
 	}

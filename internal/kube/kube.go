@@ -1,5 +1,5 @@
-// Package kube is all that talks to the API server: it reads SecretProviderClasses, keeps a status object for each pod
-// and class, tells events on pods, and mirrors volumes into Kubernetes Secrets.
+// Package kube is all that talks to the API server: it reads SecretProviderClasses, keeps a status object for each pod and class,
+// writes events on pods, and gives Secret sync its requests.
 package kube
 
 import (
@@ -12,26 +12,18 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/singleflight"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
-	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
-// groupVersion is that of classes and status objects.
-var groupVersion = schema.GroupVersion{Group: "secrets-store.csi.x-k8s.io", Version: "v1"}
+// requestTimeout bounds each request that is not a watch.
+const requestTimeout = 10 * time.Second
 
 // Options configure Open. Fields without a stated default are required.
 type Options struct {
@@ -48,31 +40,26 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Cluster is the connection to one API server. It implements driver.Classes and provider.Accounts; Events and Status are
-// its reporters, and Mirror keeps Secrets in step.
+// Cluster is the connection to one API server. It implements driver.Classes, provider.Accounts and what package secretsync asks for;
+// Events and Status are its reporters.
 type Cluster struct {
-	log    *slog.Logger
-	clock  clock.WithTicker
-	config *rest.Config
-	stop   context.CancelFunc
-	// onClose ends what group waits for.
-	onClose []func()
-	group   sync.WaitGroup
+	log   *slog.Logger
+	clock clock.WithTicker
+	api   client
+	stop  context.CancelFunc
+	group sync.WaitGroup
 
-	resources rest.Interface
-	informer  cache.SharedIndexInformer
-	// trouble is why the API server could not be reached, or refused the list of classes; nil where it answers.
+	answered atomic.Bool
+	// trouble is why the API server does not serve; nil where it does.
 	trouble atomic.Pointer[error]
-	misses  singleflight.Group
 
-	broadcaster record.EventBroadcaster
-	recorder    record.EventRecorder
-	status      *statusWriter
-	accounts    *accounts
+	classes  *classes
+	events   *eventWriter
+	status   *statusWriter
+	accounts *accounts
 }
 
-// Open connects and begins to list the classes. It does not wait for the API server: Ready tells when classes are known.
-// Close must be called.
+// Open connects. It does not wait for the API server: Ready tells whether it has answered. Close must be called.
 func Open(ctx context.Context, o Options) (*Cluster, error) {
 	config, err := credentials(o.Kubeconfig)
 	if err != nil {
@@ -82,30 +69,21 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 		o.Clock = clock.RealClock{}
 	}
 	config.UserAgent = "keyvault-csi/" + o.Version
-	config.QPS, config.Burst = 20, 50 // of one node; a pod's start costs no request
-	core, err := corev1client.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("client of the API server: %w", err)
-	}
-	c := &Cluster{log: o.Log, clock: o.Clock, config: config}
-	if c.resources, err = c.newResources(config); err != nil {
+	c := &Cluster{log: o.Log, clock: o.Clock}
+	if c.api, err = newClient(config, func(next http.RoundTripper) http.RoundTripper { return observed{next, c} }); err != nil {
 		return nil, err
-	}
-	if err := c.watchClasses(); err != nil {
-		return nil, err
-	}
-	described, err := metadata.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("client of the API server: %w", err)
 	}
 	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 	c.accounts = &accounts{
-		get: readAccount(described), clock: o.Clock, known: map[types.NamespacedName]*account{},
+		get: c.readAccount, clock: o.Clock, known: map[types.NamespacedName]*account{},
 		spawn: func(work func(context.Context)) { c.group.Go(func() { work(ctx) }) },
 	}
-	c.startEvents(ctx, core, o)
+	c.classes = newClasses(ctx, c)
+	c.events = newEventWriter(o, c.writeEvent)
 	c.status = newStatusWriter(o, c.applyStatus)
-	c.group.Go(func() { c.informer.RunWithContext(ctx) })
+	c.group.Go(func() { c.firstAnswer(ctx) })
+	c.group.Go(func() { c.classes.expire(ctx) })
+	c.group.Go(func() { c.events.run(ctx) })
 	c.group.Go(func() { c.status.run(ctx) })
 	return c, nil
 }
@@ -113,16 +91,13 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 // Close ends everything and waits for it. What was not written yet is not written.
 func (c *Cluster) Close() error {
 	c.stop()
-	c.broadcaster.Shutdown()
 	c.status.queue.ShutDown()
-	for _, end := range c.onClose {
-		end()
-	}
+	c.classes.close()
 	c.group.Wait()
 	return nil
 }
 
-// credentials are those of the file, else of the pod's own service account.
+// credentials are those of the file, else of the pod's own service account, whose token is read again when it changes or is refused.
 func credentials(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		return rest.InClusterConfig()
@@ -130,26 +105,117 @@ func credentials(kubeconfig string) (*rest.Config, error) {
 	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }
 
-// newResources returns a client of the project's own kinds.
-func (c *Cluster) newResources(config *rest.Config) (rest.Interface, error) {
-	scheme := runtime.NewScheme()
-	scheme.AddKnownTypes(groupVersion, &v1.SecretProviderClass{}, &v1.SecretProviderClassList{},
-		&v1.SecretProviderClassPodStatus{}, &v1.SecretProviderClassPodStatusList{})
-	metav1.AddToGroupVersion(scheme, groupVersion)
-	config = rest.CopyConfig(config)
-	config.GroupVersion, config.APIPath = &groupVersion, "/apis"
-	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	config.ContentType = runtime.ContentTypeJSON // custom resources have no protobuf
-	config.AcceptContentTypes = runtime.ContentTypeJSON
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return observed{next, c} })
-	client, err := rest.RESTClientFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("client of the API server: %w", err)
+// PodMetadata implements nodesync.Pods.
+func (c *Cluster) PodMetadata(ctx context.Context, namespace, name string) (*metav1.PartialObjectMetadata, error) {
+	pod, err := c.api.getMetadata(ctx, namespace, "pods", name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
 	}
-	return client, nil
+	return pod, err
 }
 
-// observed notes whether the API server can be reached: the informer alone would try in silence.
+// NamespaceLabels returns the labels of a namespace.
+func (c *Cluster) NamespaceLabels(ctx context.Context, namespace string) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	found, err := metadataOf(c.api.rest.Get().AbsPath("/api/v1/namespaces", namespace).SetHeader("Accept", metadataOnly).Do(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("read the namespace %s: %w", namespace, err)
+	}
+	return found.Labels, nil
+}
+
+// Patch implements secretsync.Secrets.
+func (c *Cluster) Patch(ctx context.Context, name types.NamespacedName, kind types.PatchType, body []byte, o metav1.PatchOptions) (
+	*metav1.PartialObjectMetadata, error,
+) {
+	return c.api.patchMetadata(ctx, name.Namespace, "secrets", name.Name, kind, body, o)
+}
+
+// ClassUID implements secretsync.Classes.
+func (c *Cluster) ClassUID(ctx context.Context, namespace, name string) (types.UID, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	class, err := c.api.class(ctx, namespace, name)
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return class.UID, nil
+}
+
+// SecretClasses implements secretsync.Classes.
+func (c *Cluster) SecretClasses(ctx context.Context, namespace, secret string) (names []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*requestTimeout)
+	defer cancel()
+	err = c.api.eachPage(ctx, namespace, func(page *v1.SecretProviderClassList) error {
+		for i := range page.Items {
+			for _, o := range page.Items[i].Spec.SecretObjects {
+				if o.SecretName == secret {
+					names = append(names, page.Items[i].Name)
+					break
+				}
+			}
+		}
+		return nil
+	})
+	return names, err
+}
+
+// Ready returns nil once the API server has answered, else why it has not.
+func (c *Cluster) Ready() error {
+	if c.answered.Load() {
+		return nil
+	}
+	why := errNoAnswer
+	if trouble := c.trouble.Load(); trouble != nil {
+		why = *trouble
+	}
+	return fmt.Errorf("the API server has not answered yet: %w", why)
+}
+
+var (
+	errNoAnswer = errors.New("no request has ended")
+	errNoKinds  = errors.New("it does not know secretproviderclasses: install the CustomResourceDefinitions")
+)
+
+// firstAnswer asks the API server for the resources of the classes' group until it has answered.
+func (c *Cluster) firstAnswer(ctx context.Context) {
+	for wait := time.Second; !c.answered.Load(); wait = min(2*wait, 30*time.Second) {
+		if c.askKinds(ctx) {
+			c.answered.Store(true)
+			return
+		}
+		timer := c.clock.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C():
+		}
+	}
+}
+
+// askKinds says whether the API server answered and knows the classes.
+func (c *Cluster) askKinds(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	gv := groupVersion()
+	err := c.api.rest.Get().AbsPath("/apis", gv.Group, gv.Version).Do(ctx).Error()
+	switch {
+	case err == nil, apierrors.IsForbidden(err): // discovery may be closed
+		return true
+	case apierrors.IsNotFound(err):
+		c.noteTrouble(ctx, errNoKinds)
+	default:
+		c.noteTrouble(ctx, err)
+	}
+	return false
+}
+
+// observed notes whether the API server can be reached: watches alone would try in silence.
 type observed struct {
 	next    http.RoundTripper
 	cluster *Cluster
@@ -173,11 +239,6 @@ func (o observed) RoundTrip(r *http.Request) (*http.Response, error) {
 func (c *Cluster) noteTrouble(ctx context.Context, err error) {
 	before := c.trouble.Swap(&err)
 	if before == nil || (*before).Error() != err.Error() {
-		c.log.WarnContext(ctx, "the API server does not serve; known SecretProviderClasses stay in use", logkeys.Error, err)
+		c.log.WarnContext(ctx, "the API server does not serve; known SecretProviderClasses stay in use", "error", err)
 	}
 }
-
-// requestTimeout bounds each request that is not a watch.
-const requestTimeout = 10 * time.Second
-
-var errNotListed = errors.New("the API server has not answered yet")

@@ -1,15 +1,20 @@
 package kube
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/tools/record"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
@@ -55,11 +60,12 @@ func TestEventsOnThePod(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			recorder := record.NewFakeRecorder(1)
-			eventReporter{recorder}.Report(t.Context(), tt.event)
+			w := newEventWriter(Options{DriverName: "d", NodeID: "n", Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler)}, nil)
+			w.Report(t.Context(), tt.event)
 			got := ""
 			select {
-			case got = <-recorder.Events:
+			case e := <-w.queue:
+				got = e.Type + " " + e.Reason + " " + e.Message
 			default:
 			}
 			if got != tt.want {
@@ -67,6 +73,42 @@ func TestEventsOnThePod(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Events that repeat are counted, those of one Pod are bounded, and one that the API server cannot take now is tried again.
+func TestEventsAreCountedAndBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var written []event
+		fail := 2
+		w := newEventWriter(Options{DriverName: "d", NodeID: "n", Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler)},
+			func(_ context.Context, e *event) error {
+				if fail > 0 {
+					fail--
+					return apierrors.NewServiceUnavailable("away")
+				}
+				written = append(written, *e)
+				return nil
+			})
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); w.run(ctx) }()
+		for range 40 {
+			w.Report(t.Context(), report.Warning{Volume: ref("u1", "/a"), Text: "x"})
+		}
+		time.Sleep(time.Minute)
+		if len(written) != eventBurst || written[0].Count != 1 || written[24].Count != 25 || written[24].Metadata.Name != written[0].Metadata.Name {
+			t.Errorf("%d events: %+v", len(written), written)
+		}
+		w.Report(t.Context(), report.Warning{Volume: ref("u2", "/b"), Text: "x"})
+		time.Sleep(2 * eventInterval)
+		w.Report(t.Context(), report.Warning{Volume: ref("u1", "/a"), Text: "x"})
+		synctest.Wait()
+		if len(written) != eventBurst+2 || written[25].Count != 1 || written[26].Count != 26 {
+			t.Errorf("%d events", len(written))
+		}
+		stop()
+		<-done
+	})
 }
 
 func FuzzClip(f *testing.F) {
@@ -94,7 +136,7 @@ func TestClassErrors(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			err := classError("shop", "web", tt.err)
+			err := classError(types.NamespacedName{Namespace: "shop", Name: "web"}, tt.err)
 			if volume.ReasonOf(err) != tt.reason || !strings.Contains(err.Error(), tt.says) ||
 				!strings.Contains(err.Error(), "shop/web") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%s: %v", volume.ReasonOf(err), err)
@@ -137,9 +179,7 @@ func TestSlim(t *testing.T) {
 		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
 		Annotations:   map[string]string{lastApplied: "{}", "keyvault-csi/rotate-at": "now"},
 	}}
-	if _, err := slim(class); err != nil {
-		t.Fatal(err)
-	}
+	slim(class)
 	if class.ManagedFields != nil || len(class.Annotations) != 1 || class.Annotations["keyvault-csi/rotate-at"] == "" {
 		t.Errorf("left: %+v", class.ObjectMeta)
 	}

@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -32,8 +32,8 @@ func (c *Cluster) SetVolumes(volumes func() []*volume.Snapshot) { c.status.volum
 
 // applyStatus writes an object whole, as its only owner: what an earlier writer left in these fields is replaced.
 func (c *Cluster) applyStatus(ctx context.Context, name types.NamespacedName, body []byte) error {
-	err := c.resources.Patch(types.ApplyPatchType).Namespace(name.Namespace).
-		Resource("secretproviderclasspodstatuses").Name(name.Name).
+	err := c.api.rest.Patch(types.ApplyPatchType).Namespace(name.Namespace).
+		Resource(statusResource).Name(name.Name).
 		VersionedParams(&metav1.PatchOptions{FieldManager: fieldManager, Force: new(true)}, metav1.ParameterCodec).
 		Body(body).Do(ctx).Error()
 	if err != nil {
@@ -117,7 +117,7 @@ func (w *statusWriter) write(ctx context.Context, name types.NamespacedName) {
 	defer cancel()
 	if err := w.apply(ctx, name, mustJSON(status)); err != nil {
 		w.log.WarnContext(ctx, "a status object was not written; it is retried", "object", name.String(),
-			"attempt", w.queue.NumRequeues(name)+1, logkeys.Error, err)
+			"attempt", w.queue.NumRequeues(name)+1, logging.KeyError, err)
 		w.queue.AddRateLimited(name)
 		return
 	}

@@ -38,7 +38,7 @@ func statusOf(
 	slices.SortFunc(volumes, func(a, b *volume.Snapshot) int { return strings.Compare(a.Ref.TargetPath, b.Ref.TargetPath) })
 	first := volumes[0].Ref
 	status := &v1.SecretProviderClassPodStatus{
-		TypeMeta: metav1.TypeMeta{APIVersion: groupVersion.String(), Kind: "SecretProviderClassPodStatus"},
+		TypeMeta: metav1.TypeMeta{APIVersion: groupVersion().String(), Kind: "SecretProviderClassPodStatus"},
 		ObjectMeta: metav1.ObjectMeta{
 			Name:        name.Name,
 			Namespace:   name.Namespace,
@@ -83,7 +83,7 @@ func annotate(annotations map[string]string, s *volume.Snapshot) {
 	if s.Failure != nil {
 		annotations[failingSinceAnnotation] = stamp(s.Failure.Since)
 		annotations[failureReasonAnnotation] = string(s.Failure.Reason)
-		annotations[failureAnnotation] = clip("the files stay as they are: " + s.Failure.Message)
+		annotations[failureAnnotation] = clip(s.Failure.Message)
 	}
 }
 

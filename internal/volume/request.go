@@ -1,7 +1,12 @@
 package volume
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -25,6 +30,20 @@ type Ref struct {
 	Pod        Pod
 	// Class is the name of the SecretProviderClass; it lives in the pod's namespace.
 	Class string
+	// Attributes is HashAttributes of the volume attributes that override parameters of the class; empty where there are none.
+	Attributes string
+}
+
+// HashAttributes returns a hash that is equal for equal volume attributes, on every node; empty where there are none.
+func HashAttributes(attributes map[string]string) string {
+	if len(attributes) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	for _, key := range slices.Sorted(maps.Keys(attributes)) {
+		_, _ = fmt.Fprintf(h, "%q=%q\n", key, attributes[key])
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // Token is a service account token that kubelet handed over, bound to the pod. It never prints its value.

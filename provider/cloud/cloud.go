@@ -203,8 +203,7 @@ func Parse(data []byte) (Cloud, error) {
 		scope = endpoint + ".default"
 	}
 	if len(wrong) > 0 {
-		lines := strings.ReplaceAll(errors.Join(wrong...).Error(), "\n", "; ")
-		return Cloud{}, fmt.Errorf("the file is wrong: %s", lines)
+		return Cloud{}, fmt.Errorf("the file is wrong: %s", strings.ReplaceAll(errors.Join(wrong...).Error(), "\n", "; "))
 	}
 	name := raw.Name
 	if name == "" {

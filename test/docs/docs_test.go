@@ -178,7 +178,7 @@ func TestEventsAndCodesHaveATroubleshootingEntry(t *testing.T) {
 		pattern *regexp.Regexp
 		least   int
 	}{
-		{"internal/kube/events.go", regexp.MustCompile(`EventType\w+, "(\w+)"`), 9},
+		{"internal/kube/events.go", regexp.MustCompile(`\{type\w+, "(\w+)"`), 9},
 		{"provider/identity/*.go", regexp.MustCompile(`"(\d{5,7})"`), 15},
 		{"internal/cli/check.go", regexp.MustCompile(`return "([a-z-]+)"`), 8},
 	} {
@@ -236,8 +236,7 @@ func TestTheArithmeticOfScale(t *testing.T) {
 
 var memory = regexp.MustCompile(`(?i)\b(resident|RSS|holds about|idle)\b[^.\n]*?\d+ [MG]i?B|\d+ [MG]i?B (resident|RSS)`)
 
-// What the driver's process needs of a node is measured by one command and is in one page, so that pages cannot
-// contradict each other.
+// What the driver's process needs of a node is measured by one command and is in one page, so that pages cannot contradict each other.
 func TestMemoryIsInOnePage(t *testing.T) {
 	for path, text := range pages.All(t) {
 		found := memory.FindString(text)

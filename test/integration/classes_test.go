@@ -75,7 +75,7 @@ func TestSocketBeforeTheCache(t *testing.T) {
 	unready := func(request *csi.NodePublishVolumeRequest) {
 		t.Helper()
 		_, err := n.NodePublishVolume(t.Context(), request)
-		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "SecretProviderClasses are not listed yet") {
+		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "failed to get secretproviderclass "+s.shop+"/web from the API server") {
 			t.Errorf("before the classes are listed: %v", err)
 		}
 	}
@@ -141,7 +141,7 @@ func TestWatchThatExpired(t *testing.T) {
 	must(t, s.publish(n, pod, "web"))
 	lists := func() (lists, expired int) {
 		for _, r := range c.Requests("keyvault-csi/") {
-			if r.ObjectRef.Resource == "secretproviderclasses" && r.ObjectRef.Name == "" {
+			if r.ObjectRef.Resource == "secretproviderclasses" {
 				if r.Verb == "list" || strings.Contains(r.RequestURI, "sendInitialEvents=true") {
 					lists++
 				}
@@ -245,7 +245,7 @@ func TestRequestsOfAMount(t *testing.T) {
 	}
 	again := len(mine()) - start - len(mount)
 	t.Logf("API requests per mount without Secrets: %.2f; per republish: %.2f", float64(len(mount))/pods, float64(again)/pods/5)
-	if len(mount) != pods || again != 0 {
+	if len(mount) != pods+2 || again != 0 { // the class is read and watched once
 		t.Errorf("%d requests for %d mounts, %d for republishes: %v", len(mount), pods, again, mount)
 	}
 }

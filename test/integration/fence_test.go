@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -17,7 +18,7 @@ const canary = "canary-5ab1e-value"
 // TestWhatTheDriverMayDo goes through what the driver's own token may do and what it may not, with all options on.
 func TestWhatTheDriverMayDo(t *testing.T) {
 	c := controlplane.Shared(t)
-	s := install(t, c, "syncSecret.enabled=true", "rbac.ownerReferences=true")
+	s := install(t, c, "syncSecret.enabled=true", "rbac.ownerReferences=true", "syncSecret.types={example.com/x}")
 	s.addNode("node-2")
 	pod := s.pod("cart")
 	secret := func(name, kind string, labels map[string]string) string {
@@ -31,8 +32,32 @@ func TestWhatTheDriverMayDo(t *testing.T) {
 	ours := map[string]string{"secrets-store.csi.k8s.io/managed": "true"}
 	c.ApplyYAML(secret("foreign", "Opaque", nil) + "---\n" + secret("ours", "Opaque", ours) + "---\n" +
 		secret("half", "Opaque", map[string]string{"secrets-store.csi.k8s.io/managed": "false"}))
-	c.ApplyYAML(fmt.Sprintf(statusObject, "theirs", s.shop, "node-2") + "---\n" + fmt.Sprintf(statusObject, "mine", s.shop, "node-1") + "---\n" +
-		strings.Replace(fmt.Sprintf(statusObject, "old", s.shop, "x"), ", labels: {internal.secrets-store.csi.k8s.io/node-name: x}", "", 1))
+	// of a Pod, as the driver writes it
+	uids := map[string]string{}
+	for _, name := range []string{"theirs", "mine", "old"} {
+		uids[name] = string(s.pod(name).UID) // else the garbage collector takes its status object
+	}
+	status := func(pod, node string) string {
+		return strings.Replace(fmt.Sprintf(statusObject, pod+"-"+s.shop+"-web", s.shop, node), "}}\n", "}, "+
+			fmt.Sprintf("ownerReferences: [{apiVersion: v1, kind: Pod, name: %[1]s, uid: %[2]q}]}\nstatus: {podName: %[1]s, secretProviderClassName: web}\n",
+				pod, cmp.Or(uids[pod], "u")), 1)
+	}
+	c.ApplyYAML(status("theirs", "node-2") + "---\n" + status("mine", "node-1") + "---\n" +
+		strings.Replace(status("old", "x"), ", labels: {internal.secrets-store.csi.k8s.io/node-name: x}", "", 1))
+	owned := func(count int) string {
+		var list []string
+		for i := range count {
+			list = append(list, fmt.Sprintf(`{"apiVersion":"argoproj.io/v1alpha1","kind":"Workflow","name":"some-workflow-with-a-long-name-%[1]d","uid":"00000000-0000-0000-0000-%012[1]d"}`, i))
+		}
+		return "[" + strings.Join(list, ",") + "]"
+	}
+	c.MustKubectl("", "-n", s.shop, "patch", "secret", "ours", "--type=merge", "-p", `{"metadata":{"ownerReferences":`+owned(500)+`}}`)
+	event := func(name, kind, apiVersion, component string) string {
+		return fmt.Sprintf(`{"metadata":{"name":%q},"involvedObject":{"kind":%q,"apiVersion":%q,"namespace":%q,"name":"cart"},"reportingComponent":%[5]q,"source":{"component":%[5]q}}`,
+			name, kind, apiVersion, s.shop, component)
+	}
+	const self = "secrets-store.csi.k8s.io"
+	c.MustKubectl(strings.Replace(event("forged", "Pod", "v1", "kubelet"), `"metadata":{`, `"apiVersion":"v1","kind":"Event","type":"Normal","metadata":{"namespace":"`+s.shop+`",`, 1), "create", "-f", "-")
 	s.class("web")
 
 	driver := callerOf(t, s.kubeconfig("node-1"))
@@ -60,10 +85,12 @@ func TestWhatTheDriverMayDo(t *testing.T) {
 		"ask whose a Secret is":    {"PATCH", secrets + "/ours", json, `[{"op":"test","path":"/metadata/labels/secrets-store.csi.k8s.io~1managed","value":"true"}]`, 200, ""},
 		"ask of a foreign Secret":  {"PATCH", secrets + "/foreign", json, `[{"op":"test","path":"/metadata/labels/secrets-store.csi.k8s.io~1managed","value":"true"}]`, 422, ""},
 		"ask of no Secret":         {"PATCH", secrets + "/none", json, `[{"op":"test","path":"/metadata/labels/secrets-store.csi.k8s.io~1managed","value":"true"}]`, 404, ""},
-		"apply its node's status":  {"PATCH", statuses + "/new" + forced, apply, fmt.Sprintf(statusObject, "new", s.shop, "node-1"), 201, ""},
-		"change its node's status": {"PATCH", statuses + "/mine" + forced, apply, fmt.Sprintf(statusObject, "mine", s.shop, "node-1"), 200, ""},
-		"take one without labels":  {"PATCH", statuses + "/old" + forced, apply, fmt.Sprintf(statusObject, "old", s.shop, "node-1"), 200, ""},
-		"tell an event":            {"POST", core + "/events", "json", `{"metadata":{"name":"e1"},"involvedObject":{"kind":"Pod","namespace":"` + s.shop + `","name":"cart"}}`, 201, ""},
+		"apply its node's status":  {"PATCH", statuses + "/new-" + s.shop + "-web" + forced, apply, status("new", "node-1"), 201, ""},
+		"change its node's status": {"PATCH", statuses + "/mine-" + s.shop + "-web" + forced, apply, status("mine", "node-1"), 200, ""},
+		"take one without labels":  {"PATCH", statuses + "/old-" + s.shop + "-web" + forced, apply, status("old", "node-1"), 200, ""},
+		"write an event":           {"POST", core + "/events", "json", event("e1", "Pod", "v1", self), 201, ""},
+		"an event about a class":   {"POST", core + "/events", "json", event("e2", "SecretProviderClass", "secrets-store.csi.x-k8s.io/v1", self), 201, ""},
+		"add to 500 owners":        {"PATCH", secrets + "/ours?dryRun=All", "strategic-merge-patch+json", `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"cart","uid":"` + string(pod.UID) + `"}]}}`, 200, ""},
 		"get a Pod":                {"GET", core + "/pods/cart", "", "", 200, ""},
 
 		// Secrets
@@ -90,16 +117,39 @@ func TestWhatTheDriverMayDo(t *testing.T) {
 		"a type of the future":       {"POST", secrets, "json", `{"metadata":{"name":"t",` + label + `},"type":"kubernetes.io/unheard-of"}`, 403, fence},
 		"a Secret of another system": {"PATCH", "/api/v1/namespaces/kube-system/secrets/t", merge, `{}`, 404, ""},
 
+		"a Helm release":             {"PATCH", secrets + "/sh.helm.release.v1.x.v1" + forced, apply, secret("sh.helm.release.v1.x.v1", "helm.sh/release.v1", ours), 403, fence},
+		"another type of somebody's": {"PATCH", secrets + "/own-type-2" + forced, apply, secret("own-type-2", "example.com/y", ours), 403, fence},
+		"kube-system":                {"PATCH", "/api/v1/namespaces/kube-system/secrets/made" + forced, apply, strings.Replace(secret("made", "Opaque", ours), s.shop, "kube-system", 1), 403, fence},
+		"its own namespace":          {"PATCH", "/api/v1/namespaces/" + s.system + "/secrets/made" + forced, apply, strings.Replace(secret("made", "Opaque", ours), s.shop, s.system, 1), 403, fence},
+		"freeze":                     {"PATCH", secrets + "/ours", merge, `{"immutable":true}`, 403, fence},
+		"create frozen":              {"POST", secrets, "json", `{"metadata":{"name":"frozen",` + label + `},"immutable":true}`, 403, fence},
+		"a finalizer":                {"PATCH", secrets + "/ours", merge, `{"metadata":{"finalizers":["example.com/x"]}}`, 403, fence},
+		"drop an owner":              {"PATCH", secrets + "/ours", merge, `{"metadata":{"ownerReferences":` + owned(499) + `}}`, 403, fence},
+		"forge an owner":             {"PATCH", secrets + "/ours", merge, `{"metadata":{"ownerReferences":` + strings.Replace(owned(500), "Workflow", "Pod", 1) + `}}`, 403, fence},
+		"a controller":               {"PATCH", secrets + "/ours", "strategic-merge-patch+json", `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"cart","uid":"u","controller":true}]}}`, 403, fence},
+		"block a deletion":           {"PATCH", secrets + "/ours", "strategic-merge-patch+json", `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"cart","uid":"u","blockOwnerDeletion":true}]}}`, 403, fence},
+
+		// events
+		"an event about a Node":    {"POST", core + "/events", "json", event("e3", "Node", "v1", self), 403, fence},
+		"an event about a Secret":  {"POST", core + "/events", "json", event("e4", "Secret", "v1", self), 403, fence},
+		"an event of kubelet":      {"POST", core + "/events", "json", event("e5", "Pod", "v1", "kubelet"), 403, fence},
+		"change an event":          {"PATCH", core + "/events/forged", merge, `{"message":"x"}`, 403, fence},
+		"take an event over":       {"PATCH", core + "/events/forged", merge, `{"reportingComponent":"` + self + `","source":{"component":"` + self + `"}}`, 403, fence},
+		"an event of another kind": {"POST", core + "/events", "json", event("e6", "Pod", "example.com/v1", self), 403, fence},
+
 		// status objects
-		"get a status":               {"GET", statuses + "/mine", "", "", 403, noRight},
+		"get a status":               {"GET", statuses + "/mine-" + s.shop + "-web", "", "", 403, noRight},
 		"list statuses":              {"GET", statuses, "", "", 403, noRight},
-		"delete a status":            {"DELETE", statuses + "/mine", "", "", 403, fence},
-		"another node's new status":  {"PATCH", statuses + "/other" + forced, apply, fmt.Sprintf(statusObject, "other", s.shop, "node-2"), 403, fence},
-		"take another node's status": {"PATCH", statuses + "/theirs" + forced, apply, fmt.Sprintf(statusObject, "theirs", s.shop, "node-1"), 403, fence},
-		"touch another node's":       {"PATCH", statuses + "/theirs", merge, `{}`, 403, fence},
-		"give its status away":       {"PATCH", statuses + "/mine", merge, `{"metadata":{"labels":{"internal.secrets-store.csi.k8s.io/node-name":"node-2"}}}`, 403, fence},
-		"a status of no node":        {"PATCH", statuses + "/mine", merge, `{"metadata":{"labels":null}}`, 403, fence},
-		"the old version too":        {"PATCH", strings.Replace(statuses, "/v1/", "/v1alpha1/", 1) + "/theirs", merge, `{}`, 403, fence},
+		"delete a status":            {"DELETE", statuses + "/mine-" + s.shop + "-web", "", "", 403, fence},
+		"another node's new status":  {"PATCH", statuses + "/other-" + s.shop + "-web" + forced, apply, status("other", "node-2"), 403, fence},
+		"take another node's status": {"PATCH", statuses + "/theirs-" + s.shop + "-web" + forced, apply, status("theirs", "node-1"), 403, fence},
+		"a status of another name":   {"PATCH", statuses + "/x-" + s.shop + "-web" + forced, apply, strings.Replace(status("mine", "node-1"), "name: mine-", "name: x-", 1), 403, fence},
+		"a status of another owner":  {"PATCH", statuses + "/fresh-" + s.shop + "-web" + forced, apply, strings.Replace(status("fresh", "node-1"), "kind: Pod, name: fresh", "kind: Pod, name: other", 1), 403, fence},
+		"a status without an owner":  {"PATCH", statuses + "/fresh-" + s.shop + "-web" + forced, apply, strings.Replace(status("fresh", "node-1"), "ownerReferences: [", "annotations: {}} #", 1), 403, fence},
+		"touch another node's":       {"PATCH", statuses + "/theirs-" + s.shop + "-web", merge, `{}`, 403, fence},
+		"give its status away":       {"PATCH", statuses + "/mine-" + s.shop + "-web", merge, `{"metadata":{"labels":{"internal.secrets-store.csi.k8s.io/node-name":"node-2"}}}`, 403, fence},
+		"a status of no node":        {"PATCH", statuses + "/mine-" + s.shop + "-web", merge, `{"metadata":{"labels":null}}`, 403, fence},
+		"the old version too":        {"PATCH", strings.Replace(statuses, "/v1/", "/v1alpha1/", 1) + "/theirs-" + s.shop + "-web", merge, `{}`, 403, fence},
 
 		// everything else
 		"create a class":        {"POST", classes, "json", `{}`, 403, noRight},
@@ -164,7 +214,7 @@ func TestRightsFollowTheOptions(t *testing.T) {
 			t.Errorf("%s %s: %d: %s", tt.method, tt.path, got.code, got.body)
 		}
 	}
-	s = install(t, c, "policies.enabled=false", "syncSecret.enabled=true", "syncSecret.namespaces={"+s.system+"}")
+	s = install(t, c, "policies.enabled=false", "syncSecret.withoutAdmissionPolicy=true", "syncSecret.enabled=true", "syncSecret.namespaces={"+s.system+"}")
 	driver = callerOf(t, s.kubeconfig("node-1"))
 	if got := driver.do("PATCH", "/api/v1/namespaces/"+s.shop+"/secrets/x", "merge-patch+json", "{}"); got.code != http.StatusForbidden {
 		t.Errorf("a Secret outside of syncSecret.namespaces: %d: %s", got.code, got.body)

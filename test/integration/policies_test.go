@@ -133,7 +133,8 @@ func TestSecretObjectsAtKubectlApply(t *testing.T) {
 	}{
 		"good":        {v1.SecretObject{SecretName: "s", Type: "Opaque", Data: data}, ""},
 		"the least":   {v1.SecretObject{SecretName: "s"}, ""},
-		"own type":    {v1.SecretObject{SecretName: "s", Type: "example.com/x", Data: data}, ""},
+		"own type":    {v1.SecretObject{SecretName: "s", Type: "example.com/x", Data: data}, "of a type that the driver does not write: s"},
+		"Helm":        {v1.SecretObject{SecretName: "s", Type: "helm.sh/release.v1", Data: data}, "of a type that the driver does not write: s"},
 		"no name":     {v1.SecretObject{Data: data}, "secretName that is not a name"},
 		"no key":      {v1.SecretObject{SecretName: "s", Data: []v1.SecretObjectData{{ObjectName: "s"}}}, "a key that is not one: s"},
 		"TLS by half": {v1.SecretObject{SecretName: "s", Type: "kubernetes.io/tls", Data: []v1.SecretObjectData{{ObjectName: "s", Key: "tls.crt"}}}, "TLS Secrets without tls.crt or tls.key: s"},

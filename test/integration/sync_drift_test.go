@@ -14,7 +14,8 @@ import (
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/nodesync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 )
@@ -22,14 +23,13 @@ import (
 // kinds counts events by kind.
 type kinds struct {
 	mu   sync.Mutex
-	seen map[report.Kind]int
+	seen map[nodesync.Kind]int
 }
 
-// Report implements report.Reporter.
-func (k *kinds) Report(_ context.Context, e report.Event) {
+func (k *kinds) report(_ context.Context, e nodesync.Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.seen[e.Kind()]++
+	k.seen[e.Kind]++
 }
 
 // Fresh values that did not change are applied again once the last apply is older than ten minutes: what drifted is put right. The
@@ -44,10 +44,13 @@ func TestDriftIsPutRight(t *testing.T) {
 	})
 	must(t, err)
 	defer func() { must(t, cluster.Close()) }()
-	events := &kinds{seen: map[report.Kind]int{}}
-	mirror, err := cluster.Mirror(t.Context(), events)
-	must(t, err)
+	events := &kinds{seen: map[nodesync.Kind]int{}}
+	syncer := nodesync.New(t.Context(), nodesync.Options{
+		Secrets: cluster, Classes: cluster, Pods: cluster, Report: events.report, Clock: clk, Safe: safe.Handler{Log: slog.New(slog.DiscardHandler)},
+	})
+	defer func() { must(t, syncer.Close()) }()
 	class := &v1.SecretProviderClass{}
+	class.UID, class.Generation = "u", 1
 	class.Spec.SecretObjects = []v1.SecretObject{{SecretName: "db", Data: []v1.SecretObjectData{{ObjectName: "db", Key: "password"}}}}
 	var refs []volume.Ref
 	for _, name := range []string{"a", "b"} {
@@ -59,7 +62,7 @@ func TestDriftIsPutRight(t *testing.T) {
 		secrets, _, _ := s.during(func() {
 			bundle := &volume.Bundle{Files: []volume.File{{Path: "db", Data: []byte(canaryValue + "1")}}, FetchedAt: clk.Now()}
 			for _, ref := range refs {
-				mirror.Apply(t.Context(), ref, class, bundle)
+				syncer.Apply(t.Context(), ref, class, bundle)
 			}
 		})
 		return secrets
@@ -107,7 +110,7 @@ func TestDriftIsPutRight(t *testing.T) {
 	}
 	events.mu.Lock()
 	defer events.mu.Unlock()
-	if events.seen[report.KindSynced] < 3 || events.seen[report.KindSyncConflict] != 1 || events.seen[report.KindSyncFailed] > 0 {
+	if events.seen[nodesync.Synced] < 3 || events.seen[nodesync.Conflict] != 1 || events.seen[nodesync.Failed] > 0 {
 		t.Errorf("events %v", events.seen)
 	}
 	if s.secret("db").Type != corev1.SecretTypeOpaque {

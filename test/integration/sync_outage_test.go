@@ -185,7 +185,7 @@ func TestNothingIsTurnedBack(t *testing.T) {
 		}
 		s.class("web", []string{"db"}, secretObject{"secretName": "db", "data": data("db", "password")})
 		a, b, c := s.pod("a"), s.pod("b"), s.pod("c")
-		s.publish(good, a, "web")
+		s.must(good.Publish(a.Name, "web", kubelet.ForPod(a, s.Tokens(a)), stale)) // volumeAttributes are the same on all nodes
 		with := func(pod *corev1.Pod) error {
 			return cut.Publish(pod.Name, "web", kubelet.ForPod(pod, s.Tokens(pod)), stale)
 		}

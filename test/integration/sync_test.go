@@ -51,7 +51,7 @@ func TestSyncedSecret(t *testing.T) {
 	if s.owners("tls") != s.owners("db") {
 		t.Errorf("owners %q", s.owners("tls"))
 	}
-	s.told("web-1-a", "SecretRotationComplete", "db was made")
+	s.told("web-1-a", "SecretRotationComplete", "db was created")
 
 	secrets, pods, list = s.during(func() {
 		for range 20 {
@@ -140,9 +140,9 @@ func TestOneBadObjectStopsNothing(t *testing.T) {
 	s.publish(n, s.pod("p"), "web")
 	s.want("good", "k", canaryValue+"1")
 	s.told("FailedToCreateSecret", "missing", `"nope" is not mounted`)
-	s.told("FailedToCreateSecret", "/tls cannot be made", "neither PEM nor PFX")
-	s.told("FailedToCreateSecret", "/good stands in secretObjects more than once")
-	s.told("FailedToCreateSecret", "/too cannot be made", `"a b" is not a label's key`)
+	s.told("FailedToCreateSecret", "/tls cannot be created", "neither PEM nor PFX")
+	s.told("FailedToCreateSecret", "/good is in secretObjects more than once")
+	s.told("FailedToCreateSecret", "/too cannot be created", `"a b" is not a label's key`)
 }
 
 // TestManyPodsOfOneClass starts 100 Pods of one owner together.

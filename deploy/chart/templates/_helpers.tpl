@@ -94,3 +94,30 @@ API server is not behind a proxy. What linux.env sets itself stands. */ -}}
   value: {{ concat $none .Values.proxy.none | join "," | quote }}
 {{- end }}
 {{- end -}}
+
+{{- /* noSecretNamespaces are those in which no Secret is written unless syncSecret.namespaces names them. */ -}}
+{{- define "keyvault-csi.noSecretNamespaces" -}}
+{{- list "kube-system" "kube-public" "kube-node-lease" .Release.Namespace | uniq | join "," -}}
+{{- end -}}
+
+{{- /* secretNamespaces is a CEL expression: whether Secrets may be written in the namespace of a request. */ -}}
+{{- define "keyvault-csi.secretNamespaces" -}}
+{{- $value := .Values.syncSecret.namespaces -}}
+{{- if and $value (kindIs "slice" $value) -}}
+request.namespace in [{{ range $i, $name := $value }}{{ if $i }}, {{ end }}'{{ $name }}'{{ end }}]
+{{- else -}}
+!(request.namespace in [{{ range $i, $name := splitList "," (include "keyvault-csi.noSecretNamespaces" .) }}{{ if $i }}, {{ end }}'{{ $name }}'{{ end }}])
+{{- if $value -}}
+{{- range $key, $label := $value.matchLabels }} && variables.labels[?'{{ $key }}'].orValue(' ') == '{{ $label }}'{{ end -}}
+{{- range $value.matchExpressions -}}
+{{- $values := list -}}
+{{- range .values }}{{ $values = append $values (printf "'%s'" .) }}{{ end -}}
+{{- if eq .operator "In" }} && variables.labels[?'{{ .key }}'].orValue(' ') in [{{ join ", " $values }}]
+{{- else if eq .operator "NotIn" }} && !(variables.labels[?'{{ .key }}'].orValue(' ') in [{{ join ", " $values }}])
+{{- else if eq .operator "Exists" }} && '{{ .key }}' in variables.labels
+{{- else }} && !('{{ .key }}' in variables.labels)
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

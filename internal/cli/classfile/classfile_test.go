@@ -139,7 +139,7 @@ func TestFindingsOfSecretObjects(t *testing.T) {
 		"label":        {"  secretObjects:\n  - secretName: a\n    labels: {app: a b}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].labels app has \"a b\""},
 		"annotation":   {"  secretObjects:\n  - secretName: a\n    annotations: {app: 5}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].annotations.app is not text"},
 		"data no list": {"  secretObjects:\n  - secretName: a\n    data: {objectName: db, key: k}\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].data is not a list"},
-		"account":      {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/service-account-token\n", "f.yaml:16: error: shop/app: spec.secretObjects[0].annotations lack kubernetes.io/service-account.name"},
+		"account":      {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/service-account-token\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].type kubernetes.io/service-account-token gives access to the cluster itself"},
 		"no type":      {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no type"},
 		"no data":      {"  secretObjects:\n  - secretName: a\n    type: Opaque\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no data"},
 		"unknown":      {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    dataa: []\n    data: [{objectName: db, key: k}]\n", "f.yaml:18: warning: shop/app: spec.secretObjects[0].dataa is an unknown field"},

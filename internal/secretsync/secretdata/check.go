@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
@@ -24,12 +23,14 @@ type Mistake struct {
 func (m Mistake) String() string { return strings.TrimSpace(m.Field + " " + m.Text) }
 
 // needs are the keys without which the API server refuses a Secret of a type. For basic-auth one of them is enough.
-var needs = map[corev1.SecretType][]string{
-	corev1.SecretTypeTLS:              {corev1.TLSCertKey, corev1.TLSPrivateKeyKey},
-	corev1.SecretTypeDockerConfigJson: {corev1.DockerConfigJsonKey},
-	corev1.SecretTypeDockercfg:        {corev1.DockerConfigKey},
-	corev1.SecretTypeSSHAuth:          {corev1.SSHAuthPrivateKey},
-	corev1.SecretTypeBasicAuth:        {corev1.BasicAuthUsernameKey, corev1.BasicAuthPasswordKey},
+func needs() map[string][]string {
+	return map[string][]string{
+		TypeTLS:              {keyTLSCertificate, keyTLSKey},
+		TypeDockerConfigJSON: {keyDockerJSON},
+		TypeDockercfg:        {keyDockercfg},
+		TypeSSHAuth:          {keySSH},
+		TypeBasicAuth:        {keyUsername, keyPassword},
+	}
 }
 
 // maxAnnotations is what the API server takes of all annotations together, in bytes.
@@ -42,15 +43,44 @@ func Check(o *v1.SecretObject, paths []string) []Mistake {
 	if len(validation.IsDNS1123Subdomain(o.SecretName)) > 0 {
 		c.say("secretName", "%q is not a name: write lower-case letters, digits, hyphens and dots", o.SecretName)
 	}
+	if NeverType(o.Type) {
+		c.say("type", "%s gives access to the cluster itself: no such Secret is ever written: write another type", TypeOf(o))
+	}
 	c.labels(o)
 	c.annotations(o)
 	keys, mistakes := keysOf(o, paths)
 	c.mistakes = append(c.mistakes, mistakes...)
 	if len(mistakes) == 0 && (len(o.Data) > 0 || paths != nil) {
-		c.kind(typeOf(o), keys)
+		c.kind(TypeOf(o), keys)
 	}
 	return c.mistakes
 }
+
+// alwaysAllowed are the types that hold no credential of the cluster itself and that the API server knows.
+func alwaysAllowed() []string {
+	return []string{
+		TypeOpaque, TypeTLS, TypeBasicAuth, TypeSSHAuth,
+		TypeDockercfg, TypeDockerConfigJSON,
+	}
+}
+
+// NeverType says whether Secrets of the type are never written: to create one is to get rights in the cluster.
+func NeverType(kind string) bool {
+	switch strings.TrimSpace(kind) {
+	case TypeServiceAccountToken, TypeBootstrapToken, TypeHelmRelease:
+		return true
+	}
+	return false
+}
+
+// AllowedType says whether Secrets of the type may be written, given the types that the operator added.
+func AllowedType(kind string, added []string) bool {
+	kind = strings.TrimSpace(kind)
+	return kind == "" || !NeverType(kind) && (slices.Contains(alwaysAllowed(), kind) || slices.Contains(added, kind))
+}
+
+// Types are those that may be written, given those that the operator added.
+func Types(added []string) []string { return append(alwaysAllowed(), added...) }
 
 type checker struct{ mistakes []Mistake }
 
@@ -82,21 +112,17 @@ func (c *checker) annotations(o *v1.SecretObject) {
 	if size > maxAnnotations {
 		c.say("annotations", "have %d bytes together: at most %d", size, maxAnnotations)
 	}
-	if typeOf(o) == corev1.SecretTypeServiceAccountToken && o.Annotations[corev1.ServiceAccountNameKey] == "" {
-		c.say("annotations", "lack %s, which a Secret of the type %s needs: write the ServiceAccount's name", corev1.ServiceAccountNameKey,
-			corev1.SecretTypeServiceAccountToken)
-	}
 }
 
 // kind checks the keys that the type needs.
-func (c *checker) kind(kind corev1.SecretType, keys map[string]string) {
+func (c *checker) kind(kind string, keys map[string]string) {
 	var missing []string
-	for _, key := range needs[kind] {
+	for _, key := range needs()[kind] {
 		if _, ok := keys[key]; !ok {
 			missing = append(missing, key)
 		}
 	}
-	if len(missing) == 0 || kind == corev1.SecretTypeBasicAuth && len(missing) < len(needs[kind]) {
+	if len(missing) == 0 || kind == TypeBasicAuth && len(missing) < len(needs()[kind]) {
 		return
 	}
 	c.say("data", "has no key %s, which a Secret of the type %s needs: add it", strings.Join(missing, " and no key "), kind)
@@ -105,7 +131,7 @@ func (c *checker) kind(kind corev1.SecretType, keys map[string]string) {
 // keysOf maps each key of the Secret to the file that fills it.
 func keysOf(o *v1.SecretObject, paths []string) (keys map[string]string, mistakes []Mistake) {
 	if len(o.Data) == 0 {
-		return allKeys(typeOf(o), paths)
+		return allKeys(TypeOf(o), paths)
 	}
 	c := checker{}
 	keys = make(map[string]string, len(o.Data))
@@ -144,7 +170,7 @@ func offer(paths []string) string {
 }
 
 // allKeys makes a key of each file. The only file of a class fills what the type needs.
-func allKeys(kind corev1.SecretType, paths []string) (keys map[string]string, mistakes []Mistake) {
+func allKeys(kind string, paths []string) (keys map[string]string, mistakes []Mistake) {
 	c := checker{}
 	keys = make(map[string]string, len(paths))
 	for _, path := range paths {
@@ -157,9 +183,9 @@ func allKeys(kind corev1.SecretType, paths []string) (keys map[string]string, mi
 		}
 		keys[key] = path
 	}
-	if len(paths) == 1 && kind != corev1.SecretTypeBasicAuth && len(needs[kind]) > 0 {
+	if len(paths) == 1 && kind != TypeBasicAuth && len(needs()[kind]) > 0 {
 		keys = map[string]string{}
-		for _, key := range needs[kind] {
+		for _, key := range needs()[kind] {
 			keys[key] = paths[0]
 		}
 		return keys, nil
@@ -180,9 +206,10 @@ func KeyOf(path string) string {
 	}, path)
 }
 
-func typeOf(o *v1.SecretObject) corev1.SecretType {
+// TypeOf is the object's type; Opaque where it has none.
+func TypeOf(o *v1.SecretObject) string {
 	if kind := strings.TrimSpace(o.Type); kind != "" {
-		return corev1.SecretType(kind)
+		return kind
 	}
-	return corev1.SecretTypeOpaque
+	return TypeOpaque
 }

@@ -15,8 +15,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
@@ -32,7 +30,7 @@ const (
 // Secret is a Kubernetes Secret as a class asks for it.
 type Secret struct {
 	Name        string
-	Type        corev1.SecretType
+	Type        string
 	Labels      map[string]string
 	Annotations map[string]string
 	Data        map[string][]byte
@@ -61,7 +59,7 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: strings.Join(lines, "; ")}
 	}
 	s := &Secret{
-		Name: o.SecretName, Type: typeOf(o), Labels: map[string]string{}, Annotations: maps.Clone(o.Annotations),
+		Name: o.SecretName, Type: TypeOf(o), Labels: map[string]string{}, Annotations: maps.Clone(o.Annotations),
 		Data: map[string][]byte{},
 	}
 	maps.Copy(s.Labels, o.Labels)
@@ -78,8 +76,8 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 		s.Data[key] = value
 		size += len(value)
 	}
-	if size > corev1.MaxSecretSize {
-		wrong = append(wrong, fmt.Errorf("the values have %d bytes together, a Secret takes %d: spread them over several", size, corev1.MaxSecretSize))
+	if size > maxSize {
+		wrong = append(wrong, fmt.Errorf("the values have %d bytes together, a Secret takes %d: spread them over several", size, maxSize))
 	}
 	if err := errors.Join(wrong...); err != nil {
 		return nil, &volume.Error{
@@ -89,28 +87,64 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 	return s, nil
 }
 
+// Used returns the sources of the files that the object's data is made from, lists of versions included. There are none where a file
+// does not say its source.
+func Used(o *v1.SecretObject, files []volume.File, sources []volume.Source) []volume.Source {
+	objects := map[volume.SourceKey]bool{}
+	keys := map[volume.SourceKey]bool{}
+	for _, f := range files {
+		if !uses(o, f.Path) {
+			continue
+		}
+		if f.Source == (volume.SourceKey{}) {
+			return nil
+		}
+		keys[f.Source] = true
+		objects[objectOf(f.Source)] = true
+	}
+	var used []volume.Source
+	for _, s := range sources {
+		if keys[s.Key] || s.Key.List && objects[objectOf(s.Key)] {
+			used = append(used, s)
+		}
+	}
+	return used
+}
+
+// objectOf is the key of the object whose version or list of versions the key names.
+func objectOf(k volume.SourceKey) volume.SourceKey {
+	k.Version, k.List = "", false
+	return k
+}
+
+// uses says whether the file is among the object's data.
+func uses(o *v1.SecretObject, path string) bool {
+	return len(o.Data) == 0 ||
+		slices.ContainsFunc(o.Data, func(d v1.SecretObjectData) bool { return strings.TrimSpace(d.ObjectName) == path })
+}
+
 // convert makes a key's value of a file.
-func convert(kind corev1.SecretType, key string, file []byte) ([]byte, error) {
+func convert(kind string, key string, file []byte) ([]byte, error) {
 	switch {
-	case kind == corev1.SecretTypeTLS && key == corev1.TLSCertKey:
-		return encode.TLSCertificates(file) //nolint:wrapcheck // the caller does
-	case kind == corev1.SecretTypeTLS && key == corev1.TLSPrivateKeyKey:
-		return encode.TLSKey(file) //nolint:wrapcheck // the caller does
-	case kind == corev1.SecretTypeTLS && key == corev1.ServiceAccountRootCAKey: // ca.crt
-		return encode.TLSAuthorities(file) //nolint:wrapcheck // the caller does
-	case kind == corev1.SecretTypeDockerConfigJson && key == corev1.DockerConfigJsonKey,
-		kind == corev1.SecretTypeDockercfg && key == corev1.DockerConfigKey:
+	case kind == TypeTLS && key == keyTLSCertificate:
+		return encode.TLSCertificates(file)
+	case kind == TypeTLS && key == keyTLSKey:
+		return encode.TLSKey(file)
+	case kind == TypeTLS && key == keyTLSAuthorities: // ca.crt
+		return encode.TLSAuthorities(file)
+	case kind == TypeDockerConfigJSON && key == keyDockerJSON,
+		kind == TypeDockercfg && key == keyDockercfg:
 		if json.Unmarshal(file, &map[string]any{}) != nil {
 			return nil, fmt.Errorf("the value is not a JSON object, as %s needs it: store the whole file in the vault", kind)
 		}
-	case kind == corev1.SecretTypeSSHAuth && key == corev1.SSHAuthPrivateKey && len(file) == 0:
+	case kind == TypeSSHAuth && key == keySSH && len(file) == 0:
 		return nil, errors.New("the value is empty: store the private key in the vault")
 	}
 	return file, nil
 }
 
-// Print is equal for a Secret's inputs that make the same Secret. It is keyed, so that it tells nothing of values.
-func Print(key []byte, o *v1.SecretObject, files []volume.File) [sha256.Size]byte {
+// Hash is equal for a Secret's inputs that make the same Secret. It is keyed, so that it tells nothing of values.
+func Hash(key []byte, o *v1.SecretObject, files []volume.File) [sha256.Size]byte {
 	h := hmac.New(sha256.New, key)
 	add := func(data []byte) {
 		var n [8]byte
@@ -124,7 +158,7 @@ func Print(key []byte, o *v1.SecretObject, files []volume.File) [sha256.Size]byt
 	}
 	add(asked)
 	for _, f := range files {
-		if len(o.Data) > 0 && !slices.ContainsFunc(o.Data, func(d v1.SecretObjectData) bool { return strings.TrimSpace(d.ObjectName) == f.Path }) {
+		if !uses(o, f.Path) {
 			continue
 		}
 		add([]byte(f.Path))

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	corev1 "k8s.io/api/core/v1"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -109,7 +108,6 @@ func TestBuild(t *testing.T) {
 		"dockercfg":                    {object("kubernetes.io/dockercfg", "d", ".dockercfg"), files("d", `{}`), text(".dockercfg", `{}`)},
 		"basic-auth":                   {object("kubernetes.io/basic-auth", "u", "username"), files("u", ""), text("username", "")},
 		"ssh-auth":                     {object("kubernetes.io/ssh-auth", "k", "ssh-privatekey"), files("k", "key"), text("ssh-privatekey", "key")},
-		"bootstrap token":              {object("bootstrap.kubernetes.io/token", "k", "token-id"), files("k", "abcdef"), text("token-id", "abcdef")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Build(tc.object, tc.files)
@@ -185,7 +183,9 @@ func TestRefused(t *testing.T) {
 		"dockercfg":        {object("kubernetes.io/dockercfg", "f", ".dockerconfigjson"), nil, volume.ReasonInvalidClass, "data has no key .dockercfg"},
 		"basic-auth":       {object("kubernetes.io/basic-auth", "f", "user"), nil, volume.ReasonInvalidClass, "data has no key username and no key password"},
 		"ssh-auth":         {object("kubernetes.io/ssh-auth", "f", "key"), nil, volume.ReasonInvalidClass, "data has no key ssh-privatekey"},
-		"account":          {object("kubernetes.io/service-account-token", "f", "k"), nil, volume.ReasonInvalidClass, "annotations lack kubernetes.io/service-account.name"},
+		"account":          {object("kubernetes.io/service-account-token", "f", "k"), nil, volume.ReasonInvalidClass, "gives access to the cluster itself"},
+		"bootstrap token":  {object("bootstrap.kubernetes.io/token", "f", "k"), nil, volume.ReasonInvalidClass, "gives access to the cluster itself"},
+		"Helm release":     {object(" helm.sh/release.v1 ", "f", "k"), nil, volume.ReasonInvalidClass, "gives access to the cluster itself"},
 		"clash of keys":    {object(""), files("a/b", canary, "a.b", canary), volume.ReasonInvalidClass, `the files "a/b" and "a.b" would both be the key a.b`},
 		"no key of a path": {object(""), files(strings.Repeat("x/", 130)+"y", canary), volume.ReasonInvalidClass, "cannot be a key"},
 		"TLS of two files": {object("kubernetes.io/tls"), files("a", canary, "b", canary), volume.ReasonInvalidClass, "data has no key tls.crt and no key tls.key"},
@@ -241,27 +241,27 @@ func TestEveryMistakeIsTold(t *testing.T) {
 func TestPrint(t *testing.T) {
 	key := []byte("key")
 	o := object("", "a", "k")
-	base := Print(key, o, files("a", "1", "b", "2"))
-	if Print(key, o, files("a", "1", "b", "3")) != base {
+	base := Hash(key, o, files("a", "1", "b", "2"))
+	if Hash(key, o, files("a", "1", "b", "3")) != base {
 		t.Error("a file that is not asked for counts")
 	}
 	for name, other := range map[string][32]byte{
-		"value":      Print(key, o, files("a", "2")),
-		"key":        Print([]byte("other"), o, files("a", "1")),
-		"class":      Print(key, object("", "a", "l"), files("a", "1")),
-		"type":       Print(key, object("x", "a", "k"), files("a", "1")),
-		"moved byte": Print(key, o, files("a", "", "1", "")),
+		"value":      Hash(key, o, files("a", "2")),
+		"key":        Hash([]byte("other"), o, files("a", "1")),
+		"class":      Hash(key, object("", "a", "l"), files("a", "1")),
+		"type":       Hash(key, object("x", "a", "k"), files("a", "1")),
+		"moved byte": Hash(key, o, files("a", "", "1", "")),
 	} {
 		if other == base {
 			t.Errorf("another %s gives the same print", name)
 		}
 	}
 	all := object("")
-	if Print(key, all, files("a", "1", "b", "2")) == Print(key, all, files("a", "1", "b", "3")) {
+	if Hash(key, all, files("a", "1", "b", "2")) == Hash(key, all, files("a", "1", "b", "3")) {
 		t.Error("without data every file counts")
 	}
 	// a length goes before each part, so that no two lists of files look the same
-	if Print(key, all, files("a", "bc")) == Print(key, all, files("ab", "c")) {
+	if Hash(key, all, files("a", "bc")) == Hash(key, all, files("ab", "c")) {
 		t.Error("the border between path and value does not count")
 	}
 }
@@ -296,8 +296,8 @@ func FuzzBuild(f *testing.F) {
 			if len(s.Data) == 0 {
 				t.Error("a Secret without a key")
 			}
-			for _, needed := range needs[s.Type] {
-				if _, ok := s.Data[needed]; !ok && s.Type != corev1.SecretTypeBasicAuth {
+			for _, needed := range needs()[s.Type] {
+				if _, ok := s.Data[needed]; !ok && s.Type != TypeBasicAuth {
 					t.Errorf("%s lacks %s", s.Type, needed)
 				}
 			}

@@ -1,0 +1,197 @@
+package secretsync
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// maxSourceID bounds the name of a source in the record, in bytes.
+	maxSourceID = 96
+	// maxManager is what the API server takes as the name of a field manager, in bytes.
+	maxManager = 128
+)
+
+// manager is the field manager of the class's Secrets.
+func (w Writer) manager(class string) string { return Shorten(w.FieldManager+"/"+class, maxManager) }
+
+// annotation is the key of the class's record.
+func (w Writer) annotation(class string) string {
+	hash := sha256.Sum256([]byte(class))
+	return w.Record + hex.EncodeToString(hash[:8])
+}
+
+// record is what the last write of a class was made from.
+type record struct {
+	Class      string    `json:"class"`
+	UID        types.UID `json:"uid"`
+	Generation int64     `json:"generation"`
+	Attributes string    `json:"attributes,omitempty"`
+	// Created is when the youngest Pod with these attributes was created.
+	Created *time.Time                `json:"podCreated,omitempty"`
+	Sources map[string]recordedSource `json:"sources"`
+}
+
+type recordedSource struct {
+	// Date is nil where the vault did not say.
+	Date    *time.Time `json:"date,omitempty"`
+	Version string     `json:"version,omitempty"`
+}
+
+// parseRecord returns nil for what is no record.
+func parseRecord(text string) *record {
+	r := &record{}
+	if text == "" || json.Unmarshal([]byte(text), r) != nil || r.UID == "" {
+		return nil
+	}
+	return r
+}
+
+func (r *record) String() string { return string(mustMarshal(r)) }
+
+// recordOf is what a write of d is recorded as. Before is the record that it replaces; may be nil.
+func recordOf(d *Desired, before *record) *record {
+	r := &record{
+		Class: d.Class.Name, UID: d.Class.UID, Generation: d.Class.Generation, Attributes: d.Attributes.Hash,
+		Sources: make(map[string]recordedSource, len(d.Sources)),
+	}
+	created := d.Attributes.Created
+	if before != nil && before.Attributes == r.Attributes && before.Created != nil && before.Created.After(created) {
+		created = *before.Created
+	}
+	if !created.IsZero() {
+		created = created.UTC()
+		r.Created = &created
+	}
+	for _, s := range d.Sources {
+		source := recordedSource{Version: s.Version}
+		if !s.Date.IsZero() {
+			date := s.Date.UTC()
+			source.Date = &date
+		}
+		r.Sources[Shorten(s.ID, maxSourceID)] = source
+	}
+	return r
+}
+
+// order is how a desired Secret compares with what is recorded.
+type order int
+
+const (
+	// newer is written.
+	newer order = iota
+	// equal has nothing to write: the same versions of the same class.
+	equal
+	// older is not written: values are fetched again.
+	older
+	// undecided is older or newer: the vault's clock has the same second. Values are fetched again in the next one.
+	undecided
+	// undated is not written: the vault did not say when it answered, so it may be older.
+	undated
+	// superseded is of an older version of the class.
+	superseded
+	// overruled has other volume attributes than a younger Pod.
+	overruled
+	// otherClass is of another class of the same name.
+	otherClass
+)
+
+// compare decides about a write over an existing Secret. Was is nil where the class has no record.
+func compare(d *Desired, was *record) order {
+	is := recordOf(d, nil)
+	if was == nil {
+		if len(is.Sources) > 0 && is.undated() {
+			return undated
+		}
+		return newer
+	}
+	switch {
+	case was.UID != is.UID:
+		return otherClass
+	case is.Generation < was.Generation:
+		return superseded
+	}
+	same := is.Generation == was.Generation
+	if same && is.Attributes != was.Attributes {
+		if !is.younger(was) {
+			return overruled
+		}
+		same = false
+	}
+	return compareSources(is, was, same)
+}
+
+// compareSources compares records of the same class. Same is true where generation and attributes are equal, so that equal versions
+// mean equal data.
+func compareSources(is, was *record, same bool) order {
+	var before, after, shared int
+	versions, tie, dateless := len(is.Sources) == len(was.Sources), false, false
+	for id, now := range is.Sources {
+		then, ok := was.Sources[id]
+		if !ok {
+			versions = false
+			continue
+		}
+		shared++
+		versions = versions && now.Version == then.Version
+		switch {
+		case now.Date == nil:
+			dateless = dateless || now.Version != then.Version || then.Date != nil
+		case then.Date == nil || now.Date.After(*then.Date):
+			after++
+		case now.Date.Before(*then.Date):
+			before++
+		default:
+			tie = tie || now.Version != then.Version
+		}
+	}
+	switch {
+	case same && versions:
+		return equal
+	case dateless:
+		return undated
+	case before > 0:
+		return older
+	case tie, same && shared > 0 && after == 0: // other sources in the same second: a list of versions that changed
+		return undecided
+	}
+	return newer
+}
+
+// undated says whether a source has no date.
+func (r *record) undated() bool {
+	for _, s := range r.Sources {
+		if s.Date == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// younger says whether r is of a younger Pod. Of two Pods that were created in one second the greater hash counts as younger.
+func (r *record) younger(than *record) bool {
+	switch {
+	case r.Created == nil:
+		return false
+	case than.Created == nil || r.Created.After(*than.Created):
+		return true
+	case r.Created.Before(*than.Created):
+		return false
+	}
+	return r.Attributes > than.Attributes
+}
+
+// Shorten keeps a name within the limit, in bytes: a longer one ends in a hash of the whole.
+func Shorten(name string, limit int) string {
+	if len(name) <= limit {
+		return name
+	}
+	hash := sha256.Sum256([]byte(name))
+	tail := "-" + hex.EncodeToString(hash[:6])
+	return strings.TrimRight(name[:limit-len(tail)], "-.") + tail
+}
