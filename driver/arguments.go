@@ -76,7 +76,7 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (refresh.Public
 			"volume context has no "+key+": the CSIDriver object must have podInfoOnMount: true")
 	}
 	for key, value := range context {
-		// what looks like kubelet's and is not known here was written by the pod's author
+		// a key with kubelet's prefix that is not known here was written by the author of the Pod
 		if !strings.HasPrefix(key, kubeletPrefix) && key != keyClass {
 			p.Attributes[key] = value
 		}
@@ -87,7 +87,7 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (refresh.Public
 	return p, wrong.err()
 }
 
-// checkTarget accepts only paths below the kubelet directory: whoever can call the socket must not mount elsewhere.
+// checkTarget accepts only paths below the kubelet directory: a process that can call the socket must not mount elsewhere.
 func (d *Driver) checkTarget(wrong *problems, target string) {
 	switch {
 	case target == "":

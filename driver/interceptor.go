@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -21,7 +22,7 @@ func (d *Driver) intercept(
 	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (resp any, err error) {
 	method := path.Base(info.FullMethod)
-	ctx = logging.With(ctx, slog.String(logging.KeyRequest, rand.Text()[:12]), slog.String(logging.KeyMethod, method))
+	ctx = logging.With(ctx, slog.String(logkeys.Request, rand.Text()[:12]), slog.String(logkeys.Method, method))
 	start := d.clock.Now()
 	defer func() {
 		if p := recover(); p != nil {
@@ -34,18 +35,18 @@ func (d *Driver) intercept(
 
 func (d *Driver) logCall(ctx context.Context, err error, took time.Duration) {
 	if err == nil {
-		d.log.DebugContext(ctx, "call done", logging.KeyDuration, took)
+		d.log.DebugContext(ctx, "call done", logkeys.Duration, took)
 		return
 	}
 	attrs := []any{
-		logging.KeyCode, status.Code(err).String(),
-		logging.KeyError, status.Convert(err).Message(),
-		logging.KeyDuration, took,
+		logkeys.Code, status.Code(err).String(),
+		logkeys.Error, status.Convert(err).Message(),
+		logkeys.Duration, took,
 	}
 	if e, ok := errors.AsType[*volume.Error](err); ok {
-		attrs = append(attrs, logging.KeyReason, e.Reason)
+		attrs = append(attrs, logkeys.Reason, e.Reason)
 		if e.RequestID != "" {
-			attrs = append(attrs, logging.KeyServiceRequest, e.RequestID)
+			attrs = append(attrs, logkeys.ServiceRequest, e.RequestID)
 		}
 	}
 	d.log.ErrorContext(ctx, "call failed", attrs...)

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
 // registrationCheck is how often the driver looks whether its registration socket is still there.
@@ -46,7 +46,7 @@ func (r *registration) serve(ctx context.Context, s *socket) error {
 		if !lost || err != nil {
 			return err
 		}
-		r.driver.log.WarnContext(ctx, "another process removed the registration socket: it is made again", logging.KeySocket, r.socket)
+		r.driver.log.WarnContext(ctx, "another process removed the registration socket: it is made again", logkeys.Socket, r.socket)
 		if s, err = r.listen(); err != nil {
 			return err
 		}
@@ -93,13 +93,13 @@ func (r *registration) isLost(ctx context.Context, s *socket) bool {
 		why := fmt.Sprintf("another process has taken %s: two drivers on this node have the name %s", r.socket, r.driver.name)
 		if old := r.driver.unregistered.Swap(&why); old == nil || *old != why {
 			r.driver.log.ErrorContext(ctx, "another driver on this node has the same name: Pods do not get their volumes from this one",
-				logging.KeyDriver, r.driver.name, logging.KeySocket, r.socket)
+				logkeys.Driver, r.driver.name, logkeys.Socket, r.socket)
 		}
 	}
 	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
 }
 
-// GetInfo tells kubelet which socket to call.
+// GetInfo answers which socket kubelet is to call.
 func (r *registration) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
 	return &registerapi.PluginInfo{
 		Type:              registerapi.CSIPlugin,

@@ -11,10 +11,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
-// drainTimeout bounds how long calls under way may take after the driver was told to stop. It is shorter than the 30 s
+// drainTimeout bounds how long calls under way may take after the driver is asked to stop. It is shorter than the 30 s
 // that Kubernetes gives a container.
 const drainTimeout = 20 * time.Second
 
@@ -79,7 +79,7 @@ func (d *Driver) Serve(ctx context.Context, o ServeOptions) error {
 	if o.Listening != nil {
 		o.Listening()
 	}
-	d.log.InfoContext(ctx, "serving", logging.KeyDriver, d.name, "version", d.version, "node", d.nodeID, "endpoint", o.Endpoint)
+	d.log.InfoContext(ctx, "serving", logkeys.Driver, d.name, "version", d.version, "node", d.nodeID, "endpoint", o.Endpoint)
 	select {
 	case <-ctx.Done():
 		d.log.InfoContext(ctx, "stopping: no new calls are accepted, those under way may finish", "within", drainTimeout)

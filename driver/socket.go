@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
 // socket is a Unix socket that this process listens on, with the file that it made. The path may have become a successor's file
@@ -104,6 +104,6 @@ func withDirectoryLocked(dir string, f func() error) (err error) {
 // removeSocket removes a socket's file when the driver ends.
 func (d *Driver) removeSocket(ctx context.Context, s *socket) {
 	if err := s.remove(); err != nil {
-		d.log.WarnContext(ctx, "a socket is left behind", logging.KeySocket, s.path, logging.KeyError, err)
+		d.log.WarnContext(ctx, "a socket is left behind", logkeys.Socket, s.path, logkeys.Error, err)
 	}
 }

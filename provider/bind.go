@@ -48,9 +48,7 @@ func (p *Provider) parse(req volume.Request) (*class.Class, error) {
 		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
 			"provider %q is not served by this driver: set spec.provider to azure; for other providers run the "+
 				"Secrets Store CSI Driver "+
-				"under its own driver name beside this one",
-			name,
-		)}
+				"under its own driver name beside this one", name)}
 	}
 	return p.classes.get(req)
 }

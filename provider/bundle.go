@@ -39,21 +39,16 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 		return nil, &volume.Error{
 			Reason: volume.ReasonInvalidClass,
 			Cause:  err,
-			Message: "objects clash: " + strings.ReplaceAll(
-				err.Error(),
-				"\n",
-				"; ",
-			) + ": give one of them another objectAlias",
+			Message: "objects clash: " + strings.ReplaceAll(err.Error(), "\n",
+				"; ") + ": give one of them another objectAlias",
 		}
 	}
 	if len(f.class.Objects) == 0 {
 		f.bundle.FetchedAt = f.now
 	}
 	// they came in the order of the answers
-	slices.SortFunc(
-		f.bundle.Sources,
-		func(a, b volume.Source) int { return strings.Compare(a.Key.String(), b.Key.String()) },
-	)
+	slices.SortFunc(f.bundle.Sources,
+		func(a, b volume.Source) int { return strings.Compare(a.Key.String(), b.Key.String()) })
 	return f.bundle, nil
 }
 

@@ -113,8 +113,7 @@ func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) 
 	if n := f.files.Add(int64(len(wanted))); n > class.MaxFiles {
 		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
 			"objectVersionHistory asks for more than %d files in all: write smaller numbers, or split the class",
-			class.MaxFiles,
-		)}
+			class.MaxFiles)}
 	}
 	answers := make([]answer, len(wanted))
 	errs := make([]error, len(wanted))

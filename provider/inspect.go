@@ -97,10 +97,8 @@ func (p *Provider) inspectIdentity(ctx context.Context, b *binding, req volume.R
 			return err
 		}
 		in.Identity = b.identity.String()
-		token, err := b.identity.GetToken(
-			ctx,
-			policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true},
-		)
+		token, err := b.identity.GetToken(ctx,
+			policy.TokenRequestOptions{Scopes: []string{b.class.Cloud.Scope}, EnableCAE: true})
 		if err != nil {
 			return err
 		}

@@ -154,12 +154,8 @@ func (w *walk) trace() *httptrace.ClientTrace {
 				c := s.PeerCertificates[0]
 				w.end(
 					"tls",
-					fmt.Sprintf(
-						"%s, certificate of %s until %s",
-						tls.VersionName(s.Version),
-						issuer(c.Issuer.CommonName),
-						c.NotAfter.UTC().Format(time.DateOnly),
-					),
+					fmt.Sprintf("%s, certificate of %s until %s", tls.VersionName(s.Version),
+						issuer(c.Issuer.CommonName), c.NotAfter.UTC().Format(time.DateOnly)),
 				)
 			}
 		},

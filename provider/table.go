@@ -103,11 +103,8 @@ func (t *table) get(ctx context.Context, q query) (answer, error) {
 	}
 	q.deadline, _ = ctx.Deadline()
 	for {
-		a, shared, err := t.flights.Do(
-			ctx,
-			q.key,
-			func(ctx context.Context) (answer, error) { return t.request(ctx, q) },
-		)
+		a, shared, err := t.flights.Do(ctx, q.key,
+			func(ctx context.Context) (answer, error) { return t.request(ctx, q) })
 		switch {
 		case err != nil:
 			return answer{}, err

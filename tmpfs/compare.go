@@ -12,7 +12,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// holds tells whether a generation is exactly the files: paths, bytes, modes and group.
+// holds reports whether a generation is exactly the files: paths, bytes, modes and group.
 func (w *writer) holds(generation string) (bool, error) {
 	want := make(map[string]volume.File, len(w.files))
 	for _, f := range w.files {

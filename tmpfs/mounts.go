@@ -108,7 +108,7 @@ func (m *Mounts) Ready() error {
 	return found.err
 }
 
-// NoSwap tells whether Probe found that noswap works.
+// NoSwap reports whether Probe found that noswap works.
 func (m *Mounts) NoSwap() bool {
 	found := m.probed.Load()
 	return found != nil && found.noswap
@@ -174,7 +174,7 @@ func (m *Mounts) allowExec(target string, exec bool) error {
 	return nil
 }
 
-// Unmount takes away whatever is mounted at the target, and the directory. It succeeds where nothing is left to do, and
+// Unmount takes away everything that is mounted at the target, and the directory. It succeeds where nothing is left to do, and
 // never deletes files that are not on the mount.
 func (m *Mounts) Unmount(target string) error {
 	for range mostStacked {
@@ -214,7 +214,7 @@ func (m *Mounts) mountedAt(target string) (bool, error) {
 	return !not, nil
 }
 
-// corrupted tells whether an error means that a mount is there whose file system is gone.
+// corrupted reports whether an error means that a mount is there whose file system is gone.
 func corrupted(err error) bool {
 	return slices.ContainsFunc([]error{unix.ENOTCONN, unix.ESTALE, unix.EIO, unix.EHOSTDOWN}, func(e error) bool {
 		return errors.Is(err, e)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// State is what stands at a target path.
+// State is what is at a target path.
 type State string
 
 const (

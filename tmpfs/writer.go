@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -60,7 +61,7 @@ func (m *Mounts) Write(target string, files []volume.File, group *int64) (change
 		return changed, failure(err, "write the files")
 	}
 	if w.unswept != nil {
-		m.log.Warn("old files are left on a volume; they are removed later", "target", target, "error", w.unswept)
+		m.log.Warn("old files are left on a volume; they are removed later", logkeys.Target, target, logkeys.Error, w.unswept)
 	}
 	return changed, nil
 }
@@ -192,7 +193,7 @@ func (w *writer) generation() (name string, err error) {
 	return name, nil
 }
 
-// directory makes a directory of the generation, and those above it, for the group and whatever the umask.
+// directory makes a directory of the generation, and those above it, for the group and independent of the umask.
 func (w *writer) directory(generation, dir string, made map[string]bool) error {
 	if made[dir] {
 		return nil

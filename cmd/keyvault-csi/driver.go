@@ -18,6 +18,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
@@ -71,7 +72,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		return err
 	}
 	if err := mounts.Probe(""); err != nil {
-		log.ErrorContext(ctx, "no volume can be mounted", "error", err)
+		log.ErrorContext(ctx, "no volume can be mounted", logkeys.Error, err)
 	}
 	source, err := openClasses(ctx, f, seen)
 	if err != nil {
@@ -83,7 +84,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if secrets != nil {
 		defer func() { err = errors.Join(err, secrets.Close()) }()
 	}
-	keyVault, err := openProvider(f, source.accounts, seen, clk, log)
+	keyVault, err := openProvider(f, source.accounts, seen, clk, log) //nolint:contextcheck // it lives until Close
 	if err != nil {
 		return err
 	}
@@ -120,7 +121,12 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 		source.cluster.SetVolumes(d.Snapshots)
 	}
 	return serve(ctx, f, d, seen, &adminServer{
-		driver: d, limiters: keyVault.Limiters, recent: seen.recent, verbosity: seen.verbosity, started: started, log: log,
+		driver:    d,
+		limiters:  keyVault.Limiters,
+		recent:    seen.recent,
+		verbosity: seen.verbosity,
+		started:   started,
+		log:       log,
 	})
 }
 
@@ -129,11 +135,15 @@ func openProvider(
 	f *driverFlags, accounts provider.Accounts, seen *observed, clk clock.WithDelayedExecution, log *slog.Logger,
 ) (*provider.Provider, error) {
 	keyVault, err := provider.New(provider.Options{
-		Cloud:                f.cloud,
-		CloudConfigDir:       f.cloudConfigDir,
-		AllowedVaultHosts:    f.allowedVaultHosts,
-		CAFile:               f.caFile,
-		TokenProxy:           identity.ProxyOptions{URL: f.tokenProxyURL, ServerName: f.tokenProxySNI, CAFile: f.tokenProxyCAFile},
+		Cloud:             f.cloud,
+		CloudConfigDir:    f.cloudConfigDir,
+		AllowedVaultHosts: f.allowedVaultHosts,
+		CAFile:            f.caFile,
+		TokenProxy: identity.ProxyOptions{
+			URL:        f.tokenProxyURL,
+			ServerName: f.tokenProxySNI,
+			CAFile:     f.tokenProxyCAFile,
+		},
 		CacheTTL:             f.cacheTTL,
 		SplitCertAndKey:      f.splitCertAndKey,
 		KeepCertificateOrder: !f.constructPEMChain,
@@ -147,7 +157,7 @@ func openProvider(
 	if err != nil {
 		return nil, err
 	}
-	seen.metrics.SetGates(keyVault.Limiters)
+	seen.metrics.SetLimiters(keyVault.Limiters)
 	return keyVault, nil
 }
 
@@ -176,7 +186,9 @@ func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed
 	group.Go(func() error {
 		defer stop()
 		return d.Serve(ctx, driver.ServeOptions{
-			Endpoint: f.endpoint, RegistrationDir: f.registrationDir, KubeletRegistrationPath: f.kubeletRegistrationPath,
+			Endpoint:                f.endpoint,
+			RegistrationDir:         f.registrationDir,
+			KubeletRegistrationPath: f.kubeletRegistrationPath,
 		})
 	})
 	return group.Wait()
@@ -211,8 +223,11 @@ func openClasses(ctx context.Context, f *driverFlags, seen *observed) (source, e
 		Log:        seen.log,
 	})
 	if err != nil {
-		return source{}, fmt.Errorf("no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
-			"SecretProviderClass YAML: %w", err)
+		return source{}, fmt.Errorf(
+			"no classes: run in a cluster, or set --kubeconfig, or --classes to a directory of "+
+				"SecretProviderClass YAML: %w",
+			err,
+		)
 	}
 	seen.reporters = append(seen.reporters, cluster.Status())
 	seen.deduplicated = append(seen.deduplicated, cluster.Events())
@@ -266,10 +281,11 @@ func secretEvent(e nodesync.Event) report.Event {
 	return report.SecretFailed{Volume: e.Volume, Class: e.Reason, Text: e.Message}
 }
 
-// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the memory.
+// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the
+// memory.
 func noCoreFiles(ctx context.Context, log *slog.Logger) {
 	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 	if err != nil {
-		log.WarnContext(ctx, "core files cannot be disabled", "error", err)
+		log.WarnContext(ctx, "core files cannot be disabled", logkeys.Error, err)
 	}
 }

@@ -68,16 +68,22 @@ func (f *driverFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.endpoint, "endpoint", "unix:///csi/csi.sock", "the CSI `socket` to serve")
 	fs.StringVar(&f.nodeID, "node-id", os.Getenv("KUBE_NODE_NAME"), "the node's `name` (default $KUBE_NODE_NAME)")
 	fs.StringVar(&f.driverName, "driver-name", driver.Name, "the CSI driver's `name`")
-	fs.StringVar(&f.registrationDir, "registration-dir", "", "kubelet's plugin registry `directory`; empty: do not register")
-	fs.StringVar(&f.kubeletRegistrationPath, "kubelet-registration-path", "", "the CSI socket's `path` on the host, for kubelet")
-	fs.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root `directory`; nothing outside it is mounted")
+	fs.StringVar(&f.registrationDir, "registration-dir", "",
+		"kubelet's plugin registry `directory`; empty: do not register")
+	fs.StringVar(&f.kubeletRegistrationPath, "kubelet-registration-path", "",
+		"the CSI socket's `path` on the host, for kubelet")
+	fs.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet",
+		"kubelet's root `directory`; nothing outside it is mounted")
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: the pod's own service account")
 	fs.StringVar(&f.classes, "classes", "", "a `directory` of SecretProviderClass YAML: run without any API server")
-	fs.Int64Var(&f.volumeSize, "volume-size", tmpfs.DefaultSize, "size of each volume's tmpfs in `bytes`; it must hold two generations of the files")
+	fs.Int64Var(&f.volumeSize, "volume-size", tmpfs.DefaultSize,
+		"size of each volume's tmpfs in `bytes`; it must hold two generations of the files")
 
 	fs.BoolVar(&f.rotation, "rotation", true, "refresh mounted volumes")
-	fs.DurationVar(&f.rotationInterval, "rotation-interval", 2*time.Minute, "how often to refresh mounted volumes; 0 turns it off")
-	fs.DurationVar(&f.cacheTTL, "cache-ttl", 10*time.Second, "how long pods of one identity that start together share a value")
+	fs.DurationVar(&f.rotationInterval, "rotation-interval", 2*time.Minute,
+		"how often to refresh mounted volumes; 0 turns it off")
+	fs.DurationVar(&f.cacheTTL, "cache-ttl", 10*time.Second,
+		"how long pods of one identity that start together share a value")
 	fs.BoolVar(&f.syncSecrets, "sync-secrets", false, "sync the Kubernetes Secrets of a class's secretObjects")
 	fs.StringSliceVar(&f.secretTypes, "secret-types", nil, "`types` of Secrets that may be written beside those that always may (Opaque, TLS, basic-auth, ssh-auth, dockercfg, dockerconfigjson)")
 	fs.StringSliceVar(&f.secretNamespaces, "secret-namespaces", nil, "`namespaces` in which Secrets may be written; empty: all but --no-secret-namespaces")
@@ -85,25 +91,33 @@ func (f *driverFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.nodeIdentity, "node-identity", string(nodeidentity.All), "whose classes may use the node's own identity (useVMManagedIdentity): `all, namespaces or none`")
 	fs.StringSliceVar(&f.nodeIdentityNamespaces, "node-identity-namespaces", nil, "with --node-identity=namespaces: `names` of namespaces")
 	fs.StringVar(&f.nodeIdentitySelector, "node-identity-selector", "", "with --node-identity=namespaces: a label `selector` of namespaces")
-	fs.BoolVar(&f.accounts, "service-account-annotations", false, "take client and tenant id from the ServiceAccount's annotations if a class does not set them")
+	fs.BoolVar(&f.accounts, "service-account-annotations", false,
+		"take client and tenant id from the ServiceAccount's annotations if a class does not set them")
 
 	fs.StringVar(&f.httpAddr, "http-addr", ":8095", "`address` of /healthz, /readyz and /metrics; empty: off")
 	fs.StringVar(&f.debugAddr, "debug-addr", "", "`address` of /debug/pprof, loopback if no host is given; empty: off")
-	fs.StringVar(&f.adminAddr, "admin-addr", admin.DefaultAddress, "loopback `address` for the commands status and log-level; empty: off")
-	fs.StringVar(&f.auditLog, "audit-log", "", "`file` for a JSON line for each object that a pod gets, - for standard output; empty: off")
-	fs.StringVar(&f.otlpEndpoint, "otlp-endpoint", "", "`URL` of an OpenTelemetry collector for traces (default $OTEL_EXPORTER_OTLP_ENDPOINT; off without)")
+	fs.StringVar(&f.adminAddr, "admin-addr", admin.DefaultAddress,
+		"loopback `address` for the commands status and log-level; empty: off")
+	fs.StringVar(&f.auditLog, "audit-log", "",
+		"`file` for a JSON line for each object that a pod gets, - for standard output; empty: off")
+	fs.StringVar(&f.otlpEndpoint, "otlp-endpoint", "",
+		"`URL` of an OpenTelemetry collector for traces (default $OTEL_EXPORTER_OTLP_ENDPOINT; off without)")
 	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
 	fs.IntVarP(&f.verbosity, "v", "v", 0, "log `verbosity`: 0 to 10")
 
 	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the Azure `cloud` of classes that do not set one")
-	fs.StringVar(&f.cloudConfigDir, "cloud-config-dir", "", "`directory` of custom clouds' JSON files (cloudEnvFileName)")
+	fs.StringVar(&f.cloudConfigDir, "cloud-config-dir", "",
+		"`directory` of custom clouds' JSON files (cloudEnvFileName)")
 	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of additional certificate authorities to trust")
-	fs.StringSliceVar(&f.allowedVaultHosts, "allowed-vault-hosts", nil, "vault `hosts`, or .suffixes, that keyvaultURI may use in addition to those of the cloud")
-	fs.BoolVar(&f.splitCertAndKey, "write-cert-and-key-in-separate-files", false, "write .crt and .key files beside each certificate-backed secret")
+	fs.StringSliceVar(&f.allowedVaultHosts, "allowed-vault-hosts", nil,
+		"vault `hosts`, or .suffixes, that keyvaultURI may use in addition to those of the cloud")
+	fs.BoolVar(&f.splitCertAndKey, "write-cert-and-key-in-separate-files", false,
+		"write .crt and .key files beside each certificate-backed secret")
 	fs.BoolVar(&f.constructPEMChain, "construct-pem-chain", true, "order certificates of a PFX from leaf to root")
 	fs.StringVar(&f.tokenProxyURL, "token-proxy-url", "", "`URL` of the AKS token proxy (identity binding)")
 	fs.StringVar(&f.tokenProxySNI, "token-proxy-sni", "", "TLS server `name` of the AKS token proxy; empty: derived")
-	fs.StringVar(&f.tokenProxyCAFile, "token-proxy-ca-file", "", "PEM `file` of the AKS token proxy's certificate authorities; empty: the cluster's")
+	fs.StringVar(&f.tokenProxyCAFile, "token-proxy-ca-file", "",
+		"PEM `file` of the AKS token proxy's certificate authorities; empty: the cluster's")
 	fs.BoolVar(&f.logJSON, "log-format-json", false, "")
 	_ = fs.MarkHidden("log-format-json")
 	fs.SetNormalizeFunc(normalize)
@@ -131,10 +145,12 @@ func normalize(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 func (f *driverFlags) check() error {
 	var wrong []error
 	if f.registrationDir != "" && f.kubeletRegistrationPath == "" {
-		wrong = append(wrong, errors.New("--registration-dir needs --kubelet-registration-path: the CSI socket's path on the host"))
+		wrong = append(wrong,
+			errors.New("--registration-dir needs --kubelet-registration-path: the CSI socket's path on the host"))
 	}
 	if f.rotationInterval < 0 {
-		wrong = append(wrong, fmt.Errorf("--rotation-interval %s is negative: 0 turns rotation off", f.rotationInterval))
+		wrong = append(wrong,
+			fmt.Errorf("--rotation-interval %s is negative: 0 turns rotation off", f.rotationInterval))
 	}
 	if f.rotationInterval > 0 && f.rotationInterval < time.Second {
 		wrong = append(wrong, fmt.Errorf("--rotation-interval %s is below 1s", f.rotationInterval))
@@ -143,10 +159,12 @@ func (f *driverFlags) check() error {
 		wrong = append(wrong, fmt.Errorf("--cache-ttl %s is negative", f.cacheTTL))
 	}
 	if f.classes != "" && f.kubeconfig != "" {
-		wrong = append(wrong, errors.New("--classes and --kubeconfig are mutually exclusive: classes come from one source"))
+		wrong = append(wrong,
+			errors.New("--classes and --kubeconfig are mutually exclusive: classes come from one source"))
 	}
 	if f.classes != "" && f.syncSecrets {
-		wrong = append(wrong, errors.New("--sync-secrets needs the API server, which --classes does not use: remove one of them"))
+		wrong = append(wrong,
+			errors.New("--sync-secrets needs the API server, which --classes does not use: remove one of them"))
 	}
 	for _, kind := range f.secretTypes {
 		if secretdata.NeverType(kind) {
@@ -159,7 +177,8 @@ func (f *driverFlags) check() error {
 		wrong = append(wrong, errors.New("--node-identity-selector needs the API server, which --classes does not use: remove one of them"))
 	}
 	if f.accounts && f.classes != "" {
-		wrong = append(wrong, errors.New("--service-account-annotations needs the API server: remove it, or remove --classes"))
+		wrong = append(wrong,
+			errors.New("--service-account-annotations needs the API server: remove it, or remove --classes"))
 	}
 	if err := admin.CheckLoopback("--admin-addr", f.adminAddr); err != nil {
 		wrong = append(wrong, err)

@@ -9,13 +9,15 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"time"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
 // aliveTimeout is how long the CSI socket may take to answer, shorter than what a probe waits.
 const aliveTimeout = 4 * time.Second
 
-// healthMux serves /healthz (OK while the CSI socket answers), /readyz (OK while volumes can be published, else the reason), and
-// /metrics.
+// healthMux serves /healthz (OK while the CSI socket answers), /readyz (OK while volumes can be published, else the
+// reason), and /metrics.
 func healthMux(alive func(context.Context) error, ready func() error, metrics http.Handler) *http.ServeMux {
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {
@@ -74,7 +76,7 @@ func (l *listener) serve(ctx context.Context, log *slog.Logger, what string) err
 	log.InfoContext(ctx, "serving http", "what", what, "address", l.socket.Addr().String())
 	stop := context.AfterFunc(ctx, func() {
 		if err := l.server.Close(); err != nil {
-			log.WarnContext(ctx, "stop http", "what", what, "error", err)
+			log.WarnContext(ctx, "stop http", "what", what, logkeys.Error, err)
 		}
 	})
 	defer stop()

@@ -36,7 +36,12 @@ type observed struct {
 
 // observe prepares logs, metrics, traces and the audit log. Close must be called.
 func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *observed, err error) {
-	o = &observed{verbosity: &logging.Verbosity{}, recent: report.NewRecent(clk), metrics: metrics.New(clk), registry: prometheus.NewRegistry()}
+	o = &observed{
+		verbosity: &logging.Verbosity{},
+		recent:    report.NewRecent(clk),
+		metrics:   metrics.New(clk),
+		registry:  prometheus.NewRegistry(),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.Close())
@@ -53,8 +58,9 @@ func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *ob
 		return o, fmt.Errorf("--log-format: %w", err)
 	}
 	logging.Join(o.log) //nolint:contextcheck // what libraries log belongs to no call
-	o.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		collectors.NewBuildInfoCollector(), o.metrics)
+	o.registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(),
+		o.metrics)
 	o.traces, err = tracing.Start(ctx, tracing.Options{
 		Endpoint: f.otlpEndpoint, Service: "keyvault-csi", Version: readBuild().Version, Node: f.nodeID, Log: o.log,
 	})
@@ -72,7 +78,9 @@ func (o *observed) openAudit(f *driverFlags, clk clock.PassiveClock) error {
 	if f.auditLog == "" {
 		return nil
 	}
-	log, err := audit.Open(audit.Options{Path: f.auditLog, Node: f.nodeID, Lost: o.metrics.AuditLost, Clock: clk, Log: o.log})
+	log, err := audit.Open(
+		audit.Options{Path: f.auditLog, Node: f.nodeID, Lost: o.metrics.AuditLost, Clock: clk, Log: o.log},
+	)
 	if err != nil {
 		return fmt.Errorf("--audit-log: %w", err)
 	}

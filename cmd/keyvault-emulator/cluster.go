@@ -14,8 +14,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
-// askCluster asks the API server of the Pod's own cluster for its issuer and keys (OpenID Connect Discovery 1.0, RFC 7517). Every
-// ServiceAccount may.
+// askCluster asks the API server of the Pod's own cluster for its issuer and keys (OpenID Connect Discovery 1.0, RFC
+// 7517). Every ServiceAccount may.
 func askCluster(ctx context.Context) (emulator.Issuer, error) {
 	config, err := rest.InClusterConfig()
 	if err != nil {

@@ -1,4 +1,5 @@
-// Command keyvault-emulator answers as Azure Key Vault, Entra ID and the instance metadata service do, as a forward proxy.
+// Command keyvault-emulator answers as Azure Key Vault, Entra ID and the instance metadata service do, as a forward
+// proxy.
 package main
 
 import (

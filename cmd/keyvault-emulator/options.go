@@ -14,7 +14,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
-// flags are what the emulator can be told.
+// flags are the options of the emulator.
 type flags struct {
 	listen, seedFile, tlsDir, caFile, caKeyFile, logFormat string
 
@@ -24,13 +24,19 @@ type flags struct {
 }
 
 func (f *flags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.listen, "listen", "127.0.0.1:8200", "`address` of the proxy and of the control API; port 0 takes a free one")
+	fs.StringVar(&f.listen, "listen", "127.0.0.1:8200",
+		"`address` of the proxy and of the control API; port 0 takes a free one")
 	fs.StringVar(&f.seedFile, "seed", "", "YAML `file` with tenants, identities, vaults and objects to begin with")
 	fs.StringVar(&f.tlsDir, "tls-dir", "", "`directory` to write ca.pem to, the authority that clients must trust")
-	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` with the authority's certificate; empty: one is made at each start")
+	fs.StringVar(&f.caFile, "ca-file", "",
+		"PEM `file` with the authority's certificate; empty: one is made at each start")
 	fs.StringVar(&f.caKeyFile, "ca-key-file", "", "PEM `file` with the key of --ca-file")
-	fs.BoolVar(&f.clusterIssuer, "cluster-issuer", false,
-		"in a Pod: ask the API server for its issuer and keys of service account tokens, and take it for the issuer \"cluster\" of the seed")
+	fs.BoolVar(
+		&f.clusterIssuer,
+		"cluster-issuer",
+		false,
+		"in a Pod: ask the API server for its issuer and keys of service account tokens, and take it for the issuer \"cluster\" of the seed",
+	)
 	fs.DurationVar(&f.latency, "latency", 0, "how long every answer takes")
 	fs.BoolVar(&f.http1, "http1", false, "do not serve HTTP/2")
 	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")

@@ -31,8 +31,15 @@ func authorityFiles(t *testing.T, isCA bool) (certificate, key string) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "given"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: isCA, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "given"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(
+			time.Hour,
+		),
+		IsCA:                  isCA,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, signer.Public(), signer)
 	if err != nil {
@@ -74,9 +81,17 @@ func TestAnAuthorityThatIsGivenSignsWhatIsServed(t *testing.T) {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(given)
-	transport := &http.Transport{Proxy: http.ProxyURL(server.ProxyURL()), TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	transport := &http.Transport{
+		Proxy:           http.ProxyURL(server.ProxyURL()),
+		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+	}
 	defer transport.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://login.microsoftonline.com/", http.NoBody)
+	request, err := http.NewRequestWithContext(
+		t.Context(),
+		http.MethodGet,
+		"https://login.microsoftonline.com/",
+		http.NoBody,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,9 +129,16 @@ func TestTheClusterIsAnIssuer(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/.well-known/openid-configuration":
-			_, _ = fmt.Fprint(w, `{"issuer":"https://kubernetes.default.svc","jwks_uri":"https://192.0.2.1/unreachable"}`)
+			_, _ = fmt.Fprint(
+				w,
+				`{"issuer":"https://kubernetes.default.svc","jwks_uri":"https://192.0.2.1/unreachable"}`,
+			)
 		case "/openid/v1/jwks":
-			_, _ = fmt.Fprintf(w, `{"keys":[{"kty":"RSA","kid":"k","n":%q,"e":"AQAB"}]}`, base64.RawURLEncoding.EncodeToString(key.N.Bytes()))
+			_, _ = fmt.Fprintf(
+				w,
+				`{"keys":[{"kty":"RSA","kid":"k","n":%q,"e":"AQAB"}]}`,
+				base64.RawURLEncoding.EncodeToString(key.N.Bytes()),
+			)
 		default:
 			http.NotFound(w, r)
 		}
@@ -146,7 +168,12 @@ tenants:
 	if _, err := emulator.New(emulator.Options{Seed: seed}); err != nil {
 		t.Error(err)
 	}
-	if _, err := discover(t.Context(), server.Client(), server.URL+"/none"); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := discover(
+		t.Context(),
+		server.Client(),
+		server.URL+"/none",
+	); err == nil ||
+		!strings.Contains(err.Error(), "404") {
 		t.Errorf("a server that is none: %v", err)
 	}
 }

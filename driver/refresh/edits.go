@@ -15,23 +15,25 @@ const RotateAtAnnotation = "keyvault-csi/rotate-at"
 // ClassEdited notes a class that was added, edited or removed. It does not block.
 func (v *Volumes) ClassEdited(namespace, name string) { v.store.edited(classKey{namespace, name}) }
 
-// rebind resolves an edited class anew for the volumes that use it. A class that cannot be resolved changes nothing: the volumes
-// keep what they have.
+// rebind resolves an edited class again for the volumes that use it. A class that cannot be resolved changes nothing: the volumes
+// keep what they have. A panic counts as such.
 func (v *Volumes) rebind(ctx context.Context, key classKey) {
 	defer v.store.endEdit(key)
 	for _, state := range v.store.usersOf(key) {
-		var b bound
-		err := v.safe.Do(ctx, "resolve an edited class", func() (err error) {
-			b, err = v.bind(ctx, state.Publication)
-			return err
+		err := v.safe.Do(ctx, "resolve an edited class", func() error {
+			b, err := v.bind(ctx, state.Publication)
+			if err != nil {
+				return err
+			}
+			if c, warning, ok := v.store.rebound(state, b, v.Clock.Now()); ok {
+				v.reportRenewed(ctx, c, warning)
+			}
+			return nil
 		})
 		if ctx.Err() != nil {
 			return
 		}
 		if err == nil {
-			if c, warning, ok := v.store.rebound(state, b, v.Clock.Now()); ok {
-				v.reportRenewed(ctx, c, warning)
-			}
 			continue
 		}
 		// A class is often deleted together with its Pods. For one that is missed, kubelet's next call says so.

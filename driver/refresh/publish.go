@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -55,7 +56,7 @@ func (v *Volumes) fill(ctx context.Context, p Publication) (err error) {
 	return nil
 }
 
-// canceled reports whether the caller went away, or the volume was unpublished: whatever fails then is a consequence. A deadline
+// canceled reports whether the caller went away, or the volume was unpublished: what fails then is a consequence. A deadline
 // that passed is a failure of its own.
 func canceled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
@@ -85,7 +86,7 @@ func (v *Volumes) mount(ctx context.Context, b bound, bundle *volume.Bundle) err
 			return struct{}{}, nil
 		}
 		if undo := v.Mounts.Unmount(target); undo != nil {
-			v.Log.ErrorContext(ctx, "an unfinished mount is left", "target", target, "error", undo)
+			v.Log.ErrorContext(ctx, "an unfinished mount is left", logkeys.Target, target, logkeys.Error, undo)
 		}
 		return struct{}{}, err //nolint:wrapcheck // says all
 	})

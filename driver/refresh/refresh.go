@@ -7,8 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
@@ -127,10 +127,14 @@ func (v *Volumes) sweep(ctx context.Context, target string) {
 	if !v.store.knows(target) {
 		return
 	}
-	again, err := v.Mounts.Sweep(target)
+	var again time.Duration
+	err = v.safe.Do(ctx, "remove replaced files", func() (err error) {
+		again, err = v.Mounts.Sweep(target)
+		return err
+	})
 	if err != nil {
-		v.Log.WarnContext(ctx, "replaced files are left on a volume; their removal is retried", logging.KeyTarget, target,
-			logging.KeyError, err)
+		v.Log.WarnContext(ctx, "replaced files are left on a volume; their removal is retried", logkeys.Target, target,
+			logkeys.Error, err)
 		again = tmpfs.Retention
 	}
 	if again > 0 {

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -31,7 +32,7 @@ func (v *Volumes) startSpan(ctx context.Context, name string, ref volume.Ref) (c
 		attribute.String("keyvault_csi.class", ref.Class),
 	))
 	if c := span.SpanContext(); c.IsValid() && name == spanPublish {
-		logging.Add(ctx, slog.String(logging.KeyTrace, c.TraceID().String()))
+		logging.Add(ctx, slog.String(logkeys.Trace, c.TraceID().String()))
 	}
 	return ctx, span
 }

@@ -53,7 +53,7 @@ type volumeState struct {
 // change is a state before and after. Before is nil for a new volume.
 type change struct{ before, after *volumeState }
 
-// sourceState is what is known of one source, whichever group asked for it.
+// sourceState is what is known of one source, from any group.
 type sourceState struct {
 	hash [32]byte
 	// asked is when the newest answer was requested.
@@ -138,7 +138,7 @@ func (s *store) republished(b bound, now time.Time) (c change, warning string) {
 	return s.renew(s.volumes[b.Ref.TargetPath], b, now)
 }
 
-// rebound takes an edited class for a volume, unless the volume is gone or was published anew meanwhile.
+// rebound takes an edited class for a volume, unless the volume is gone or was published again meanwhile.
 func (s *store) rebound(before *volumeState, b bound, now time.Time) (c change, warning string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

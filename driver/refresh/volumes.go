@@ -71,6 +71,9 @@ type Publication struct {
 // ErrUnpublished is why a publish ends whose volume is unpublished meanwhile.
 var ErrUnpublished = errors.New("the volume was unpublished while it was being published")
 
+// schedulerPause is how long the scheduler waits after a panic of its own.
+const schedulerPause = 10 * time.Second
+
 // Volumes keeps the volumes of this node.
 type Volumes struct {
 	Options
@@ -203,16 +206,11 @@ func (v *Volumes) Run(ctx context.Context) {
 	var work sync.WaitGroup
 	defer work.Wait()
 	for {
-		for _, key := range v.store.takeEdits() {
-			work.Go(func() { v.rebind(ctx, key) })
-		}
-		due, sweeps, wait := v.store.takeDue(v.Clock.Now())
-		for _, j := range due {
-			work.Go(func() { v.refresh(ctx, j) })
-		}
-		for _, target := range sweeps {
-			work.Go(func() { v.sweep(ctx, target) })
-		}
+		wait := schedulerPause // after a panic; it must not become a busy loop
+		_ = v.safe.Do(ctx, "schedule refreshes", func() error {
+			wait = v.startDue(ctx, &work)
+			return nil
+		})
 		timer := v.Clock.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -223,6 +221,21 @@ func (v *Volumes) Run(ctx context.Context) {
 		case <-timer.C():
 		}
 	}
+}
+
+// startDue starts what is due now and returns how long it is until something is due next.
+func (v *Volumes) startDue(ctx context.Context, work *sync.WaitGroup) (wait time.Duration) {
+	for _, key := range v.store.takeEdits() {
+		work.Go(func() { v.rebind(ctx, key) })
+	}
+	due, sweeps, wait := v.store.takeDue(v.Clock.Now())
+	for _, j := range due {
+		work.Go(func() { v.refresh(ctx, j) })
+	}
+	for _, target := range sweeps {
+		work.Go(func() { v.sweep(ctx, target) })
+	}
+	return wait
 }
 
 // awake makes Run look again.

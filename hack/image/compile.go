@@ -38,12 +38,12 @@ func readCommit(ctx context.Context, source string) (commit, error) {
 	return commit{hash: hash, time: time.Unix(unix, 0).UTC(), modified: status != ""}, nil
 }
 
-// tags leave out the pages of gRPC's own tracing, which nobody serves: their templates keep the linker from dropping what is not
-// called, a quarter of the program.
+// tags leave out the pages of gRPC's own tracing, which nobody serves: their templates keep the linker from dropping
+// what is not called, a quarter of the program.
 const tags = "grpcnotrace"
 
-// compile builds a program for a platform, static and stripped. What could change the bytes is set here and not taken from the
-// caller's environment, nor from how the source was checked out.
+// compile builds a program for a platform, static and stripped. What could change the bytes is set here and not taken
+// from the caller's environment, nor from how the source was checked out.
 func (b *builder) compile(ctx context.Context, pkg, to string, p v1.Platform) error {
 	flags := fmt.Sprintf("-ldflags=-s -w -X main.release=%s -X main.commit=%s -X main.committed=%s -X main.modified=%t",
 		b.tag, b.commit.hash, b.commit.time.Format(time.RFC3339), b.commit.modified)

@@ -34,11 +34,12 @@ func dockerfile(t *testing.T) []instruction {
 	return found
 }
 
-// The commands of the Dockerfile's build stage make the same bytes as hack/image, and its images hold what hack/image's hold. No
-// Docker is needed: the commands are run in a clone, which is what the build context has.
+// The commands of the Dockerfile's build stage make the same bytes as hack/image, and its images hold what hack/image's
+// hold. No Docker is needed: the commands are run in a clone, which is what the build context has.
 func TestDockerfileBuildsWhatThisDoes(t *testing.T) {
 	source := filepath.Join(t.TempDir(), "src")
-	if out, err := exec.CommandContext(t.Context(), "git", "clone", "--quiet", "--no-hardlinks", "../..", source).CombinedOutput(); err != nil {
+	clone := exec.CommandContext(t.Context(), "git", "clone", "--quiet", "--no-hardlinks", "../..", source) //nolint:gosec // a directory of the test
+	if out, err := clone.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	b := &builder{source: source, tag: "1.2.3"}
@@ -89,7 +90,7 @@ func TestDockerfileBuildsWhatThisDoes(t *testing.T) {
 		if entrypoints[p.name] != `["/`+p.name+`"]` {
 			t.Errorf("entry point of %s: %s", p.name, entrypoints[p.name])
 		}
-		built, err := os.ReadFile(filepath.Join(source, "bin", p.name)) //nolint:gosec // a directory of the test
+		built, err := os.ReadFile(filepath.Join(source, "bin", p.name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,7 +109,7 @@ func compiled(ctx context.Context, t *testing.T, b *builder, p program) []byte {
 	if err := b.compile(ctx, p.pkg, to, v1.Platform{OS: "linux", Architecture: "arm64"}); err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(to) //nolint:gosec // a directory of the test
+	data, err := os.ReadFile(to)
 	if err != nil {
 		t.Fatal(err)
 	}

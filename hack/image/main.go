@@ -1,5 +1,5 @@
-// Command image builds the container images of the driver and of the emulator, without Docker and without root: from scratch, one
-// static binary each, for several platforms, with the same bytes for the same commit and Go version.
+// Command image builds the container images of the driver and of the emulator, without Docker and without root: from
+// scratch, one static binary each, for several platforms, with the same bytes for the same commit and Go version.
 //
 //	OUT/NAME/             OCI layout: an index of all platforms, and a software bill of materials that refers to each image
 //	OUT/NAME-ARCH.tar     archive of one platform, for `docker load`, `kind load image-archive`, `ctr images import`

@@ -23,7 +23,8 @@ import (
 // billType is the media type of a bill of materials in JSON.
 const billType = "application/vnd.cyclonedx+json"
 
-// bill writes the software bill of materials of a binary, and returns it as an artifact that refers to the binary's image.
+// bill writes the software bill of materials of a binary, and returns it as an artifact that refers to the binary's
+// image.
 func (b *builder) bill(p program, binary string, platform v1.Platform, image v1.Image) (v1.Image, error) {
 	content, err := b.materials(p, binary, platform)
 	if err != nil {

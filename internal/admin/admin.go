@@ -1,4 +1,5 @@
-// Package admin is how people on a node talk to the driver there: what its loopback HTTP listener answers, and how it is asked.
+// Package admin is how people on a node talk to the driver there: what its loopback HTTP listener answers, and how it
+// is asked.
 package admin
 
 import (
@@ -60,8 +61,11 @@ func Ask(ctx context.Context, addr, method, path, body string) ([]byte, error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // without a proxy
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("the driver does not answer on %s: run this in the driver's container, and check the driver's --admin-addr: %w",
-			addr, err)
+		return nil, fmt.Errorf(
+			"the driver does not answer on %s: run this in the driver's container, and check the driver's --admin-addr: %w",
+			addr,
+			err,
+		)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -92,8 +96,10 @@ func CheckLoopback(flag, addr string) error {
 		return fmt.Errorf("%s %q is not host:port: %w", flag, addr, err)
 	}
 	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
-		return errors.New(flag + " " + addr + " is not a loopback address: anyone who can connect to it sees which pod uses what; use " +
-			DefaultAddress)
+		return errors.New(
+			flag + " " + addr + " is not a loopback address: anyone who can connect to it sees which pod uses what; use " +
+				DefaultAddress,
+		)
 	}
 	return nil
 }

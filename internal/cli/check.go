@@ -162,7 +162,14 @@ func (s *subjects) check(ctx context.Context, one subject, now time.Time) (c che
 // wrongStep is a step that failed.
 func wrongStep(step, name string, err error) checkup {
 	f := failed(err)
-	return checkup{Step: step, Name: name, Status: statusOf(f.Reason), Message: f.Message, Reason: f.Reason, RequestID: f.RequestID}
+	return checkup{
+		Step:      step,
+		Name:      name,
+		Status:    statusOf(f.Reason),
+		Message:   f.Message,
+		Reason:    f.Reason,
+		RequestID: f.RequestID,
+	}
 }
 
 // take adds the steps of an inspection.
@@ -180,7 +187,12 @@ func (c *checked) take(one subject, in *provider.Inspection, now time.Time) {
 	}
 	c.Steps = append(c.Steps, who)
 	for _, v := range in.Vaults {
-		step := checkup{Step: "vault", Name: v.Host, Status: statusOK, Message: "answers as a vault of tenant " + v.Tenant}
+		step := checkup{
+			Step:    "vault",
+			Name:    v.Host,
+			Status:  statusOK,
+			Message: "answers as a vault of tenant " + v.Tenant,
+		}
 		if v.Err != nil {
 			step = wrongStep("vault", v.Host, v.Err)
 		}
@@ -195,8 +207,8 @@ func (c *checked) take(one subject, in *provider.Inspection, now time.Time) {
 	}
 }
 
-// objectStep is the step of one object. An object that is expired or not yet valid is mounted nevertheless, but is a likely cause of
-// problems.
+// objectStep is the step of one object. An object that is expired or not yet valid is mounted nevertheless, but is a
+// likely cause of problems.
 func objectStep(o provider.ObjectInspection, now time.Time) checkup {
 	if o.Err != nil {
 		return wrongStep("object", o.ID, o.Err)
@@ -217,11 +229,14 @@ func objectStep(o provider.ObjectInspection, now time.Time) checkup {
 		switch {
 		case !v.NotBefore.IsZero() && now.Before(v.NotBefore):
 			step.Status = statusNotYetValid
-			step.Message += fmt.Sprintf(" is not valid before %s: it is mounted nevertheless; correct its activation date, or wait",
-				v.NotBefore.UTC().Format(time.RFC3339))
+			step.Message += fmt.Sprintf(
+				" is not valid before %s: it is mounted nevertheless; correct its activation date, or wait",
+				v.NotBefore.UTC().Format(time.RFC3339),
+			)
 		case !v.Expires.IsZero() && !now.Before(v.Expires):
 			step.Status = statusExpired
-			step.Message += fmt.Sprintf(" expired at %s: it is mounted nevertheless; create a new version", v.Expires.UTC().Format(time.RFC3339))
+			step.Message += fmt.Sprintf(" expired at %s: it is mounted nevertheless; create a new version",
+				v.Expires.UTC().Format(time.RFC3339))
 		case !v.Expires.IsZero():
 			step.Message += ", expires " + v.Expires.UTC().Format(time.RFC3339)
 		}

@@ -44,7 +44,9 @@ func (f *liveFlags) caller() kube.CallerOptions {
 func (f *liveFlags) check(files, names []string) error {
 	switch {
 	case !f.live && (f.kubeconfig != "" || f.context != "" || f.namespace != "" || f.allNamespaces):
-		return errors.New("--kubeconfig, --context, --namespace and --all-namespaces need --live: files are checked offline")
+		return errors.New(
+			"--kubeconfig, --context, --namespace and --all-namespaces need --live: files are checked offline",
+		)
 	case f.live && len(files) > 0:
 		return errors.New("--live and -f are mutually exclusive: check the cluster or files")
 	case f.allNamespaces && (f.namespace != "" || len(names) > 0):
@@ -54,7 +56,11 @@ func (f *liveFlags) check(files, names []string) error {
 }
 
 // validate checks classes of the cluster: those named, or all of the namespace or of the cluster.
-func (f *liveFlags) validate(ctx context.Context, names []string, o class.Options) (findings []classfile.Finding, classes int, err error) {
+func (f *liveFlags) validate(
+	ctx context.Context,
+	names []string,
+	o class.Options,
+) (findings []classfile.Finding, classes int, err error) {
 	findings = []classfile.Finding{}
 	cluster, err := kube.NewCaller(f.caller())
 	if err != nil {

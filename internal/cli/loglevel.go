@@ -16,8 +16,11 @@ func newLogLevelCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "log-level [VERBOSITY]",
 		Short: "Show or change how much the driver on this node logs",
-		Long: fmt.Sprintf(`log-level shows the verbosity of the driver on this node, or changes it at once: 0 is normal, 1 to %d log
-more and more. The change lasts until the driver restarts. The driver logs no secret at any verbosity.`, logging.MostVerbose),
+		Long: fmt.Sprintf(
+			`log-level shows the verbosity of the driver on this node, or changes it at once: 0 is normal, 1 to %d log
+more and more. The change lasts until the driver restarts. The driver logs no secret at any verbosity.`,
+			logging.MostVerbose,
+		),
 		Example: `  kubectl -n kube-system exec keyvault-csi-x7k2p -- keyvault-csi log-level 6
   keyvault-csi log-level 0`,
 		Args: cobra.MaximumNArgs(1),

@@ -167,7 +167,11 @@ func describe(file volume.File, objects []volume.Object, reveal bool) previewedF
 	}
 	if i >= 0 {
 		o := objects[i]
-		d.Object, d.Version, d.Vault, d.NotBefore, d.Expires = o.ID, o.Version, o.Vault, stated(o.NotBefore), stated(o.Expires)
+		d.Object, d.Version, d.Vault, d.NotBefore, d.Expires = o.ID, o.Version, o.Vault, stated(
+			o.NotBefore,
+		), stated(
+			o.Expires,
+		)
 	}
 	if reveal {
 		text := string(file.Data)
@@ -249,8 +253,15 @@ func tree(files []previewedFile, now time.Time) [][]cell {
 			expires = cell{text: f.Expires.Format(time.RFC3339), style: urgency(f.Expires.Sub(now))}
 		}
 		rows = append(rows, []cell{
-			{text: indented(f.Path)}, {text: f.Mode}, {text: fmt.Sprint(f.Size), right: true}, {text: f.Object}, {text: f.Version},
-			expires, {text: f.Vault},
+			{
+				text: indented(f.Path),
+			},
+			{text: f.Mode},
+			{text: fmt.Sprint(f.Size), right: true},
+			{text: f.Object},
+			{text: f.Version},
+			expires,
+			{text: f.Vault},
 		})
 	}
 	return rows

@@ -9,8 +9,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// progress shows the current step on a terminal, in one line that is overwritten and removed at the end. It prints nothing elsewhere.
-// It is the provider's observer.
+// progress shows the current step on a terminal, in one line that is overwritten and removed at the end. It prints
+// nothing elsewhere. It is the provider's observer.
 type progress struct {
 	w      io.Writer
 	silent bool

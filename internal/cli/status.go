@@ -58,15 +58,23 @@ func printStatus(w io.Writer, s *admin.NodeStatus) error {
 	if !s.Ready {
 		state, look = "not ready: "+s.NotReady, red
 	}
-	p.line(fmt.Sprintf("%s %s on %s, up %s, ", s.Driver, s.Version, s.Node, span(s.Time.Sub(s.Started))), p.paint(state, look))
+	p.line(fmt.Sprintf("%s %s on %s, up %s, ", s.Driver, s.Version, s.Node, span(s.Time.Sub(s.Started))),
+		p.paint(state, look))
 	p.line()
 	rows := [][]cell{headings("POD", "CLASS", "OBJECTS", "AGE", "NEXT", "STATE", "IDENTITY")}
 	notes := [][]string{nil}
 	for _, v := range s.Volumes {
 		state, look := volumeState(&v)
 		rows = append(rows, []cell{
-			{text: v.Namespace + "/" + v.Pod}, {text: v.Class}, {text: strconv.Itoa(len(v.Objects)), right: true},
-			{text: since(s.Time, v.FetchedAt)}, {text: next(s.Time, &v)}, {text: state, style: look}, {text: v.Identity},
+			{text: v.Namespace + "/" + v.Pod},
+			{text: v.Class},
+			{text: strconv.Itoa(len(v.Objects)), right: true},
+			{
+				text: since(s.Time, v.FetchedAt),
+			},
+			{text: next(s.Time, &v)},
+			{text: state, style: look},
+			{text: v.Identity},
 		})
 		var below []string
 		if v.Error != "" {
@@ -133,8 +141,13 @@ func printTroubles(p *paper, s *admin.NodeStatus) {
 	notes := [][]string{nil}
 	for _, t := range s.Troubles {
 		rows = append(rows, []cell{
-			{text: since(s.Time, t.Last)}, {text: strconv.Itoa(t.Count), right: true}, {text: t.Namespace + "/" + t.Pod},
-			{text: string(t.Kind)}, {text: string(t.Reason)},
+			{
+				text: since(s.Time, t.Last),
+			},
+			{text: strconv.Itoa(t.Count), right: true},
+			{text: t.Namespace + "/" + t.Pod},
+			{text: string(t.Kind)},
+			{text: string(t.Reason)},
 		})
 		notes = append(notes, []string{t.Message})
 	}

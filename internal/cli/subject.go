@@ -55,28 +55,36 @@ type subjectFlags struct {
 }
 
 func (f *subjectFlags) register(fs *pflag.FlagSet) {
-	fs.StringSliceVarP(&f.files, "filename", "f", nil, "`file`, directory or - with SecretProviderClasses; may be given more than once")
-	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: as kubectl finds it, or the pod's own service account")
+	fs.StringSliceVarP(&f.files, "filename", "f", nil,
+		"`file`, directory or - with SecretProviderClasses; may be given more than once")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "",
+		"kubeconfig `file`; empty: as kubectl finds it, or the pod's own service account")
 	fs.StringVar(&f.context, "context", "", "the kubeconfig's `context`; empty: the current one")
 	fs.StringVarP(&f.namespace, "namespace", "n", "", "`namespace` of classes without one; empty: the context's")
 
-	fs.StringVar(&f.serviceAccount, "service-account", "", "use the identity of the pods of this service account `name`, with a token requested from the API server")
-	fs.StringVar(&f.secretFile, "node-publish-secret-file", "", "use the service principal of this Secret's manifest `file` (nodePublishSecretRef)")
+	fs.StringVar(&f.serviceAccount, "service-account", "",
+		"use the identity of the pods of this service account `name`, with a token requested from the API server")
+	fs.StringVar(&f.secretFile, "node-publish-secret-file", "",
+		"use the service principal of this Secret's manifest `file` (nodePublishSecretRef)")
 	fs.BoolVar(&f.asClass, "as-class", false, "use the identity of the class: the managed identity of this machine")
 
 	fs.StringVarP(&f.output, "output", "o", tableOutput, "output `format`: table, json or yaml")
 	fs.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for answers, for each class")
 
-	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that do not set one, as in the driver's flag")
+	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud",
+		"the `cloud` of classes that do not set one, as in the driver's flag")
 	fs.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as in the driver's flag")
-	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of additional certificate authorities to trust, as in the driver's flag")
+	fs.StringVar(&f.caFile, "ca-file", "",
+		"PEM `file` of additional certificate authorities to trust, as in the driver's flag")
 	fs.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil, "additional vault `hosts`, as in the driver's flag")
 	fs.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as in the driver's flag")
 	fs.BoolVar(&f.constructPEMChain, "construct-pem-chain", true, "as in the driver's flag")
 	fs.BoolVar(&f.accounts, "service-account-annotations", false, "as in the driver's flag")
 	fs.StringVar(&f.tokenProxy.URL, "token-proxy-url", "", "`URL` of the AKS token proxy, as in the driver's flag")
-	fs.StringVar(&f.tokenProxy.ServerName, "token-proxy-sni", "", "TLS server `name` of the AKS token proxy, as in the driver's flag")
-	fs.StringVar(&f.tokenProxy.CAFile, "token-proxy-ca-file", "", "PEM `file` of the AKS token proxy's authorities, as in the driver's flag")
+	fs.StringVar(&f.tokenProxy.ServerName, "token-proxy-sni", "",
+		"TLS server `name` of the AKS token proxy, as in the driver's flag")
+	fs.StringVar(&f.tokenProxy.CAFile, "token-proxy-ca-file", "",
+		"PEM `file` of the AKS token proxy's authorities, as in the driver's flag")
 }
 
 func (f *subjectFlags) check() error {
@@ -91,7 +99,8 @@ func (f *subjectFlags) check() error {
 		}
 	}
 	if identities > 1 {
-		wrong = append(wrong, errors.New("--service-account, --node-publish-secret-file and --as-class are mutually exclusive"))
+		wrong = append(wrong,
+			errors.New("--service-account, --node-publish-secret-file and --as-class are mutually exclusive"))
 	}
 	if f.timeout <= 0 {
 		wrong = append(wrong, fmt.Errorf("--timeout %s is not positive", f.timeout))
@@ -136,7 +145,13 @@ type subject struct {
 func (s subject) name() string { return s.class.Namespace + "/" + s.class.Name }
 
 // openSubjects reads the classes of files, and of the cluster by name. Close the provider in the end.
-func openSubjects(ctx context.Context, f *subjectFlags, names []string, stdin io.Reader, observer provider.Observer) (*subjects, error) {
+func openSubjects(
+	ctx context.Context,
+	f *subjectFlags,
+	names []string,
+	stdin io.Reader,
+	observer provider.Observer,
+) (*subjects, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
@@ -147,7 +162,10 @@ func openSubjects(ctx context.Context, f *subjectFlags, names []string, stdin io
 	if err != nil {
 		return nil, fmt.Errorf("--cloud: %w", err)
 	}
-	s := &subjects{flags: f, parse: class.Options{Clouds: clouds, AllowedHosts: f.allowedHosts, SplitCertAndKey: f.split}}
+	s := &subjects{
+		flags: f,
+		parse: class.Options{Clouds: clouds, AllowedHosts: f.allowedHosts, SplitCertAndKey: f.split},
+	}
 	if err := s.readClasses(ctx, names, stdin); err != nil {
 		return nil, err
 	}
@@ -156,7 +174,7 @@ func openSubjects(ctx context.Context, f *subjectFlags, names []string, stdin io
 			return nil, err
 		}
 	}
-	return s, s.openProvider(observer)
+	return s, s.openProvider(observer) //nolint:contextcheck // it lives until Close
 }
 
 // readClasses reads the classes of the flags' files, and those of the cluster by name.
@@ -190,9 +208,18 @@ func (s *subjects) readClasses(ctx context.Context, names []string, stdin io.Rea
 func (s *subjects) openProvider(observer provider.Observer) (err error) {
 	f := s.flags
 	o := provider.Options{
-		Cloud: f.cloud, CloudConfigDir: f.cloudDir, AllowedVaultHosts: f.allowedHosts, CAFile: f.caFile, TokenProxy: f.tokenProxy,
-		CacheTTL: f.timeout, FetchTimeout: f.timeout, SplitCertAndKey: f.split, KeepCertificateOrder: !f.constructPEMChain,
-		ApplicationID: "keyvault-csi", Person: f.asPerson(), Observer: observer,
+		Cloud:                f.cloud,
+		CloudConfigDir:       f.cloudDir,
+		AllowedVaultHosts:    f.allowedHosts,
+		CAFile:               f.caFile,
+		TokenProxy:           f.tokenProxy,
+		CacheTTL:             f.timeout,
+		FetchTimeout:         f.timeout,
+		SplitCertAndKey:      f.split,
+		KeepCertificateOrder: !f.constructPEMChain,
+		ApplicationID:        "keyvault-csi",
+		Person:               f.asPerson(),
+		Observer:             observer,
 	}
 	if f.accounts {
 		o.Accounts = s.cluster
@@ -255,7 +282,12 @@ func (s *subjects) addNamed(ctx context.Context, name string) error {
 
 // request is what kubelet would request for a pod of the service account.
 func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volume.Request, error) {
-	req := volume.Request{Provider: c.Spec.Provider, Parameters: c.Spec.Parameters, Secrets: s.secrets, Pod: volume.Pod{Namespace: c.Namespace, ServiceAccount: s.flags.serviceAccount}}
+	req := volume.Request{
+		Provider:   c.Spec.Provider,
+		Parameters: c.Spec.Parameters,
+		Secrets:    s.secrets,
+		Pod:        volume.Pod{Namespace: c.Namespace, ServiceAccount: s.flags.serviceAccount},
+	}
 	if s.flags.serviceAccount == "" {
 		return req, nil
 	}
@@ -277,7 +309,8 @@ func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volu
 	return req, nil
 }
 
-// readClassFiles calls take for the named file, for each class file below the named directory, or for standard input (-).
+// readClassFiles calls take for the named file, for each class file below the named directory, or for standard input
+// (-).
 func readClassFiles(name string, stdin io.Reader, take func(path string, data []byte) error) error {
 	if name == "-" {
 		data, err := io.ReadAll(stdin)
@@ -319,8 +352,11 @@ func readSecretFile(path string) (volume.Secrets, error) {
 		return secrets, nil
 	}
 	if yaml.Unmarshal(data, &secrets) != nil || len(secrets) == 0 {
-		return nil, fmt.Errorf("--node-publish-secret-file: %s is neither the manifest of a Secret nor a map of strings: write clientid "+
-			"and clientsecret", path)
+		return nil, fmt.Errorf(
+			"--node-publish-secret-file: %s is neither the manifest of a Secret nor a map of strings: write clientid "+
+				"and clientsecret",
+			path,
+		)
 	}
 	return secrets, nil
 }

@@ -44,12 +44,15 @@ It exits with 1 if there is an error (with --strict, also a warning), else with 
 		RunE: func(cmd *cobra.Command, args []string) error { return validate(cmd, args, &f) },
 	}
 	flags := c.Flags()
-	flags.StringSliceVarP(&f.files, "filename", "f", nil, "`file`, directory or - to check; may be given more than once")
+	flags.StringSliceVarP(&f.files, "filename", "f", nil,
+		"`file`, directory or - to check; may be given more than once")
 	flags.StringVarP(&f.output, "output", "o", textOutput, "output `format`: text or json")
 	flags.BoolVar(&f.strict, "strict", false, "warnings count as errors")
-	flags.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the `cloud` of classes that do not set one, as in the driver's flag")
+	flags.StringVar(&f.cloud, "cloud", "AzurePublicCloud",
+		"the `cloud` of classes that do not set one, as in the driver's flag")
 	flags.StringVar(&f.cloudDir, "cloud-config-dir", "", "`directory` of custom clouds' files, as in the driver's flag")
-	flags.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil, "additional vault `hosts`, as in the driver's flag")
+	flags.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil,
+		"additional vault `hosts`, as in the driver's flag")
 	flags.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as in the driver's flag")
 	CompleteFlag(c, "output", textOutput, jsonOutput)
 	completeFiles(c, "filename", "yaml", "yml", "json")
@@ -103,7 +106,11 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 }
 
 // validateFiles checks files, directories and standard input.
-func validateFiles(files []string, stdin io.Reader, o class.Options) (findings []classfile.Finding, classes int, err error) {
+func validateFiles(
+	files []string,
+	stdin io.Reader,
+	o class.Options,
+) (findings []classfile.Finding, classes int, err error) {
 	if len(files) == 0 {
 		return nil, 0, errors.New("nothing to check: name a file, a directory or - with -f, or set --live")
 	}

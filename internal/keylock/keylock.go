@@ -1,4 +1,4 @@
-// Package keylock is a lock per key. A key that nobody holds or waits for costs no memory.
+// Package keylock is a lock per key. A key without a holder and waiters costs no memory.
 package keylock
 
 import (

@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
 // requestTimeout bounds each request that is not a watch.
@@ -239,6 +240,6 @@ func (o observed) RoundTrip(r *http.Request) (*http.Response, error) {
 func (c *Cluster) noteTrouble(ctx context.Context, err error) {
 	before := c.trouble.Swap(&err)
 	if before == nil || (*before).Error() != err.Error() {
-		c.log.WarnContext(ctx, "the API server does not serve; known SecretProviderClasses stay in use", "error", err)
+		c.log.WarnContext(ctx, "the API server does not serve; known SecretProviderClasses stay in use", logkeys.Error, err)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -117,7 +117,7 @@ func (w *statusWriter) write(ctx context.Context, name types.NamespacedName) {
 	defer cancel()
 	if err := w.apply(ctx, name, mustJSON(status)); err != nil {
 		w.log.WarnContext(ctx, "a status object was not written; it is retried", "object", name.String(),
-			"attempt", w.queue.NumRequeues(name)+1, logging.KeyError, err)
+			"attempt", w.queue.NumRequeues(name)+1, logkeys.Error, err)
 		w.queue.AddRateLimited(name)
 		return
 	}

@@ -167,7 +167,7 @@ func TestStatusIsWrittenOnlyOnChange(t *testing.T) {
 	failed := step("a failure", report.RefreshFailed{Volume: v}, 1, s)
 	want := map[string]string{
 		"keyvault-csi/last-success": "2026-03-01T12:02:00Z", "keyvault-csi/failing-since": "2026-03-01T12:04:00Z",
-		"keyvault-csi/failure-reason": "Throttled", "keyvault-csi/failure": "too much by 9 s",
+		"keyvault-csi/failure-reason": "Throttled", "keyvault-csi/failure": "the files stay as they are: too much by 9 s",
 	}
 	if diff := cmp.Diff(want, failed); diff != "" {
 		t.Error(diff)

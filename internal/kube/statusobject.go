@@ -83,7 +83,7 @@ func annotate(annotations map[string]string, s *volume.Snapshot) {
 	if s.Failure != nil {
 		annotations[failingSinceAnnotation] = stamp(s.Failure.Since)
 		annotations[failureReasonAnnotation] = string(s.Failure.Reason)
-		annotations[failureAnnotation] = clip(s.Failure.Message)
+		annotations[failureAnnotation] = clip("the files stay as they are: " + s.Failure.Message)
 	}
 }
 

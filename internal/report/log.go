@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
 // Log returns a reporter that writes each event as one line. Failed calls and panics are left out: they are logged where they
@@ -37,19 +37,19 @@ func (l logger) Report(ctx context.Context, e Event) {
 		pod = ref.Pod.String()
 	}
 	attrs := []slog.Attr{
-		slog.String(logging.KeyEvent, string(e.Kind())),
-		slog.String(logging.KeyPod, pod),
-		slog.String(logging.KeyClass, ref.Class),
-		slog.String(logging.KeyVolume, ref.ID),
+		slog.String(logkeys.Event, string(e.Kind())),
+		slog.String(logkeys.Pod, pod),
+		slog.String(logkeys.Class, ref.Class),
+		slog.String(logkeys.Volume, ref.ID),
 	}
 	if reason := e.Reason(); reason != "" {
-		attrs = append(attrs, slog.String(logging.KeyReason, string(reason)))
+		attrs = append(attrs, slog.String(logkeys.Reason, string(reason)))
 	}
 	if id := RequestID(e); id != "" {
-		attrs = append(attrs, slog.String(logging.KeyServiceRequest, id))
+		attrs = append(attrs, slog.String(logkeys.ServiceRequest, id))
 	}
 	if took := Took(e); took > 0 {
-		attrs = append(attrs, slog.Duration(logging.KeyDuration, took))
+		attrs = append(attrs, slog.Duration(logkeys.Duration, took))
 	}
 	l.log.LogAttrs(ctx, level, e.Message(), attrs...) //nolint:sloglint // the event brings its sentence
 }

@@ -10,6 +10,7 @@ import (
 
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -23,7 +24,7 @@ func logged(t *testing.T, events ...report.Event) (lines []map[string]any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := logging.With(t.Context(), slog.String(logging.KeyRequest, "request-1"))
+	ctx := logging.With(t.Context(), slog.String(logkeys.Request, "request-1"))
 	for _, e := range events {
 		report.Log(log).Report(ctx, e)
 	}

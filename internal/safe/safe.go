@@ -9,7 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -34,9 +34,9 @@ func (h Handler) Do(ctx context.Context, task string, f func() error) (err error
 // Recovered handles what recover returned in the named task, and returns the error that the task's caller gets. The
 // text of a runtime error is logged; any other value may quote a secret, so only its type is.
 func (h Handler) Recovered(ctx context.Context, task string, p any) error {
-	attrs := []any{logging.KeyTask, task, logging.KeyType, fmt.Sprintf("%T", p), logging.KeyStack, string(debug.Stack())}
+	attrs := []any{logkeys.Task, task, logkeys.Type, fmt.Sprintf("%T", p), logkeys.Stack, string(debug.Stack())}
 	if e, ok := p.(runtime.Error); ok {
-		attrs = append(attrs, logging.KeyError, e.Error())
+		attrs = append(attrs, logkeys.Error, e.Error())
 	}
 	h.Log.ErrorContext(ctx, "panic", attrs...)
 	if h.Count != nil {

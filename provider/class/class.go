@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
 )
 
 // Served reports whether spec.provider of a SecretProviderClass names this project's provider.
@@ -35,9 +36,9 @@ type Encoding string
 
 // The encodings of objectEncoding.
 const (
-	UTF8   Encoding = "utf-8"
-	Base64 Encoding = "base64"
-	Hex    Encoding = "hex"
+	UTF8   Encoding = encode.EncodingUTF8
+	Base64 Encoding = encode.EncodingBase64
+	Hex    Encoding = encode.EncodingHex
 )
 
 // Mode is how the driver proves the identity.

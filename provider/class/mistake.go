@@ -5,13 +5,14 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // maxListed bounds how many mistakes one error line holds.
 const maxListed = 8
 
-// String returns the mistake as one line: where, what stands there, what is wrong, what to write.
+// String returns the mistake as one line: the place, the value, what is wrong, what to write.
 func (m Mistake) String() string {
 	var b strings.Builder
 	b.WriteString(m.Parameter)
@@ -47,14 +48,10 @@ func Error(mistakes []Mistake) error {
 	return &volume.Error{Reason: volume.ReasonInvalidClass, Message: strings.Join(lines, "; ")}
 }
 
-// shorten cuts a value to a length that a person reads.
-func shorten(text string) string {
-	const most = 80
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
-}
+// maxShown bounds what a mistake shows of a value, in bytes.
+const maxShown = 83
+
+func shorten(text string) string { return printable.Cut(text, maxShown) }
 
 // nearest returns the known name that a person may have meant, or nothing.
 func nearest(name string, known []string) string {

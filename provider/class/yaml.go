@@ -126,7 +126,7 @@ func arrayOf(top *yaml.Node) (array *yaml.Node, mistake *Mistake) {
 	return array, nil
 }
 
-// indicators counts the characters outside of block scalars that can begin a node. Block scalars are told by their indentation: a
+// indicators counts the characters outside of block scalars that can begin a node. Block scalars are recognized by their indentation: a
 // line that is deeper than the one with the indicator.
 func indicators(text string) (n int) {
 	block := -1 // the indentation of the line whose block scalar is being skipped

@@ -203,7 +203,8 @@ func Parse(data []byte) (Cloud, error) {
 		scope = endpoint + ".default"
 	}
 	if len(wrong) > 0 {
-		return Cloud{}, fmt.Errorf("the file is wrong: %s", strings.ReplaceAll(errors.Join(wrong...).Error(), "\n", "; "))
+		lines := strings.ReplaceAll(errors.Join(wrong...).Error(), "\n", "; ")
+		return Cloud{}, fmt.Errorf("the file is wrong: %s", lines)
 	}
 	name := raw.Name
 	if name == "" {

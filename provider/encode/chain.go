@@ -53,7 +53,7 @@ func orderChain(ders [][]byte, keys []any) (ordered [][]byte, warning string) {
 	return ordered, ""
 }
 
-// chain is a set of distinct certificates. An index of -1 stands for none of them.
+// chain is a set of distinct certificates. An index of -1 means none of them.
 type chain []*x509.Certificate
 
 // walk follows issuers from a leaf until there is none or one comes again.
@@ -73,7 +73,7 @@ func (c chain) issuerByKeyID(i int) int {
 	})
 }
 
-// leafByKeyID returns the first certificate that is nobody's issuer by key id.
+// leafByKeyID returns the first certificate that issued no other one, by key id.
 func (c chain) leafByKeyID() int {
 	issuers := make([]int, len(c))
 	for i := range c {
@@ -147,14 +147,14 @@ func (c chain) of(keys []any) (own []int) {
 	return own
 }
 
-// mayIssue tells whether the names, and the key ids where both have one, allow issuer to have signed certificate.
+// mayIssue reports whether the names, and the key ids where both have one, allow issuer to have signed certificate.
 func mayIssue(issuer, certificate *x509.Certificate) bool {
 	return bytes.Equal(issuer.RawSubject, certificate.RawIssuer) &&
 		(len(certificate.AuthorityKeyId) == 0 || len(issuer.SubjectKeyId) == 0 ||
 			bytes.Equal(certificate.AuthorityKeyId, issuer.SubjectKeyId))
 }
 
-// signed tells whether issuer's key made the signature of certificate. One that is too weak to be checked is taken for
+// signed reports whether issuer's key made the signature of certificate. One that is too weak to be checked is taken for
 // right, because trust is not decided here; one by a key of absurd size, which would take long, for wrong.
 func signed(issuer, certificate *x509.Certificate) bool {
 	if public, ok := issuer.PublicKey.(*rsa.PublicKey); ok && public.N.BitLen() > maxVerified {
@@ -167,7 +167,7 @@ func signed(issuer, certificate *x509.Certificate) bool {
 	return err == nil
 }
 
-// belongs tells whether a certificate is for one of the private keys.
+// belongs reports whether a certificate is for one of the private keys.
 func belongs(certificate *x509.Certificate, keys []any) bool {
 	return slices.ContainsFunc(keys, func(key any) bool {
 		signer, ok := key.(crypto.Signer)

@@ -21,7 +21,7 @@ const (
 	PFX
 )
 
-// Recognise tells what a value holds by looking at it. It does not promise that all of it can be read.
+// Recognise returns what a value holds by looking at it. It does not promise that all of it can be read.
 func Recognise(value string) Content {
 	if looksLikePEM([]byte(value)) {
 		return PEM

@@ -83,7 +83,7 @@ func keysPEM(keys []any) ([]byte, error) {
 	return text, nil
 }
 
-// parsePrivateKey reads a private key block of any of the three encodings, whatever its type says.
+// parsePrivateKey reads a private key block of any of the three encodings, also where its type names another.
 func parsePrivateKey(block *pem.Block) (any, error) {
 	if block.Type == blockEncryptedPrivateKey || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
 		return nil, errors.New("the private key is encrypted: store it without a password")
@@ -105,10 +105,10 @@ func parsePrivateKey(block *pem.Block) (any, error) {
 	return nil, fmt.Errorf("the private key (%.30q) cannot be read: use RSA, EC on P-256, P-384 or P-521, or Ed25519: %w", block.Type, err)
 }
 
-// isPrivateKey tells the blocks that hold a private key from parameters and the like.
+// isPrivateKey reports whether a block holds a private key, and not parameters or the like.
 func isPrivateKey(block *pem.Block) bool { return strings.HasSuffix(block.Type, blockPrivateKey) }
 
-// looksLikePEM tells whether a text holds a PEM block.
+// looksLikePEM reports whether a text holds a PEM block.
 func looksLikePEM(text []byte) bool {
 	if !bytes.Contains(text, []byte("-----BEGIN ")) {
 		return false

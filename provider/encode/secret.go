@@ -30,10 +30,10 @@ type Options struct {
 type CertificateSecret struct {
 	// Main is the file.
 	Main []byte
-	// Certificates and Keys are the files beside it, nil unless asked for. They are PEM whatever the format of Main;
+	// Certificates and Keys are the files beside it, nil unless asked for. They are PEM for every format of Main;
 	// where a PFX that is written as it is cannot be read they are empty, with a warning.
 	Certificates, Keys []byte
-	// NotAfter is when the leaf certificate ends, zero where that cannot be told.
+	// NotAfter is when the leaf certificate ends, zero where that is not known.
 	NotAfter time.Time
 	// Warnings are one line each.
 	Warnings []string

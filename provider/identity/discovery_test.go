@@ -124,3 +124,29 @@ func TestThrottlingCountsForTheClient(t *testing.T) {
 		t.Errorf("%+v", all)
 	}
 }
+
+// A discovery document says where the SDK sends service account tokens and client secrets.
+func TestCredentialsDoNotFollowADiscoveryDocument(t *testing.T) {
+	for host, ok := range map[string]bool{
+		"login.microsoftonline.com": true, "westeurope.login.microsoft.com": true,
+		"evil.example.com": false, "login.microsoftonline.com.evil.example": false, "evil-login.microsoft.com": false,
+	} {
+		t.Run(host, func(t *testing.T) {
+			c := &counting{wire: &wire{answer: &granting{life: "3599"}}}
+			c.answer = func(_ int64, r *http.Request) *http.Response {
+				const base = "https://login.microsoftonline.com/tenant/"
+				return respond(r, http.StatusOK, `{"issuer":"`+base+`v2.0","authorization_endpoint":"`+base+`authorize",`+
+					`"token_endpoint":"https://`+host+`/tenant/oauth2/v2.0/token"}`)
+			}
+			r := New(Options{Transport: c, Clock: clock.RealClock{}})
+			t.Cleanup(r.Close)
+			_, err := get(t, resolve(t, r, workload(), fromPod(time.Now().Add(time.Hour))))
+			if (err == nil) != ok || len(c.asked()) != map[bool]int{true: 1}[ok] {
+				t.Errorf("%d token requests, %v", len(c.asked()), err)
+			}
+			if !ok {
+				check(t, err, volume.ReasonUnavailable, []string{"login.microsoftonline.com names another host"})
+			}
+		})
+	}
+}

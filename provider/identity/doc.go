@@ -7,7 +7,7 @@
 //	           (identity binding)
 //	principal  a service principal with a secret or a certificate, from nodePublishSecretRef
 //	managed    a managed identity of the node, from the instance metadata service
-//	person     whoever runs the process, for tools
+//	person     the user who runs the process, for tools
 //
 // A Registry resolves them. Two Pods have the same Identity, by its Key, only if Entra ID cannot tell them apart; then
 // they share its tokens. Kubelet hands over fresh service account tokens at each republish: the newest one is used.

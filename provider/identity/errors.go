@@ -9,8 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
-	"unicode"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/neterr"
@@ -42,10 +42,8 @@ func (i *Identity) explain(err error, seen *recorder) error {
 			f.answer.description = "details redacted"
 		}
 	}
-	f.outcome, f.wait = limiter.Judge(
-		&http.Response{StatusCode: seen.status, Header: seen.header},
-		i.registry.options.Clock.Now(),
-	)
+	f.outcome, f.wait = limiter.Judge(&http.Response{StatusCode: seen.status, Header: seen.header},
+		i.registry.options.Clock.Now())
 	if e := i.method.explain(f); e != nil {
 		return e
 	}
@@ -90,26 +88,20 @@ func (f *failure) explain() *volume.Error {
 				f.host, f.who),
 		)
 	case f.throttled():
-		e := f.error(
-			volume.ReasonThrottled,
-			fmt.Sprintf("%s asked for fewer token requests of %s: it is tried again later", f.host, f.who),
-		)
+		e := f.error(volume.ReasonThrottled,
+			fmt.Sprintf("%s asked for fewer token requests of %s: it is tried again later", f.host, f.who))
 		e.RetryAfter = f.wait
 		return e
 	case f.outcome == limiter.Failed:
-		e := f.error(
-			volume.ReasonUnavailable,
-			fmt.Sprintf("%s answered %d to a token request: it is tried again later", f.host, status),
-		)
+		e := f.error(volume.ReasonUnavailable,
+			fmt.Sprintf("%s answered %d to a token request: it is tried again later", f.host, status))
 		e.RetryAfter = f.wait
 		return e
 	case f.answer.known:
 		return f.error(volume.ReasonIdentity, fmt.Sprintf("%s refused %s: %s", f.host, f.who, f.answer.summary()))
 	}
-	return f.error(
-		volume.ReasonUnavailable,
-		fmt.Sprintf("%s answered %d and not as Entra ID does: check proxies on the way", f.host, status),
-	)
+	return f.error(volume.ReasonUnavailable,
+		fmt.Sprintf("%s answered %d and not as Entra ID does: check proxies on the way", f.host, status))
 }
 
 // answer is an OAuth error (RFC 6749, 5.2) with Entra ID's code.
@@ -141,33 +133,18 @@ func parseAnswer(body []byte) answer {
 	return a
 }
 
+// maxShown bounds what an error shows of a service's text, in bytes.
+const maxShown = 123
+
 // traces are the parts of a description that differ each time.
 var traces = regexp.MustCompile(`(?s)\s*(Trace ID|Correlation ID|Timestamp):.*$`)
 
 // summary is the description's first sentence.
 func (a answer) summary() string {
-	text := oneLine(traces.ReplaceAllString(a.description, ""))
+	text := printable.OneLine(traces.ReplaceAllString(a.description, ""))
 	text = strings.TrimPrefix(text, "AADSTS"+a.code+": ")
 	if text == "" {
-		text = oneLine(a.kind)
+		text = printable.OneLine(a.kind)
 	}
-	return shorten(text)
-}
-
-// oneLine makes a service's text one that is safe to print.
-func oneLine(text string) string {
-	printable := strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(text, ""))
-	return strings.Join(strings.Fields(printable), " ")
-}
-
-func shorten(text string) string {
-	if len(text) > 120 {
-		return strings.ToValidUTF8(text[:120], "") + "…"
-	}
-	return text
+	return printable.Cut(text, maxShown)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
@@ -65,16 +66,13 @@ func newFederated(at entra, audience string, proxy *tokenProxy, req volume.Reque
 	if err != nil {
 		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf(
 			"the service account token for the audience %s is not usable: %v: check the cluster's service account "+
-				"issuer",
-			audience,
-			err,
-		)}
+				"issuer", audience, err)}
 	}
 	want := "system:serviceaccount:" + req.Pod.Namespace + ":" + req.Pod.ServiceAccount
 	if c.Subject != want {
 		return nil, &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf(
 			"the service account token is that of %q, not the pod's %q: volume attributes must not carry tokens",
-			shorten(c.Subject),
+			printable.Cut(c.Subject, maxShown),
 			want,
 		)}
 	}

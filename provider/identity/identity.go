@@ -9,6 +9,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -73,7 +74,7 @@ func (i *Identity) sdk() (azcore.TokenCredential, error) {
 		}
 		return nil, &volume.Error{
 			Reason:  volume.ReasonIdentity,
-			Message: "the identity " + i.String() + " is not usable: " + oneLine(err.Error()),
+			Message: "the identity " + i.String() + " is not usable: " + printable.OneLine(err.Error()),
 			Cause:   err,
 		}
 	}
@@ -83,8 +84,9 @@ func (i *Identity) sdk() (azcore.TokenCredential, error) {
 
 // policies are those of the identity's requests.
 func (i *Identity) policies() []policy.Policy {
-	o, limits := i.registry.options, i.method.service().limits
-	all := []policy.Policy{recorderPolicy{}, i.registry.found.policy(limits.Host)}
+	o, from := i.registry.options, i.method.service()
+	limits := from.limits
+	all := []policy.Policy{recorderPolicy{host: from.authority}, i.registry.found.policy(limits.Host)}
 	if o.Limiters != nil {
 		all = append(all, o.Limiters.Policy(limits))
 	}

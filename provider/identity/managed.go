@@ -73,27 +73,19 @@ func (m *managed) explain(f *failure) *volume.Error {
 	case status < http.StatusBadRequest || f.throttled():
 		return nil
 	case status == http.StatusBadRequest && m.id != "":
-		return f.error(
-			volume.ReasonIdentity,
+		return f.error(volume.ReasonIdentity,
 			f.who+" is not assigned to this node: assign it to the VM or scale set, or correct "+
-				"userAssignedIdentityID",
-		)
+				"userAssignedIdentityID")
 	case status == http.StatusBadRequest && strings.Contains(strings.ToLower(f.answer.description), "multiple user "+
 		"assigned"):
-		return f.error(
-			volume.ReasonIdentity,
+		return f.error(volume.ReasonIdentity,
 			"the node has several user-assigned identities and the class names none: set "+
-				"userAssignedIdentityID to the client id of one",
-		)
+				"userAssignedIdentityID to the client id of one")
 	case status == http.StatusBadRequest:
-		return f.error(
-			volume.ReasonIdentity,
+		return f.error(volume.ReasonIdentity,
 			"the node has no system-assigned managed identity: switch it on for the VM or scale set, or set "+
-				"userAssignedIdentityID",
-		)
+				"userAssignedIdentityID")
 	}
-	return f.error(
-		volume.ReasonUnavailable,
-		fmt.Sprintf("the instance metadata service answered %d: it is tried again later", status),
-	)
+	return f.error(volume.ReasonUnavailable,
+		fmt.Sprintf("the instance metadata service answered %d: it is tried again later", status))
 }

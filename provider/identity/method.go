@@ -41,6 +41,8 @@ type method interface {
 type service struct {
 	// name is for messages.
 	name string
+	// authority is the host that requests must be for; empty where it is not known before.
+	authority string
 	// limits names the limiter of its requests.
 	limits limiter.Key
 }
@@ -49,12 +51,16 @@ type service struct {
 type entra struct{ authority, tenant, client string }
 
 func (e entra) service() service {
-	host := "Entra ID"
+	host, authority := "Entra ID", ""
 	if u, err := url.Parse(e.authority); err == nil && u.Host != "" {
-		host = u.Host
+		host, authority = u.Host, u.Host
 	}
 	// Entra ID counts requests by tenant and client
-	return service{name: host, limits: limiter.Key{Quota: fmt.Sprintf("client %s of tenant %s", e.client, e.tenant)}}
+	return service{
+		name:      host,
+		authority: authority,
+		limits:    limiter.Key{Quota: fmt.Sprintf("client %s of tenant %s", e.client, e.tenant)},
+	}
 }
 
 // at completes the options of a credential. The authority comes from the operator's cloud, not from the class, so that
@@ -79,36 +85,28 @@ func (e entra) meaning(f *failure) string {
 	case "700016":
 		return fmt.Sprintf(
 			"there is no application or identity with client id %s in tenant %s: correct clientID or tenantID",
-			e.client,
-			e.tenant,
-		)
+			e.client, e.tenant)
 	case "90002", "900021", "900023":
 		return fmt.Sprintf("there is no tenant %s: correct tenantID", e.tenant)
 	case "7000215":
 		return fmt.Sprintf(
 			"the client secret of %s is wrong: put its value, not its id, into clientsecret of nodePublishSecretRef",
-			e.client,
-		)
+			e.client)
 	case "7000222":
-		return fmt.Sprintf(
-			"the client secret of %s is expired: make a new one and put it into nodePublishSecretRef",
-			e.client,
-		)
+		return fmt.Sprintf("the client secret of %s is expired: make a new one and put it into nodePublishSecretRef",
+			e.client)
 	case "700027":
 		return fmt.Sprintf(
 			"the certificate in nodePublishSecretRef is not registered with the application %s: upload it there",
-			e.client,
-		)
+			e.client)
 	case "700024":
 		return "the service account token or assertion is outside its validity: check the node's clock; the next " +
 			"republish brings a fresh one"
 	case "7000112", "7000113":
 		return fmt.Sprintf("the application %s is disabled: enable it, or use another identity", e.client)
 	case "50034", "500011":
-		return fmt.Sprintf(
-			"the tenant %s does not know Key Vault as a resource: correct tenantID or cloudName",
-			e.tenant,
-		)
+		return fmt.Sprintf("the tenant %s does not know Key Vault as a resource: correct tenantID or cloudName",
+			e.tenant)
 	case "53003", "530003":
 		return "conditional access refuses the sign-in: allow the workload identity from this network"
 	}

@@ -12,11 +12,12 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
-// person is whoever runs the process, in place of the class's identity.
+// person is the user who runs the process, in place of the class's identity.
 type person struct{ entra }
 
 func newPerson(c *class.Class) *person {
@@ -61,17 +62,15 @@ func (*person) explain(f *failure) *volume.Error {
 	case tried && failed.RawResponse == nil && f.seen.err != nil:
 		return f.network()
 	case tried && f.seen.status >= http.StatusInternalServerError:
-		return f.error(
-			volume.ReasonUnavailable,
-			fmt.Sprintf("%s answered %d to a token request: try again", f.host, f.seen.status),
-		)
+		return f.error(volume.ReasonUnavailable,
+			fmt.Sprintf("%s answered %d to a token request: try again", f.host, f.seen.status))
 	}
 	// what each credential of the chain says, in a line
 	var tries []string
 	for line := range strings.SplitSeq(f.err.Error(), "\n") {
 		if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && strings.HasPrefix(line, "\t") &&
 			!strings.HasPrefix(line, "\t\t") && !strings.Contains(name, " ") {
-			tries = append(tries, shorten(oneLine(line)))
+			tries = append(tries, printable.Cut(printable.OneLine(line), maxShown))
 		}
 	}
 	message := "no credential of yours gives a token: run `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and " +
@@ -100,7 +99,7 @@ func (c Caller) String() string {
 		{"", c.Name}, {"client id ", c.ClientID}, {"object id ", c.ObjectID}, {"tenant ", c.Tenant},
 	} {
 		if p.value != "" {
-			parts = append(parts, p.what+oneLine(p.value))
+			parts = append(parts, p.what+printable.OneLine(p.value))
 		}
 	}
 	return strings.Join(parts, ", ")

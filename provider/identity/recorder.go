@@ -4,10 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // The SDK flattens what its transport and policies returned into text. A recorder on the context keeps the last answer,
@@ -27,18 +31,28 @@ func withRecorder(ctx context.Context) (context.Context, *recorder) {
 	return context.WithValue(ctx, recorderKey{}, r), r
 }
 
-// recorderPolicy fills the recorder.
-type recorderPolicy struct{}
+// recorderPolicy fills the recorder, and refuses what the SDK would follow or take.
+type recorderPolicy struct {
+	// host is the only one that may be asked; empty where the SDK chooses.
+	host string
+}
 
 // Do implements policy.Policy.
-func (recorderPolicy) Do(req *policy.Request) (*http.Response, error) {
-	resp, err := req.Next()
+func (p recorderPolicy) Do(req *policy.Request) (*http.Response, error) {
 	r, ok := req.Raw().Context().Value(recorderKey{}).(*recorder)
 	if !ok {
-		return resp, err
+		r = &recorder{}
 	}
-	*r = recorder{err: err, host: req.Raw().URL.Host}
+	*r = recorder{host: req.Raw().URL.Host}
+	if !p.allows(r.host) {
+		// the discovery document says where the SDK sends credentials
+		r.err = &volume.Error{Reason: volume.ReasonUnavailable, Message: fmt.Sprintf(
+			"%s names another host for token requests: check proxies on the way", p.host)}
+		return nil, r.err
+	}
+	resp, err := req.Next()
 	if err != nil {
+		r.err = err
 		return resp, err
 	}
 	r.status, r.header = resp.StatusCode, resp.Header
@@ -52,6 +66,12 @@ func (recorderPolicy) Do(req *policy.Request) (*http.Response, error) {
 		return nil, errNoObject // the SDK panics at some of these
 	}
 	return resp, err
+}
+
+// allows returns whether a host may be asked: the authority, or one of its regional endpoints.
+func (p recorderPolicy) allows(host string) bool {
+	host = strings.ToLower(host)
+	return p.host == "" || host == strings.ToLower(p.host) || strings.HasSuffix(host, ".login.microsoft.com")
 }
 
 var errNoObject = errors.New("the answer is not a JSON object")

@@ -27,7 +27,7 @@ func (w *Wait) Longest() time.Duration {
 	return w.longest
 }
 
-// noteWait tells the context's Wait, if it has one.
+// noteWait adds to the context's Wait, if it has one.
 func noteWait(ctx context.Context, took time.Duration) {
 	if w, ok := ctx.Value(waitKey{}).(*Wait); ok {
 		w.mu.Lock()

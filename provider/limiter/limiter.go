@@ -159,22 +159,13 @@ func (l *Limiter) noTurn(cause error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := &volume.Error{Reason: volume.ReasonUnavailable, Cause: cause}
-	e.Message = fmt.Sprintf(
-		"%s was not asked in time: %d requests to it are under way and %d wait",
-		l.name,
-		l.inFlight,
-		len(l.waiters),
-	)
+	e.Message = fmt.Sprintf("%s was not asked in time: %d requests to it are under way and %d wait", l.name, l.inFlight,
+		len(l.waiters))
 	if l.rate > 0 && l.inFlight < l.allowed() {
 		e.Reason = volume.ReasonThrottled
 		e.Message = fmt.Sprintf(
 			"%s was not asked in time: it asked for fewer requests, gets %.1f a second, and %d wait; if this goes "+
-				"on, %s",
-			l.name,
-			l.rate,
-			len(l.waiters),
-			l.limits.Advice,
-		)
+				"on, %s", l.name, l.rate, len(l.waiters), l.limits.Advice)
 	}
 	return e
 }

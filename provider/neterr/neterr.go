@@ -37,56 +37,38 @@ func explain(err error, host string) (volume.Reason, string) {
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "proxyconnect" {
 		return volume.ReasonProxy, fmt.Sprintf(
-			"the HTTP proxy on the way to %s cannot be reached: check HTTPS_PROXY of the driver",
-			host,
-		)
+			"the HTTP proxy on the way to %s cannot be reached: check HTTPS_PROXY of the driver", host)
 	}
 	if e, ok := errors.AsType[*net.DNSError](err); ok {
 		if e.IsNotFound {
 			return volume.ReasonDNS, fmt.Sprintf(
 				"no address is known for %s: check the name, and the private DNS zone where "+
-					"the vault has a private endpoint",
-				host,
-			)
+					"the vault has a private endpoint", host)
 		}
 		return volume.ReasonDNS, fmt.Sprintf("the DNS server did not answer for %s: check the node's DNS", host)
 	}
 	if message, ok := untrusted(err); ok {
 		return volume.ReasonNetwork, fmt.Sprintf(
 			"the certificate of %s is not trusted (%s): if a proxy inspects TLS, give its "+
-				"authority to the driver with --ca-file",
-			host,
-			message,
-		)
+				"authority to the driver with --ca-file", host, message)
 	}
 	timeout, isNet := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), isNet && timeout.Timeout():
-		return volume.ReasonNetwork, fmt.Sprintf(
-			"%s did not answer in time: check firewalls and routes from the node",
-			host,
-		)
+		return volume.ReasonNetwork, fmt.Sprintf("%s did not answer in time: check firewalls and routes from the node",
+			host)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return volume.ReasonNetwork, fmt.Sprintf(
-			"%s refused the connection: check firewalls and routes from the node",
-			host,
-		)
+		return volume.ReasonNetwork, fmt.Sprintf("%s refused the connection: check firewalls and routes from the node",
+			host)
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		return volume.ReasonNetwork, fmt.Sprintf(
-			"there is no route to %s: check firewalls and routes from the node",
-			host,
-		)
+		return volume.ReasonNetwork, fmt.Sprintf("there is no route to %s: check firewalls and routes from the node",
+			host)
 	case broken(err):
 		return volume.ReasonNetwork, fmt.Sprintf(
-			"the connection to %s broke off: if it goes on, check proxies and firewalls on the way",
-			host,
-		)
+			"the connection to %s broke off: if it goes on, check proxies and firewalls on the way", host)
 	}
 	return volume.ReasonNetwork, fmt.Sprintf(
-		"no request reached %s (%s): check firewalls, routes and TLS from the node",
-		host,
-		kind(err),
-	)
+		"no request reached %s (%s): check firewalls, routes and TLS from the node", host, kind(err))
 }
 
 // Interrupted returns whether an answer broke off or ran out of time in its middle.

@@ -214,9 +214,7 @@ func (a *authorizer) refuse(token azcore.AccessToken, resp *http.Response) error
 		message: fmt.Sprintf(
 			"the vault refused a fresh token of %s: the vault must belong to the tenant of tenantID, and cloudName "+
 				"must be "+
-				"the vault's cloud",
-			a.credential,
-		),
+				"the vault's cloud", a.credential),
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -232,11 +230,7 @@ func (a *authorizer) otherTenant(vault, token string, resp *http.Response) error
 		message: fmt.Sprintf(
 			"the vault belongs to tenant %s, and the token of %s is of tenant %s: correct keyvaultName, or set "+
 				"tenantID to the "+
-				"vault's tenant and use an identity of it",
-			vault,
-			a.credential,
-			token,
-		),
+				"vault's tenant and use an identity of it", vault, a.credential, token),
 	}
 }
 

@@ -48,9 +48,7 @@ func ParseChallenge(header http.Header) Challenge {
 	}
 	if parameters["error"] == "insufficient_claims" && len(parameters["claims"]) <= biggestClaims {
 		var object map[string]json.RawMessage
-		if claims, err := base64.StdEncoding.DecodeString(
-			parameters["claims"],
-		); err == nil &&
+		if claims, err := base64.StdEncoding.DecodeString(parameters["claims"]); err == nil &&
 			json.Unmarshal(claims, &object) == nil {
 			c.Claims = string(claims)
 		}

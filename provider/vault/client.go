@@ -116,21 +116,15 @@ func (p *Pool) newClient(vaultURL, scope string, credential Credential) (*Client
 		TracingProvider:  p.options.Tracing,
 	}
 	c := &Client{options: p.options, host: u.Host, credential: credential, authorizer: authorize}
-	if c.secrets, err = azsecrets.NewClient(
-		vaultURL,
-		credential,
-		&azsecrets.ClientOptions{ClientOptions: options},
-	); err != nil {
+	if c.secrets, err = azsecrets.NewClient(vaultURL, credential,
+		&azsecrets.ClientOptions{ClientOptions: options}); err != nil {
 		return nil, fmt.Errorf("secrets client: %w", err)
 	}
 	if c.keys, err = azkeys.NewClient(vaultURL, credential, &azkeys.ClientOptions{ClientOptions: options}); err != nil {
 		return nil, fmt.Errorf("keys client: %w", err)
 	}
-	c.certificates, err = azcertificates.NewClient(
-		vaultURL,
-		credential,
-		&azcertificates.ClientOptions{ClientOptions: options},
-	)
+	c.certificates, err = azcertificates.NewClient(vaultURL, credential,
+		&azcertificates.ClientOptions{ClientOptions: options})
 	if err != nil {
 		return nil, fmt.Errorf("certificates client: %w", err)
 	}

@@ -166,10 +166,7 @@ func (c *Client) refused(raw *http.Response, status int, d description) *volume.
 		e.Reason = volume.ReasonInvalidClass
 		e.Message = fmt.Sprintf(
 			"the vault rejected the request (%s, status %d; details redacted): correct objectName, objectVersion and "+
-				"objectType",
-			p.known(),
-			status,
-		)
+				"objectType", p.known(), status)
 	}
 	e.Message = prefix + e.Message
 	return e
@@ -211,21 +208,12 @@ func (c *Client) forbidden(p problem, d description) (volume.Reason, string) {
 	case inner == "forbiddenbyrbac":
 		return volume.ReasonPermission, fmt.Sprintf(
 			"%s has no permission: assign it the role %q on the vault; a new assignment takes minutes "+
-				"to count",
-			who,
-			role,
-		)
+				"to count", who, role)
 	case inner == "forbiddenbypolicy":
-		return volume.ReasonPermission, fmt.Sprintf(
-			"%s has no permission: add %q to its access policy of the vault",
-			who,
-			permission,
-		)
+		return volume.ReasonPermission, fmt.Sprintf("%s has no permission: add %q to its access policy of the vault",
+			who, permission)
 	}
 	return volume.ReasonPermission, fmt.Sprintf(
-		"%s has no permission: assign it the role %q, or add %q to its access policy of the vault",
-		who,
-		role,
-		permission,
-	)
+		"%s has no permission: assign it the role %q, or add %q to its access policy of the vault", who, role,
+		permission)
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"go.uber.org/goleak"
 	"k8s.io/utils/clock"
 
@@ -53,12 +51,9 @@ type world struct {
 	transport  *http.Client
 	pool       *vault.Pool
 	client     *vault.Client
-
-	mu       sync.Mutex
-	observed []string
 }
 
-func newWorld(t *testing.T, policies ...policy.Policy) *world {
+func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{Server: emulatortest.Start(t, seed)}
 	w.issuer = emulatortest.StartIssuer(t, w.Server)
@@ -68,14 +63,7 @@ func newWorld(t *testing.T, policies ...policy.Policy) *world {
 	}
 	w.transport = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	w.identities = identity.New(identity.Options{Transport: w.transport, Clock: clock.RealClock{}})
-	w.pool = vault.New(vault.Options{
-		Transport: w.transport, Policies: policies, ApplicationID: "test", Clock: clock.RealClock{},
-		Observe: func(operation string, reason volume.Reason, _ time.Duration) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.observed = append(w.observed, operation+" "+string(reason))
-		},
-	})
+	w.pool = vault.New(vault.Options{Transport: w.transport, ApplicationID: "test", Clock: clock.RealClock{}})
 	t.Cleanup(func() { w.identities.Close(); transport.CloseIdleConnections() })
 	w.client = w.of(t, host, "client")
 	return w

@@ -18,8 +18,12 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
 )
 
-// mostPages bounds a list of versions: a vault that always names a next page must not hold a Pod.
-const mostPages = 200
+// A list of versions is bounded: a vault that always names a next page must hold neither a Pod nor memory. Key Vault's
+// pages have 25 entries.
+const (
+	mostPages    = 200
+	mostVersions = 25 * mostPages
+)
 
 // Object is one version of a secret, key or certificate as the vault answered.
 type Object struct {
@@ -114,23 +118,16 @@ func (s secrets) get(ctx context.Context, name, version string) (*Object, string
 }
 
 func (s secrets) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
-	pages, err := collect(ctx, s.client.NewListSecretPropertiesVersionsPager(name, nil))
 	l := &list{}
-	for _, page := range pages {
+	pager := s.client.NewListSecretPropertiesVersionsPager(name, nil)
+	err := collect(ctx, l, pager, func(page azsecrets.ListSecretPropertiesVersionsResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
-				l.add(
-					string(deref(v.ID)),
-					attributes(
-						v.Attributes.Enabled,
-						v.Attributes.Created,
-						v.Attributes.NotBefore,
-						v.Attributes.Expires,
-					),
-				)
+				a := v.Attributes
+				l.add(string(deref(v.ID)), attributes(a.Enabled, a.Created, a.NotBefore, a.Expires))
 			}
 		}
-	}
+	})
 	return l.all, l.ids, err
 }
 
@@ -159,23 +156,16 @@ func (k keys) get(ctx context.Context, name, version string) (*Object, string, e
 }
 
 func (k keys) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
-	pages, err := collect(ctx, k.client.NewListKeyPropertiesVersionsPager(name, nil))
 	l := &list{}
-	for _, page := range pages {
+	pager := k.client.NewListKeyPropertiesVersionsPager(name, nil)
+	err := collect(ctx, l, pager, func(page azkeys.ListKeyPropertiesVersionsResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
-				l.add(
-					string(deref(v.KID)),
-					attributes(
-						v.Attributes.Enabled,
-						v.Attributes.Created,
-						v.Attributes.NotBefore,
-						v.Attributes.Expires,
-					),
-				)
+				a := v.Attributes
+				l.add(string(deref(v.KID)), attributes(a.Enabled, a.Created, a.NotBefore, a.Expires))
 			}
 		}
-	}
+	})
 	return l.all, l.ids, err
 }
 
@@ -197,23 +187,16 @@ func (c certificates) get(ctx context.Context, name, version string) (*Object, s
 }
 
 func (c certificates) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
-	pages, err := collect(ctx, c.client.NewListCertificatePropertiesVersionsPager(name, nil))
 	l := &list{}
-	for _, page := range pages {
+	pager := c.client.NewListCertificatePropertiesVersionsPager(name, nil)
+	err := collect(ctx, l, pager, func(page azcertificates.ListCertificatePropertiesVersionsResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
-				l.add(
-					string(deref(v.ID)),
-					attributes(
-						v.Attributes.Enabled,
-						v.Attributes.Created,
-						v.Attributes.NotBefore,
-						v.Attributes.Expires,
-					),
-				)
+				a := v.Attributes
+				l.add(string(deref(v.ID)), attributes(a.Enabled, a.Created, a.NotBefore, a.Expires))
 			}
 		}
-	}
+	})
 	return l.all, l.ids, err
 }
 
@@ -229,20 +212,21 @@ func (l *list) add(id string, a Attributes) {
 	}
 }
 
-// collect reads all pages; a page may be short or empty although more follow.
-func collect[P any](ctx context.Context, pager *runtime.Pager[P]) ([]P, error) {
-	var pages []P
+// collect reads all pages into a list; a page may be short or empty although more follow.
+func collect[P any](ctx context.Context, l *list, pager *runtime.Pager[P], add func(P)) error {
 	for range mostPages {
 		if !pager.More() {
-			return pages, nil
+			return nil
 		}
 		page, err := pager.NextPage(ctx)
 		if err != nil {
-			return nil, err // Ask explains it
+			return err // Ask explains it
 		}
-		pages = append(pages, page)
+		if add(page); len(l.all) > mostVersions {
+			break
+		}
 	}
-	return nil, errEndless
+	return errEndless
 }
 
 func attributes(enabled *bool, created, notBefore, expires *time.Time) Attributes {

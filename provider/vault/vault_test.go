@@ -10,11 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
@@ -113,43 +110,6 @@ func TestRealChallengeHeals(t *testing.T) {
 	}
 }
 
-func TestWhatMayPassIsTriedAgainWhereAPodWaits(t *testing.T) {
-	for name, fault := range map[string]emulator.Fault{
-		"503":       {Kind: emulator.FaultStatus, Status: 503, Code: "ServiceUnavailable", Count: 2},
-		"429":       {Kind: emulator.FaultThrottle, Count: 2},
-		"HTML 502":  {Kind: emulator.FaultHTML, Count: 2},
-		"reset":     {Kind: emulator.FaultReset, Count: 2},
-		"truncated": {Kind: emulator.FaultTruncated, Count: 2},
-		"empty":     {Kind: emulator.FaultEmpty, Count: 2},
-		"hang":      {Kind: emulator.FaultHang, Count: 2},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var policies []policy.Policy
-			if fault.Kind == emulator.FaultHang { // else no answer comes too late, however slow the machine is
-				policies = append(policies, vault.TryTimeout(3*time.Second))
-			}
-			w := newWorld(t, policies...)
-			w.secret(t, "s", "v")
-			if _, err := get(t.Context(), w.client, class.Secret, "s", ""); err != nil {
-				t.Fatal(err) // the token is there now
-			}
-			w.ResetRequests()
-			fault.Operation = "get secret"
-			w.AddFault(fault)
-			if s, err := get(starting(t), w.client, class.Secret, "s", ""); err != nil || s.Value != "v" {
-				t.Fatalf("got %+v, %v", s, err)
-			}
-			if n := w.counted(); n < 3 {
-				t.Errorf("%d requests", n)
-			}
-			if got := w.observed; got[len(got)-1] != "get secret " || got[len(got)-2] == "get secret " {
-				t.Errorf("observed %q", got)
-			}
-		})
-	}
-}
-
 func TestWhatDoesNotPassIsAskedOnce(t *testing.T) {
 	w := newWorld(t)
 	if _, err := get(starting(t), w.client, class.Secret, "missing", ""); volume.ReasonOf(err) != volume.ReasonNotFound {
@@ -165,34 +125,6 @@ func TestWhatDoesNotPassIsAskedOnce(t *testing.T) {
 	}
 	if n := w.counted(); n != 1 {
 		t.Errorf("the rotation's request was sent %d times", n)
-	}
-}
-
-func TestHangEndsWithTheTry(t *testing.T) {
-	w := newWorld(t, vault.TryTimeout(100*time.Millisecond))
-	w.secret(t, "s", "v")
-	w.AddFault(emulator.Fault{Kind: emulator.FaultHang, Operation: "get secret"})
-	_, err := get(t.Context(), w.client, class.Secret, "s", "")
-	if volume.ReasonOf(err) != volume.ReasonNetwork || !strings.Contains(err.Error(), "did not answer in time") {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestDeadlineTellsTheRealCause(t *testing.T) {
-	w := newWorld(t)
-	w.secret(t, "s", "v")
-	w.AddFault(emulator.Fault{Kind: emulator.FaultStatus, Status: 503, Operation: "get secret", Count: 1})
-	w.AddFault(emulator.Fault{Kind: emulator.FaultHang, Operation: "get secret"})
-	ctx, cancel := context.WithTimeout(starting(t), 3*time.Second)
-	defer cancel()
-	_, err := get(ctx, w.client, class.Secret, "s", "")
-	if volume.ReasonOf(err) != volume.ReasonUnavailable || !strings.Contains(err.Error(), "answered 503") {
-		t.Errorf("got %v", err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	go stop()
-	if _, err := get(ctx, w.client, class.Secret, "s", ""); !errors.Is(err, context.Canceled) {
-		t.Errorf("who gave up: %v", err)
 	}
 }
 

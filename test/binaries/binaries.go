@@ -1,5 +1,6 @@
-// Package binaries finds the programs that tests run. Tests never build them: hack/test-programs does, before any test, so that no
-// test's time limit covers a compiler. `make test` does so by itself; before `go test`, run `make test-programs`.
+// Package binaries finds the programs that tests run. Tests never build them: hack/test-programs does, before any test,
+// so that no test's time limit covers a compiler. `make test` does so by itself; before `go test`, run `make
+// test-programs`.
 package binaries
 
 import (
@@ -13,9 +14,9 @@ import (
 	"time"
 )
 
-// Variable is the environment variable that names the directory of the programs. Scripts that have just built them set it; then
-// nothing is checked. Without it the programs are those that `make test-programs` has built in the project's directory, and a test
-// fails where they are older than the sources.
+// Variable is the environment variable that names the directory of the programs. Scripts that have just built them set
+// it; then nothing is checked. Without it the programs are those that `make test-programs` has built in the project's
+// directory, and a test fails where they are older than the sources.
 const Variable = "KEYVAULT_CSI_TEST_PROGRAMS"
 
 // Driver is the path of keyvault-csi, built with the race detector where hack/test uses it.
@@ -114,7 +115,8 @@ var sources = []string{"cmd", "driver", "internal", "provider", "tmpfs", "test/e
 // newest is the source of the programs that was changed last, and when.
 func newest(root string) (name string, changed time.Time, err error) {
 	look := func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") && filepath.Base(path) != "go.mod" || strings.HasSuffix(path, "_test.go") {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") && filepath.Base(path) != "go.mod" ||
+			strings.HasSuffix(path, "_test.go") {
 			return err
 		}
 		info, err := d.Info()

@@ -48,8 +48,8 @@ var shared struct {
 	node *Node
 }
 
-// Shared is a cluster that all tests of the package use; the first one's options are everybody's. Main ends it. It is the cluster of
-// E2E_KUBECONFIG if there is one.
+// Shared is a cluster that all tests of the package use; the first one's options are everybody's. Main ends it. It is
+// the cluster of E2E_KUBECONFIG if there is one.
 func Shared(t testing.TB, o Options) *Cluster {
 	t.Helper()
 	if c := sharedExisting(t); c != nil {

@@ -16,7 +16,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 )
 
-// How tests use the node of the cluster of E2E_KUBECONFIG (controlplane.Existing). For a context kind-NAME the defaults are kind's.
+// How tests use the node of the cluster of E2E_KUBECONFIG (controlplane.Existing). For a context kind-NAME the defaults
+// are kind's.
 const (
 	// importVariable is a command that gives the node a container image: the path of an archive is added.
 	importVariable = "E2E_IMPORT"

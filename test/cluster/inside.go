@@ -52,8 +52,8 @@ func (s *settings) planeConfig() controlplane.Config {
 	}
 }
 
-// Init is process 1 of the cluster's namespaces: it makes the file system what a node's is, waits for the settings on stdin, runs
-// Supervise and reaps what is orphaned. When it ends, all of the cluster ends.
+// Init is process 1 of the cluster's namespaces: it makes the file system what a node's is, waits for the settings on
+// stdin, runs Supervise and reaps what is orphaned. When it ends, all of the cluster ends.
 func Init() error {
 	var s settings
 	if err := json.NewDecoder(os.Stdin).Decode(&s); err != nil {
@@ -93,8 +93,8 @@ var sysctls = map[string]string{
 	"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
 }
 
-// mountAll makes mounts shared among the cluster's processes and hidden from the machine, and gives the cluster directories of its
-// own where its programs have fixed paths.
+// mountAll makes mounts shared among the cluster's processes and hidden from the machine, and gives the cluster
+// directories of its own where its programs have fixed paths.
 func mountAll(s *settings) error {
 	for _, step := range []error{
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
@@ -150,7 +150,8 @@ type supervisor struct {
 	mu         sync.Mutex // one request at a time
 }
 
-// Supervise starts the cluster's programs, inside its namespaces, and serves requests of the outside on a socket until it is killed.
+// Supervise starts the cluster's programs, inside its namespaces, and serves requests of the outside on a socket until
+// it is killed.
 func Supervise(ctx context.Context, text string) error {
 	s := &supervisor{}
 	if err := json.Unmarshal([]byte(text), &s.settings); err != nil {

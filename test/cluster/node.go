@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package cluster runs Kubernetes on this machine: the control plane and a real node with containerd, runc and kubelet, in
-// namespaces of their own, so that nothing of it is left when it has ended. The cluster of hack/cluster is Up, Down and Load; a
-// test's is Start.
+// Package cluster runs Kubernetes on this machine: the control plane and a real node with containerd, runc and kubelet,
+// in namespaces of their own, so that nothing of it is left when it has ended. The cluster of hack/cluster is Up, Down
+// and Load; a test's is Start.
 package cluster
 
 import (
@@ -190,7 +190,8 @@ func (n *Node) begin(ctx context.Context) error {
 	return nil
 }
 
-// connect makes the pair of network devices that joins the cluster to this machine. Its name is what keeps two clusters apart.
+// connect makes the pair of network devices that joins the cluster to this machine. Its name is what keeps two clusters
+// apart.
 func (n *Node) connect() error {
 	numbers := []int{n.Network}
 	if n.Network < 0 {
@@ -264,7 +265,8 @@ func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// ImportImage gives the node the images of an archive, in the form of `docker save` or of an OCI layout, and a name where it has none.
+// ImportImage gives the node the images of an archive, in the form of `docker save` or of an OCI layout, and a name
+// where it has none.
 func (n *Node) ImportImage(ctx context.Context, archive string) error {
 	out, err := n.Command(ctx, n.Programs["ctr"], "--address", containerdSocket, "-n", "k8s.io", "images", "import", archive).CombinedOutput()
 	if err != nil {
@@ -300,7 +302,8 @@ func (n *Node) Logs() string {
 
 func (n *Node) alive() bool { return n.pid != 0 && started(n.pid) != "" }
 
-// Stop ends the cluster as if its machine lost power: every process and mount is gone, its files stay. It waits for that.
+// Stop ends the cluster as if its machine lost power: every process and mount is gone, its files stay. It waits for
+// that.
 func (n *Node) Stop() error {
 	if n.alive() {
 		if err := unix.Kill(n.pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -45,9 +45,9 @@ func (e AuditEvent) String() string {
 	return e.Verb + " " + what + " " + e.ObjectRef.Namespace + "/" + e.ObjectRef.Name + ": " + string(status)
 }
 
-// Requests are the requests of clients whose user agent begins with a prefix, in the order in which they were answered; a watch
-// counts when it begins. An answer may arrive a little before its line in the log: wait for what must come, and count after a
-// request of one's own.
+// Requests are the requests of clients whose user agent begins with a prefix, in the order in which they were answered;
+// a watch counts when it begins. An answer may arrive a little before its line in the log: wait for what must come, and
+// count after a request of one's own.
 func (c *ControlPlane) Requests(userAgentPrefix string) []AuditEvent {
 	c.Helper()
 	c.NeedsOwn("it reads the audit log of the API server")

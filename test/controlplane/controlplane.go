@@ -22,21 +22,23 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 )
 
-// admissionPlugins is the environment variable that names more admission plugins, by spaces, for all control planes of a run.
+// admissionPlugins is the environment variable that names more admission plugins, by spaces, for all control planes of
+// a run.
 const admissionPlugins = "CONTROLPLANE_ADMISSION_PLUGINS"
 
 // Options are what a test may choose.
 type Options struct {
 	// AdmissionPlugins are enabled beside the default ones and NodeRestriction.
 	AdmissionPlugins []string
-	// ControllerManager is true where kube-controller-manager is to run: with garbage collection, Deployments, Jobs and so on,
-	// without what watches over nodes, since there is no kubelet.
+	// ControllerManager is true where kube-controller-manager is to run: with garbage collection, Deployments, Jobs and
+	// so on, without what watches over nodes, since there is no kubelet.
 	ControllerManager bool
 	// APIServerFlags are more flags of kube-apiserver.
 	APIServerFlags []string
 }
 
-// ControlPlane is a control plane in a test's hands: what fails, fails the test. There is no kubelet: nodes and Pods are objects.
+// ControlPlane is a control plane in a test's hands: what fails, fails the test. There is no kubelet: nodes and Pods
+// are objects.
 type ControlPlane struct {
 	testing.TB
 	*Plane
@@ -44,7 +46,8 @@ type ControlPlane struct {
 	client *kubernetes.Clientset
 }
 
-// Start runs a control plane of its own until the test ends. It is up in a few seconds; Shared takes none where it is up already.
+// Start runs a control plane of its own until the test ends. It is up in a few seconds; Shared takes none where it is
+// up already.
 func Start(t testing.TB, o Options) *ControlPlane {
 	t.Helper()
 	needsOwn(t, "it needs an API server that it can stop, or whose settings it chooses")
@@ -68,8 +71,8 @@ var shared struct {
 	plane *Plane
 }
 
-// Shared is a control plane with a controller manager that all tests of the package use, each in namespaces of its own. Main ends it.
-// It is the cluster of E2E_KUBECONFIG if there is one.
+// Shared is a control plane with a controller manager that all tests of the package use, each in namespaces of its own.
+// Main ends it. It is the cluster of E2E_KUBECONFIG if there is one.
 func Shared(t testing.TB) *ControlPlane {
 	t.Helper()
 	shared.Lock()

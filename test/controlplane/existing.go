@@ -11,8 +11,9 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// The environment variables that hand an existing cluster to the tests. Both are needed, and neither is one that shells export for other
-// purposes: tests install CustomResourceDefinitions, roles and admission policies, and must never do so in a cluster by accident.
+// The environment variables that hand an existing cluster to the tests. Both are needed, and neither is one that shells
+// export for other purposes: tests install CustomResourceDefinitions, roles and admission policies, and must never do
+// so in a cluster by accident.
 const (
 	// kubeconfigVariable names a kubeconfig file with an administrator's rights.
 	kubeconfigVariable = "E2E_KUBECONFIG"
@@ -21,9 +22,12 @@ const (
 )
 
 // errContext is the error of a kubeconfig whose current context is not confirmed.
-var errContext = errors.New("the cluster is used only if " + contextVariable + " names the current context of " + kubeconfigVariable)
+var errContext = errors.New(
+	"the cluster is used only if " + contextVariable + " names the current context of " + kubeconfigVariable,
+)
 
-// Existing is the cluster of E2E_KUBECONFIG; nil without that variable. It is an error if its current context is not also in E2E_CONTEXT.
+// Existing is the cluster of E2E_KUBECONFIG; nil without that variable. It is an error if its current context is not
+// also in E2E_CONTEXT.
 func Existing() (*clientcmdapi.Config, error) {
 	path := os.Getenv(kubeconfigVariable)
 	if path == "" {
@@ -59,7 +63,8 @@ func UseExisting(config *clientcmdapi.Config, dir string) (*Plane, error) {
 	return p, clientcmd.WriteToFile(*config, p.Kubeconfig("admin"))
 }
 
-// user is a client of the existing cluster: the administrator, who impersonates the user of a name, where that is given.
+// user is a client of the existing cluster: the administrator, who impersonates the user of a name, where that is
+// given.
 func (p *Plane) user(name string, groups ...string) *clientcmdapi.AuthInfo {
 	info := p.existing.AuthInfos[p.existing.Contexts[p.existing.CurrentContext].AuthInfo].DeepCopy()
 	if name != "" {

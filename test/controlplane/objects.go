@@ -21,7 +21,7 @@ func (c *ControlPlane) CreateNode(name string) *corev1.Node {
 	c.Helper()
 	node, err := c.client.CoreV1().Nodes().Create(c.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if err == nil && c.existing != nil {
-		c.Plane.madeNode(name)
+		c.madeNode(name)
 	}
 	if apierrors.IsAlreadyExists(err) {
 		node, err = c.client.CoreV1().Nodes().Get(c.Context(), name, metav1.GetOptions{})
@@ -80,7 +80,8 @@ func WithLabels(labels map[string]string) func(*corev1.Pod) {
 	}
 }
 
-// boundToken is a token for an audience (the API server's own where empty), bound to a Pod and with it to the Pod's node.
+// boundToken is a token for an audience (the API server's own where empty), bound to a Pod and with it to the Pod's
+// node.
 func (c *ControlPlane) boundToken(pod *corev1.Pod, audience string) authenticationv1.TokenRequestStatus {
 	c.Helper()
 	lifetime := int64(time.Hour / time.Second)
@@ -96,8 +97,8 @@ func (c *ControlPlane) boundToken(pod *corev1.Pod, audience string) authenticati
 	return answer.Status
 }
 
-// BoundKubeconfig is a kubeconfig file with a token of a ServiceAccount that is bound to a Pod of it: the API server knows the
-// Pod's node from the token.
+// BoundKubeconfig is a kubeconfig file with a token of a ServiceAccount that is bound to a Pod of it: the API server
+// knows the Pod's node from the token.
 func (c *ControlPlane) BoundKubeconfig(namespace, serviceAccount, pod string) string {
 	c.Helper()
 	object, err := c.client.CoreV1().Pods(namespace).Get(c.Context(), pod, metav1.GetOptions{})

@@ -1,5 +1,5 @@
-// Package controlplane runs a real etcd and kube-apiserver and, where asked, kube-controller-manager and kube-scheduler:
-// for tests (Start, Shared), and as a part of the cluster of hack/cluster (New).
+// Package controlplane runs a real etcd and kube-apiserver and, where asked, kube-controller-manager and
+// kube-scheduler: for tests (Start, Shared), and as a part of the cluster of hack/cluster (New).
 package controlplane
 
 import (

@@ -332,8 +332,8 @@ func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 	}
 }
 
-// A value that the schema takes either has a default, and with it a line in the README, or is one that has no effect, and then
-// the notes name it.
+// A value that the schema takes either has a default, and with it a line in the README, or is one that has no effect,
+// and then the notes name it.
 func TestEveryValueOfTheSchemaIsKnown(t *testing.T) {
 	var schema, values map[string]any
 	for path, into := range map[string]*map[string]any{"values.schema.json": &schema, "values.yaml": &values} {

@@ -86,8 +86,8 @@ func fetch(t *testing.T, address string) string {
 	return string(text)
 }
 
-// TestDashboardShowsADriverAtWork lets Pods come and go while vault, identity service and classes make trouble, and runs the
-// dashboard's queries on what a Prometheus saw of it.
+// TestDashboardShowsADriverAtWork lets Pods come and go while vault, identity service and classes make trouble, and
+// runs the dashboard's queries on what a Prometheus saw of it.
 func TestDashboardShowsADriverAtWork(t *testing.T) {
 	address := freePort(t)
 	n := kubelet.Start(t, kubelet.Seed+"latency: 15ms\nmanagedIdentities: [{clientID: mi, objectID: o, system: true}]\ntokenLifetime: 20s\n",
@@ -143,7 +143,8 @@ func TestDashboardShowsADriverAtWork(t *testing.T) {
 	}
 }
 
-// query runs one of the dashboard's expressions over the time that the driver was watched, and says what is wrong with the answer.
+// query runs one of the dashboard's expressions over the time that the driver was watched, and says what is wrong with
+// the answer.
 func query(t *testing.T, prometheus, expr string) string {
 	t.Helper()
 	end := time.Now()

@@ -9,7 +9,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
 
-// Each installation and upgrade with the project's chart renders, with the values that the page sets: the chart's schema is strict.
+// Each installation and upgrade with the project's chart renders, with the values that the page sets: the chart's
+// schema is strict.
 func TestHelmCommandsOfTheDocumentation(t *testing.T) {
 	checked := 0
 	for _, c := range pages.Commands(t) {

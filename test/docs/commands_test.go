@@ -185,7 +185,8 @@ func seedOfTheChart(t *testing.T) emulator.Seed {
 	return seed
 }
 
-// Every curl command of the control API is sent to an emulator with the seed of its page and that of the chart, in the page's order.
+// Every curl command of the control API is sent to an emulator with the seed of its page and that of the chart, in the
+// page's order.
 func TestCurlCommandsOfTheDocumentation(t *testing.T) {
 	server, err := emulator.New(emulator.Options{Seed: seedOf(t)})
 	if err != nil {

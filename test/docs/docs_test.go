@@ -236,7 +236,8 @@ func TestTheArithmeticOfScale(t *testing.T) {
 
 var memory = regexp.MustCompile(`(?i)\b(resident|RSS|holds about|idle)\b[^.\n]*?\d+ [MG]i?B|\d+ [MG]i?B (resident|RSS)`)
 
-// What the driver's process needs of a node is measured by one command and is in one page, so that pages cannot contradict each other.
+// What the driver's process needs of a node is measured by one command and is in one page, so that pages cannot
+// contradict each other.
 func TestMemoryIsInOnePage(t *testing.T) {
 	for path, text := range pages.All(t) {
 		found := memory.FindString(text)

@@ -42,8 +42,8 @@ func documents(t *testing.T, path, text string) (all [][]byte) {
 	return all
 }
 
-// Every YAML document of the documentation is what its reader takes: Kubernetes' kinds and classes decode strictly; what has no kind
-// is an emulator's seed or values of the chart.
+// Every YAML document of the documentation is what its reader takes: Kubernetes' kinds and classes decode strictly;
+// what has no kind is an emulator's seed or values of the chart.
 func TestYAMLOfTheDocumentationIsStrictlyGood(t *testing.T) {
 	strict := serializer.NewCodecFactory(clientscheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
 	chart := values(t)

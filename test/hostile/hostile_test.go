@@ -310,3 +310,19 @@ func TestServicesThatDoNotAnswer(t *testing.T) {
 		})
 	}
 }
+
+// A discovery document says where the SDK sends service account tokens: they must not follow it to another host.
+func TestDiscoveryDoesNotLeadCredentialsAway(t *testing.T) {
+	t.Parallel()
+	n := start(t)
+	base := "https://" + hostile.EntraHost + "/" + kubelet.Tenant + "/"
+	n.Attack(hostile.EntraHost, hostile.Answer(http.StatusOK, `{"issuer":"`+base+`v2.0","authorization_endpoint":"`+base+
+		`oauth2/v2.0/authorize","token_endpoint":"https://evil.example.com/oauth2/v2.0/token"}`))
+	if err := n.attacked("attacked", time.Minute); err == nil || !strings.Contains(err.Error(), "names another host for token requests") {
+		t.Errorf("got %v", err)
+	}
+	for _, r := range n.Emulator.Requests() {
+		t.Errorf("followed to %+v", r)
+	}
+	n.survives("healthy-node")
+}

@@ -1,5 +1,5 @@
-// Package kubelet plays kubelet for tests: it starts the built driver against an emulator and calls its socket with real
-// service account tokens.
+// Package kubelet plays kubelet for tests: it starts the built driver against an emulator and calls its socket with
+// real service account tokens.
 package kubelet
 
 import (
@@ -69,8 +69,8 @@ type Node struct {
 	log     *os.File
 }
 
-// Main runs the tests of a package that starts drivers: four at once unless -parallel says otherwise, since they mostly wait. Call it in
-// TestMain.
+// Main runs the tests of a package that starts drivers: four at once unless -parallel says otherwise, since they mostly
+// wait. Call it in TestMain.
 func Main(m *testing.M) int {
 	// Not flag.Set, which looks like a flag of the command line, and csi-sanity refuses that one.
 	if err := flag.Lookup("test.parallel").Value.Set("4"); err != nil {
@@ -97,7 +97,8 @@ func InCluster(seed string, issuer emulator.Issuer) string {
 	return strings.ReplaceAll(seed, "https://oidc.example.com/cluster/", issuer.Issuer)
 }
 
-// StartInCluster runs a driver that takes its classes from an API server. The emulator trusts the tokens of the API server's issuer.
+// StartInCluster runs a driver that takes its classes from an API server. The emulator trusts the tokens of the API
+// server's issuer.
 func StartInCluster(t testing.TB, seed, kubeconfig string, issuer emulator.Issuer, flags ...string) *Node {
 	t.Helper()
 	server := emulatortest.Start(t, InCluster(seed, issuer))
@@ -111,11 +112,20 @@ func StartInCluster(t testing.TB, seed, kubeconfig string, issuer emulator.Issue
 }
 
 // StartWithout is StartWith without one variable of the environment that leads to the emulator.
-func StartWithout(t testing.TB, server *emulator.Server, issuer *emulatortest.Issuer, variable string, flags ...string) *Node {
+func StartWithout(
+	t testing.TB,
+	server *emulator.Server,
+	issuer *emulatortest.Issuer,
+	variable string,
+	flags ...string,
+) *Node {
 	t.Helper()
 	n := newNode(t, server, issuer)
 	n.source, n.flags = []string{"--classes", filepath.Join(n.Dir, "classes")}, flags
-	n.env = slices.DeleteFunc(n.env, func(v string) bool { return variable != "" && strings.HasPrefix(v, variable+"=") })
+	n.env = slices.DeleteFunc(
+		n.env,
+		func(v string) bool { return variable != "" && strings.HasPrefix(v, variable+"=") },
+	)
 	n.begin()
 	return n
 }
@@ -344,7 +354,10 @@ func (n *Node) MustPublish(pod, class string, edit ...func(*csi.NodePublishVolum
 // Unpublish calls NodeUnpublishVolume.
 func (n *Node) Unpublish(pod string) {
 	n.Helper()
-	_, err := n.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: "csi-" + pod, TargetPath: n.Target(pod)})
+	_, err := n.NodeUnpublishVolume(
+		context.Background(),
+		&csi.NodeUnpublishVolumeRequest{VolumeId: "csi-" + pod, TargetPath: n.Target(pod)},
+	)
 	if err != nil {
 		n.Fatal(err)
 	}

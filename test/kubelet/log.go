@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// openLog makes the file that a driver's processes log to. A file, not a pipe: what a process has written is there at once.
-// It has no name any more, and is read until the last of a test's cleanups.
+// openLog makes the file that a driver's processes log to. A file, not a pipe: what a process has written is there at
+// once. It has no name any more, and is read until the last of a test's cleanups.
 func openLog(t testing.TB) *os.File {
 	t.Helper()
 	f, err := os.CreateTemp(t.TempDir(), "log-")

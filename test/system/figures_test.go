@@ -308,8 +308,8 @@ func TestFiguresOfAChange(t *testing.T) {
 	out.print("Rotation of changed content")
 }
 
-// TestFiguresOfManyIdentities compares a start of Pods of many identities with a client that knows nothing: a credential and a client of
-// the SDK for each, all at once.
+// TestFiguresOfManyIdentities compares a start of Pods of many identities with a client that knows nothing: a
+// credential and a client of the SDK for each, all at once.
 func TestFiguresOfManyIdentities(t *testing.T) {
 	const count = 100
 	out := &table{}

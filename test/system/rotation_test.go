@@ -25,8 +25,8 @@ func setPair(n *kubelet.Node, number int) {
 	n.Secret("password", fmt.Sprintf("%s-%d", strings.Repeat("p", 2000+number%500), number))
 }
 
-// TestFaultsNeverHarmFiles breaks the vault and the identity services in every way for seconds, while readers look at the
-// files of running pods.
+// TestFaultsNeverHarmFiles breaks the vault and the identity services in every way for seconds, while readers look at
+// the files of running pods.
 func TestFaultsNeverHarmFiles(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]emulator.Fault{
@@ -89,8 +89,8 @@ func TestFaultsNeverHarmFiles(t *testing.T) {
 	}
 }
 
-// TestReadersSeeOneGenerationWhileItRotates reads two files of one object through one directory while the driver refreshes: a reader
-// that has opened the directory always finds both, with the same value.
+// TestReadersSeeOneGenerationWhileItRotates reads two files of one object through one directory while the driver
+// refreshes: a reader that has opened the directory always finds both, with the same value.
 func TestReadersSeeOneGenerationWhileItRotates(t *testing.T) {
 	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s")

@@ -10,8 +10,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// shim stands between csi-sanity and a driver: csi-sanity needs a controller that creates volumes, and calls NodePublishVolume unlike
-// kubelet does for inline volumes. The shim is the controller, and forwards Identity and Node calls as kubelet makes them.
+// shim stands between csi-sanity and a driver: csi-sanity needs a controller that creates volumes, and calls
+// NodePublishVolume unlike kubelet does for inline volumes. The shim is the controller, and forwards Identity and Node
+// calls as kubelet makes them.
 type shim struct {
 	csi.UnimplementedControllerServer
 	csi.UnimplementedIdentityServer

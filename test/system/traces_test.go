@@ -174,8 +174,8 @@ func TestTracesToNobody(t *testing.T) {
 	n.MustPublish("b", "c")
 }
 
-// TestNoSecretIsToldAnywhere uses every kind of credential and value at the highest verbosity, through successes and failures,
-// and searches all that the driver says: log, audit, metrics, status, traces and errors.
+// TestNoSecretIsToldAnywhere uses every kind of credential and value at the highest verbosity, through successes and
+// failures, and searches all that the driver says: log, audit, metrics, status, traces and errors.
 func TestNoSecretIsToldAnywhere(t *testing.T) {
 	c, url := collect(t, "")
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "100")

@@ -9,10 +9,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/yamlnode"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
@@ -35,13 +35,14 @@ type Finding struct {
 	File     string   `json:"file,omitempty"`
 	Line     int      `json:"line,omitempty"`
 	Severity Severity `json:"severity"`
-	// Class is namespace/name, as far as known.
+	// Class is namespace/name; parts that are not known are left out.
 	Class string `json:"class,omitempty"`
 	// Message says what is wrong and what to write.
 	Message string `json:"message"`
 }
 
-// String formats it as compilers do: file:line: severity: class: message; for a class in a cluster: class: severity: message.
+// String formats it as compilers do: file:line: severity: class: message; for a class in a cluster: class: severity:
+// message.
 func (f Finding) String() string {
 	if f.File == "" {
 		return fmt.Sprintf("%s: %s: %s", f.Class, f.Severity, f.Message)
@@ -84,17 +85,8 @@ type checker struct {
 }
 
 func (c *checker) say(line int, s Severity, class, message string) {
-	c.findings = append(c.findings, Finding{File: c.file, Line: max(line, 1), Severity: s, Class: oneLine(class), Message: oneLine(message)})
-}
-
-// oneLine makes text from a file safe to print on a terminal.
-func oneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(text, ""))
+	c.findings = append(c.findings,
+		Finding{File: c.file, Line: max(line, 1), Severity: s, Class: printable.OneLine(class), Message: printable.OneLine(message)})
 }
 
 // field returns the value of a mapping's key, aliases and merge keys followed; nil where there is none.
@@ -118,7 +110,7 @@ func pairsOf(n *yaml.Node) []yamlnode.Pair {
 	return yamlnode.Pairs(n)
 }
 
-func text(n *yaml.Node) string {
+func textOf(n *yaml.Node) string {
 	if n == nil {
 		return ""
 	}
@@ -134,7 +126,7 @@ func lineOf(n, fallback *yaml.Node) int {
 }
 
 func (c *checker) document(n *yaml.Node) {
-	kind := text(field(n, "kind"))
+	kind := textOf(field(n, "kind"))
 	switch {
 	case n.Kind != yaml.MappingNode:
 		c.say(n.Line, Error, "", "the document is not a Kubernetes object: write apiVersion, kind, metadata and spec")
@@ -159,30 +151,36 @@ var dnsName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 func (c *checker) class(n *yaml.Node) {
 	c.classes++
 	meta, spec := field(n, "metadata"), field(n, "spec")
-	name, namespace := text(field(meta, "name")), text(field(meta, "namespace"))
+	name, namespace := textOf(field(meta, "name")), textOf(field(meta, "namespace"))
 	who := name
 	if namespace != "" {
 		who = namespace + "/" + name
 	}
 	say := func(at *yaml.Node, s Severity, message string) { c.say(lineOf(at, n), s, who, message) }
-	switch version := text(field(n, "apiVersion")); version {
+	switch version := textOf(field(n, "apiVersion")); version {
 	case "secrets-store.csi.x-k8s.io/v1":
 	case "secrets-store.csi.x-k8s.io/v1alpha1":
 		say(field(n, "apiVersion"), Note, "apiVersion v1alpha1 is deprecated: write secrets-store.csi.x-k8s.io/v1")
 	default:
-		say(field(n, "apiVersion"), Error, fmt.Sprintf("apiVersion %q is not known: write secrets-store.csi.x-k8s.io/v1", version))
+		say(field(n, "apiVersion"), Error,
+			fmt.Sprintf("apiVersion %q is not known: write secrets-store.csi.x-k8s.io/v1", version))
 	}
 	if !dnsName.MatchString(name) {
-		say(field(meta, "name"), Error, fmt.Sprintf("metadata.name %q is not a name: write lower-case letters, digits, hyphens and dots", name))
+		say(field(meta, "name"), Error,
+			fmt.Sprintf("metadata.name %q is not a name: write lower-case letters, digits, hyphens and dots", name))
 	}
 	if spec == nil || spec.Kind != yaml.MappingNode {
 		say(spec, Error, "spec is not set: write provider and parameters")
 		return
 	}
 	c.unknown(spec, who, "spec", "provider", "parameters", "secretObjects")
-	if provider := text(field(spec, "provider")); !class.Served(provider) {
-		say(field(spec, "provider"), Error, fmt.Sprintf("spec.provider %q is not served by this driver: write azure, or leave the class to "+
-			"another driver", provider))
+	if provider := textOf(field(spec, "provider")); !class.Served(provider) {
+		say(
+			field(spec, "provider"),
+			Error,
+			fmt.Sprintf("spec.provider %q is not served by this driver: write azure, or leave the class to "+
+				"another driver", provider),
+		)
 	}
 	parsed := c.parameters(field(spec, "parameters"), spec, who)
 	c.secretObjects(field(spec, "secretObjects"), parsed, who)
@@ -192,8 +190,13 @@ func (c *checker) class(n *yaml.Node) {
 func (c *checker) unknown(n *yaml.Node, who, where string, known ...string) {
 	for _, pair := range pairsOf(n) {
 		if key := pair.Key; !slices.Contains(known, key.Value) {
-			c.say(key.Line, Warning, who, fmt.Sprintf("%s.%s is an unknown field and is ignored: known are %s", where, key.Value,
-				strings.Join(known, ", ")))
+			c.say(
+				key.Line,
+				Warning,
+				who,
+				fmt.Sprintf("%s.%s is an unknown field and is ignored: known are %s", where, key.Value,
+					strings.Join(known, ", ")),
+			)
 		}
 	}
 }
@@ -213,13 +216,19 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 		nodes[key.Value] = value
 		switch {
 		case value.Kind != yaml.ScalarNode:
-			c.say(value.Line, Error, who, "parameter "+key.Value+" is not a string: write a string; objects is a block after |")
+			c.say(value.Line, Error, who,
+				"parameter "+key.Value+" is not a string: write a string; objects is a block after |")
 		case value.Tag != "!!str" && value.Tag != "!!null":
-			c.say(value.Line, Error, who, fmt.Sprintf("parameter %s is not a string, so the API server rejects it: write %s: %q",
-				key.Value, key.Value, value.Value))
+			c.say(
+				value.Line,
+				Error,
+				who,
+				fmt.Sprintf("parameter %s is not a string, so the API server rejects it: write %s: %q",
+					key.Value, key.Value, value.Value),
+			)
 			values[key.Value] = value.Value
 		default:
-			values[key.Value] = text(value)
+			values[key.Value] = textOf(value)
 		}
 	}
 	parsed, mistakes, warnings := class.Parse(values, c.options)
@@ -234,8 +243,13 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 	}
 	for _, o := range parsed.Objects {
 		if o.History > 1 {
-			c.say(lineOf(nodes["objects"], n), Note, who, fmt.Sprintf("objects[%d] %q gives at most %d files; the Secrets Store CSI Driver gives "+
-				"one more", o.Index, o.Name, o.History))
+			c.say(
+				lineOf(nodes["objects"], n),
+				Note,
+				who,
+				fmt.Sprintf("objects[%d] %q gives at most %d files; the Secrets Store CSI Driver gives "+
+					"one more", o.Index, o.Name, o.History),
+			)
 		}
 	}
 	return parsed

@@ -38,7 +38,8 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 		c.unknown(object, who, where, "secretName", "type", "labels", "annotations", "data")
 		o := c.secretObject(object, who, where)
 		if names[o.SecretName] {
-			c.say(object.Line, Error, who, fmt.Sprintf("%s.secretName %q is a duplicate: merge them", where, o.SecretName))
+			c.say(object.Line, Error, who,
+				fmt.Sprintf("%s.secretName %q is a duplicate: merge them", where, o.SecretName))
 		}
 		names[o.SecretName] = true
 		if o.Type == "" {
@@ -57,11 +58,13 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 	}
 }
 
-// secretObject reads one entry, as far as possible.
+// secretObject reads one entry; what cannot be read is empty.
 func (c *checker) secretObject(n *yaml.Node, who, where string) v1.SecretObject {
 	o := v1.SecretObject{
-		SecretName: text(field(n, "secretName")), Type: strings.TrimSpace(text(field(n, "type"))),
-		Labels: c.texts(field(n, "labels"), who, where+".labels"), Annotations: c.texts(field(n, "annotations"), who, where+".annotations"),
+		SecretName:  textOf(field(n, "secretName")),
+		Type:        strings.TrimSpace(textOf(field(n, "type"))),
+		Labels:      c.texts(field(n, "labels"), who, where+".labels"),
+		Annotations: c.texts(field(n, "annotations"), who, where+".annotations"),
 	}
 	list := field(n, "data")
 	if list == nil || list.Tag == "!!null" {
@@ -73,7 +76,8 @@ func (c *checker) secretObject(n *yaml.Node, who, where string) v1.SecretObject 
 	}
 	for i, entry := range list.Content {
 		c.unknown(entry, who, fmt.Sprintf("%s.data[%d]", where, i), "objectName", "key")
-		o.Data = append(o.Data, v1.SecretObjectData{ObjectName: text(field(entry, "objectName")), Key: text(field(entry, "key"))})
+		o.Data = append(o.Data,
+			v1.SecretObjectData{ObjectName: textOf(field(entry, "objectName")), Key: textOf(field(entry, "key"))})
 	}
 	return o
 }
@@ -87,9 +91,10 @@ func (c *checker) texts(n *yaml.Node, who, where string) map[string]string {
 	for _, pair := range pairsOf(n) {
 		key, value := pair.Key, yamlnode.Resolve(pair.Value)
 		if value.Kind != yaml.ScalarNode || value.Tag != "!!str" && value.Tag != "!!null" {
-			c.say(value.Line, Error, who, fmt.Sprintf("%s.%s is not text, so the API server rejects it: put it in quotes", where, key.Value))
+			c.say(value.Line, Error, who,
+				fmt.Sprintf("%s.%s is not text, so the API server rejects it: put it in quotes", where, key.Value))
 		}
-		values[key.Value] = text(value)
+		values[key.Value] = textOf(value)
 	}
 	return values
 }

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -33,20 +34,20 @@ type Dir struct {
 	log     *slog.Logger
 	watcher *fsnotify.Watcher
 
-	// dirty has an element while there are changes that Watch has not told.
+	// dirty has an element while there are changes that Watch has not reported.
 	dirty chan struct{}
 
 	mu      sync.Mutex
 	classes map[types.NamespacedName]*v1.SecretProviderClass
-	// state tells whether the files are those that were read.
+	// state differs when the files are not those that were read.
 	state string
-	// changes are what Watch is to tell.
+	// changes are what Watch is to report.
 	changes map[types.NamespacedName]struct{}
 	// broken holds what is wrong with files that could not be read.
 	broken []string
 }
 
-// Open reads the directory. Mistakes in single files are logged, and told to whoever asks for a class that is not found;
+// Open reads the directory. Mistakes in single files are logged, and are part of the error for a class that is not found;
 // they do not stop the others. Close must be called.
 func Open(path string, log *slog.Logger) (*Dir, error) {
 	watcher, err := fsnotify.NewWatcher()
@@ -82,7 +83,7 @@ func (d *Dir) Ready() error { return nil }
 // Get returns the class as the files have it now, or a *volume.Error with reason ClassNotFound.
 func (d *Dir) Get(ctx context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
 	if err := d.read(); err != nil {
-		d.log.WarnContext(ctx, "the classes stay as they were", "error", err)
+		d.log.WarnContext(ctx, "the classes stay as they were", logkeys.Error, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -104,13 +105,13 @@ func (d *Dir) Watch(ctx context.Context, changed func(namespace, name string)) e
 		case <-ctx.Done():
 			return nil
 		case err := <-d.watcher.Errors:
-			d.log.WarnContext(ctx, "watching the class directory", "error", err)
+			d.log.WarnContext(ctx, "watching the class directory", logkeys.Error, err)
 		case _, ok := <-d.watcher.Events:
 			if !ok {
 				return nil
 			}
 			if err := d.read(); err != nil {
-				d.log.WarnContext(ctx, "the classes stay as they were", "error", err)
+				d.log.WarnContext(ctx, "the classes stay as they were", logkeys.Error, err)
 			}
 		case <-d.dirty:
 			for _, n := range d.takeChanges() {
@@ -147,7 +148,7 @@ func (d *Dir) read() error {
 		for _, class := range classes {
 			name := types.NamespacedName{Namespace: class.Namespace, Name: class.Name}
 			if first, twice := origin[name]; twice {
-				d.broken = append(d.broken, fmt.Sprintf("%s: class %s stands in %s already: remove one", file, name, first))
+				d.broken = append(d.broken, fmt.Sprintf("%s: class %s is a duplicate of the one in %s: remove one", file, name, first))
 				continue
 			}
 			found[name], origin[name] = class, file

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
 // The formats of New.
@@ -82,14 +84,14 @@ func (h contextHandler) Handle(ctx context.Context, r slog.Record) error {
 	traced := false
 	if s, ok := ctx.Value(attrsKey{}).(*scope); ok {
 		attrs := s.attrs()
-		traced = slices.ContainsFunc(attrs, func(a slog.Attr) bool { return a.Key == KeyTrace })
+		traced = slices.ContainsFunc(attrs, func(a slog.Attr) bool { return a.Key == logkeys.Trace })
 		r.AddAttrs(attrs...)
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		if !traced {
-			r.AddAttrs(slog.String(KeyTrace, span.TraceID().String()))
+			r.AddAttrs(slog.String(logkeys.Trace, span.TraceID().String()))
 		}
-		r.AddAttrs(slog.String(KeySpan, span.SpanID().String()))
+		r.AddAttrs(slog.String(logkeys.Span, span.SpanID().String()))
 	}
 	return h.Handler.Handle(ctx, r)
 }

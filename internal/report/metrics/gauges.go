@@ -35,7 +35,7 @@ func newGauges() gauges {
 
 		rate:      d("gate_rate", "Requests a second that the host may be sent now; absent where they are not limited.", "host"),
 		inFlight:  d("gate_in_flight", "Requests under way.", "host"),
-		queued:    d("gate_waiting", "Requests that wait for their turn.", "host"),
+		queued:    d("gate_waiting", "Requests that wait.", "host"),
 		notBefore: d("gate_closed_seconds", "Seconds for which nothing is sent to the host.", "host"),
 		open:      d("gate_circuit_open", "1 while the host does not answer and only a probe is sent now and then.", "host"),
 		throttled: d("gate_throttled_total", "Answers that asked for fewer requests.", "host"),
@@ -69,7 +69,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	m.mu.Lock()
-	gates, ready, volumes := m.gates, m.ready, m.volumes
+	limiters, ready, volumes := m.limiters, m.ready, m.volumes
 	m.mu.Unlock()
 	if volumes != nil {
 		m.collectVolumes(g, gauge, volumes())
@@ -77,10 +77,10 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	if ready != nil {
 		gauge(g.ready, btof(ready() == nil))
 	}
-	if gates == nil {
+	if limiters == nil {
 		return
 	}
-	for _, s := range gates() {
+	for _, s := range limiters() {
 		m.collectGate(g, gauge, s)
 		ch <- prometheus.MustNewConstMetric(g.throttled, prometheus.CounterValue, float64(s.Throttled), s.Host)
 	}

@@ -44,10 +44,10 @@ type Metrics struct {
 	vaultSeconds, tokenSeconds, refreshGap                 prometheus.ObserverVec
 	vectors                                                []prometheus.Collector
 
-	mu      sync.Mutex
-	volumes func() []*volume.Snapshot
-	gates   func() []limiter.Snapshot
-	ready   func() error
+	mu       sync.Mutex
+	volumes  func() []*volume.Snapshot
+	limiters func() []limiter.Snapshot
+	ready    func() error
 }
 
 // New returns metrics; register them with a registry.
@@ -69,10 +69,10 @@ func New(clk clock.PassiveClock) *Metrics {
 	m.auditFailed = m.counter("keyvault_csi_audit_errors_total", "Lines of the audit log that were lost.")
 	m.vaultRequests = m.counter("keyvault_csi_vault_requests_total", "Requests to Key Vault, by operation and reason (empty: success).", "operation", "reason")
 	m.vaultSeconds = m.histogram("keyvault_csi_vault_request_duration_seconds",
-		"How long requests to Key Vault took, waiting for a turn included.", seconds(), "operation")
+		"How long requests to Key Vault took, waiting at the limiter included.", seconds(), "operation")
 	m.tokens = m.counter("keyvault_csi_token_requests_total", "Token requests, by identity mode and reason (empty: success).", "mode", "reason")
 	m.tokenSeconds = m.histogram("keyvault_csi_token_request_duration_seconds",
-		"How long token requests took, waiting for a turn included.", seconds(), "mode")
+		"How long token requests took, waiting at the limiter included.", seconds(), "mode")
 	m.sources = m.counter("keyvault_csi_sources_total", "How sources were answered: requested, joined, cached or stale.", "how")
 	m.publishSeconds = m.histogram("keyvault_csi_publish_duration_seconds", "How long it took to mount and fill a volume.", seconds())
 	m.phaseSeconds = m.histogram("keyvault_csi_publish_phase_duration_seconds",
@@ -110,14 +110,14 @@ func (m *Metrics) histogram(name, help string, buckets []float64, labels ...stri
 	return v
 }
 
-// SetGates says where the pace of hosts is to be had.
-func (m *Metrics) SetGates(gates func() []limiter.Snapshot) {
+// SetLimiters says where the state of the limiters is read from.
+func (m *Metrics) SetLimiters(limiters func() []limiter.Snapshot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.gates = gates
+	m.limiters = limiters
 }
 
-// SetVolumes says where the snapshots of volumes are to be had.
+// SetVolumes says where the snapshots of volumes are read from.
 func (m *Metrics) SetVolumes(volumes func() []*volume.Snapshot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -25,7 +25,7 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 	if err := registry.Register(m); err != nil {
 		t.Fatal(err)
 	}
-	m.SetGates(func() []limiter.Snapshot {
+	m.SetLimiters(func() []limiter.Snapshot {
 		return []limiter.Snapshot{{Host: "kv.vault.azure.net", Rate: 50, Throttled: 2, NotBefore: clk.Now().Add(time.Minute)}}
 	})
 	m.SetReady(func() error { return errors.New("not yet") })

@@ -22,7 +22,8 @@ func tree(c *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// CheckCommands fails if a command has no description or no example. With the flag -pages it writes the pages of the commands.
+// CheckCommands fails if a command has no description or no example. With the flag -pages it writes the pages of the
+// commands.
 func CheckCommands(t *testing.T, root *cobra.Command) {
 	t.Helper()
 	root.InitDefaultHelpCmd()

@@ -65,7 +65,7 @@ func aesCBC(key, iv []byte) (cipher.BlockMode, error) {
 
 var oidPBES2 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13}
 
-// decrypt opens content with whichever form of the empty password fits.
+// decrypt opens content with the form of the empty password that fits.
 func (r *reader) decrypt(a algorithm, content []byte) ([]byte, error) {
 	if a.Type.Equal(oidPBES2) {
 		mode, err := r.pbes2(a)

@@ -29,7 +29,7 @@ const (
 type Contents struct {
 	// Keys are the private keys in the order of the file, as crypto/x509 parses PKCS#8.
 	Keys []any
-	// Certificates are in the order of the file, in DER, as they stand there: they are not parsed.
+	// Certificates are in the order of the file, in DER, as they are: they are not parsed.
 	Certificates [][]byte
 	// Skipped counts bags that are neither: revocation lists and Java's secret keys.
 	Skipped int
@@ -85,7 +85,7 @@ type bag struct {
 	Attributes []asn1.RawValue `asn1:"set,optional"`
 }
 
-// Looks tells whether data begins like a PFX: a DER sequence whose first element is the integer 3. It may still be damaged.
+// Looks reports whether data begins like a PFX: a DER sequence whose first element is the integer 3. It may still be damaged.
 func Looks(data []byte) bool {
 	var outer asn1.RawValue
 	if rest, err := asn1.Unmarshal(data, &outer); err != nil || len(rest) != 0 || outer.Class != asn1.ClassUniversal ||

@@ -22,6 +22,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
 // The environment variables of the OpenTelemetry specification that are read here; the SDK reads more of them.
@@ -37,8 +39,8 @@ const (
 // flushTimeout bounds how long the end of the process waits for a collector.
 const flushTimeout = 5 * time.Second
 
-// tellAgain is how long the same failure of the exporter is not told again.
-const tellAgain = 10 * time.Minute
+// repeatInterval is how long the same failure of the exporter is not logged again.
+const repeatInterval = 10 * time.Minute
 
 // Options configure Start.
 type Options struct {
@@ -79,7 +81,7 @@ func Start(ctx context.Context, o Options) (*Traces, error) {
 		return nil, fmt.Errorf("traces: %w", err)
 	}
 	otel.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
-	otel.SetErrorHandler(&complaints{log: o.Log, told: map[string]time.Time{}})
+	otel.SetErrorHandler(&complaints{log: o.Log, logged: map[string]time.Time{}})
 	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(res))
 	return &Traces{TracerProvider: provider, On: true, end: provider.Shutdown}, nil
 }
@@ -133,9 +135,9 @@ func newExporter(ctx context.Context, endpoint string) (*otlptrace.Exporter, err
 
 // complaints takes the exporter's failures: a collector that is away is one story, not one for each batch.
 type complaints struct {
-	log  *slog.Logger
-	mu   sync.Mutex
-	told map[string]time.Time
+	log    *slog.Logger
+	mu     sync.Mutex
+	logged map[string]time.Time
 }
 
 // Handle implements otel.ErrorHandler.
@@ -143,9 +145,9 @@ func (c *complaints) Handle(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	text := err.Error()
-	if now := time.Now(); now.Sub(c.told[text]) > tellAgain {
-		clear(c.told) // it holds the last story only
-		c.told[text] = now
-		c.log.Warn("traces are not delivered", "error", text)
+	if now := time.Now(); now.Sub(c.logged[text]) > repeatInterval {
+		clear(c.logged) // it holds the last failure only
+		c.logged[text] = now
+		c.log.Warn("traces are not delivered", logkeys.Error, text)
 	}
 }
