@@ -333,10 +333,13 @@ func TestFiguresOfManyIdentities(t *testing.T) {
 		n.Stop(syscall.SIGTERM) // it forgets the tokens
 		n.Run()
 		counts(n)
+		requests := make([]*csi.NodePublishVolumeRequest, count)
+		for i := range requests {
+			requests[i] = n.Request(fmt.Sprintf("pod-%d-%d", run, i), "c", n.As("default", fmt.Sprintf("sa-%d", i)))
+		}
 		var work sync.WaitGroup
 		start := time.Now()
-		for i := range count {
-			request := n.Request(fmt.Sprintf("pod-%d-%d", run, i), "c", n.As("default", fmt.Sprintf("sa-%d", i)))
+		for _, request := range requests {
 			work.Go(func() {
 				if _, err := n.NodePublishVolume(context.Background(), request); err != nil {
 					t.Error(err)
@@ -359,14 +362,16 @@ func naive(n *kubelet.Node, count int) time.Duration {
 		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64,
 	}
 	defer transport.CloseIdleConnections()
+	tokens := make([]string, count)
+	for i := range tokens {
+		tokens[i] = n.Issuer.Token("default", fmt.Sprintf("sa-%d", i), "api://AzureADTokenExchange", time.Hour)
+	}
 	options := azcore.ClientOptions{Transport: &http.Client{Transport: transport}}
 	var work sync.WaitGroup
 	start := time.Now()
 	for i := range count {
 		work.Go(func() {
-			token := func(context.Context) (string, error) {
-				return n.Issuer.Token("default", fmt.Sprintf("sa-%d", i), "api://AzureADTokenExchange", time.Hour), nil
-			}
+			token := func(context.Context) (string, error) { return tokens[i], nil }
 			credential, err := azidentity.NewClientAssertionCredential(kubelet.Tenant, kubelet.Client, token,
 				&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
 			if err != nil {
