@@ -155,7 +155,11 @@ func (n *Node) begin() {
 			}
 		}
 		if n.Failed() {
-			n.Logf("driver's log, the last of it:\n%s", tail(n.Log()))
+			log := n.Log()
+			for _, race := range races.FindAllString(log, 3) {
+				n.Logf("%s", race)
+			}
+			n.Logf("driver's log, the last of it:\n%s", tail(log))
 		}
 	})
 }

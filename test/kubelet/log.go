@@ -32,6 +32,9 @@ func (n *Node) Log() string {
 	return string(text)
 }
 
+// races are the reports of the race detector, which may be long before the end of a log.
+var races = regexp.MustCompile(`(?s)WARNING: DATA RACE.*?\n={10,}`)
+
 var listening = regexp.MustCompile(`"msg":"serving http","what":"([^"]+)","address":"([^"]+)"`)
 
 // AnyPort is an address for a listener that no other process has.
