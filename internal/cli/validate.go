@@ -21,7 +21,6 @@ type validateFlags struct {
 	cloudDir     string
 	allowedHosts []string
 	split        bool
-	secretTypes  []string
 	live         liveFlags
 }
 
@@ -55,8 +54,6 @@ It exits with 1 if there is an error (with --strict, also a warning), else with 
 	flags.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil,
 		"additional vault `hosts`, as in the driver's flag")
 	flags.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as in the driver's flag")
-	flags.StringSliceVar(&f.secretTypes, "secret-types", nil,
-		"additional `types` of Secrets that the driver writes, as in the driver's flag")
 	CompleteFlag(c, "output", textOutput, jsonOutput)
 	completeFiles(c, "filename", "yaml", "yml", "json")
 	CompleteClouds(c)
@@ -82,11 +79,11 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 	var findings []classfile.Finding
 	var classes int
 	if f.live.live {
-		findings, classes, err = f.live.validate(cmd.Context(), args, options, f.secretTypes, newProgress(cmd.ErrOrStderr()))
+		findings, classes, err = f.live.validate(cmd.Context(), args, options)
 	} else {
-		findings, classes, err = validateFiles(append(f.files, args...), cmd.InOrStdin(), options, f.secretTypes)
+		findings, classes, err = validateFiles(append(f.files, args...), cmd.InOrStdin(), options)
 	}
-	if err != nil && classes == 0 {
+	if err != nil {
 		return err
 	}
 	if err := printFindings(cmd.OutOrStdout(), f.output, findings); err != nil {
@@ -100,8 +97,6 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 	}
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s checked, %s\n", count(classes, "class"), count(len(findings), "finding"))
 	switch {
-	case err != nil: // some classes could be read
-		return fmt.Errorf("not all classes were checked: %w", err)
 	case failed > 0:
 		return ErrReported
 	case classes == 0:
@@ -115,7 +110,6 @@ func validateFiles(
 	files []string,
 	stdin io.Reader,
 	o class.Options,
-	secretTypes []string,
 ) (findings []classfile.Finding, classes int, err error) {
 	if len(files) == 0 {
 		return nil, 0, errors.New("nothing to check: name a file, a directory or - with -f, or set --live")
@@ -123,7 +117,7 @@ func validateFiles(
 	findings = []classfile.Finding{}
 	for _, name := range files {
 		err := readClassFiles(name, stdin, func(path string, data []byte) error {
-			found, n := classfile.Check(path, data, o, secretTypes...)
+			found, n := classfile.Check(path, data, o)
 			findings, classes = append(findings, found...), classes+n
 			return nil
 		})

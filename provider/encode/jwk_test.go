@@ -66,9 +66,9 @@ func TestPublicKeyWithALongExponent(t *testing.T) {
 		t.Fatal(err)
 	}
 	element := func(tag byte, content ...byte) []byte {
-		size := []byte{byte(len(content))}
+		size := []byte{byte(len(content) & 0xff)} //nolint:gosec // of one byte where it is used
 		if len(content) > 127 {
-			size = []byte{0x82, byte(len(content) >> 8), byte(len(content))}
+			size = []byte{0x82, byte(len(content) >> 8), byte(len(content) & 0xff)} //nolint:gosec // shorter than 64 KiB
 		}
 		return slices.Concat([]byte{tag}, size, content)
 	}

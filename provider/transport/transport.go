@@ -72,19 +72,17 @@ func New(o Options) (*http.Transport, error) {
 // Client sends requests over a transport. It implements policy.Transporter of the Azure SDK.
 type Client struct{ RoundTripper http.RoundTripper }
 
-// Do sends a request. It follows no redirect, and its answer's body fails beyond BiggestBody.
+// Do sends a request. It follows no redirect: Key Vault and Entra ID never redirect, and a token must not follow one. The body of
+// the answer fails beyond BiggestBody.
 func (c Client) Do(req *http.Request) (*http.Response, error) {
-	client := http.Client{Transport: c.RoundTripper, CheckRedirect: noRedirect}
-	resp, err := client.Do(req) //nolint:gosec // hosts are those of the cloud, or that the operator allows
+	// Not http.Client: on a redirect it rewinds the request's body, which an earlier write may still read.
+	resp, err := c.RoundTripper.RoundTrip(req)
 	if err != nil {
 		return nil, err // neterr classifies it
 	}
 	resp.Body = &boundedBody{ReadCloser: resp.Body, left: BiggestBody, host: req.URL.Host}
 	return resp, nil
 }
-
-// noRedirect: Key Vault and Entra ID never redirect, and a token must not follow one.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // boundedBody is a body that fails beyond a bound, and does not end early: what is cut off must not be taken for whole.
 type boundedBody struct {

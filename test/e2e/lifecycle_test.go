@@ -7,9 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
 
@@ -33,10 +35,12 @@ func TestDriverUpgraded(t *testing.T) {
 	name := s.prepareReader("old")
 	before := s.DriverPod()
 	t.Cleanup(func() { s.install() })
+	gap := s.watchRegistration()
 	s.Helm("upgrade", release, filepath.Join(s.root(), "deploy/chart"), "-n", system, "-f", "-", "--set", "rotationPollInterval=3s")
 	s.Pod("new", "web")
 	s.Ready("new")
 	s.DriverReady()
+	t.Logf("kubelet had no driver for %v during the upgrade", gap())
 	after := s.DriverPod()
 	if args := s.MustKubectl("", "-n", system, "get", "pods", after, "-o", "jsonpath={.spec.containers[*].args}"); before == after || !strings.Contains(args, "--rotation-interval=3s") {
 		t.Errorf("%s was not upgraded: %s", before, args)
@@ -44,6 +48,38 @@ func TestDriverUpgraded(t *testing.T) {
 	s.Rotates(name, "old", "new")
 	s.NeverFailed("old")
 	s.Gone("old", "new")
+}
+
+// watchRegistration watches whether kubelet has the driver, until the returned function is called, which says for how long it had not.
+func (s *suite) watchRegistration() func() time.Duration {
+	s.Helper()
+	stop, gap := make(chan struct{}), make(chan time.Duration, 1)
+	go func() {
+		var lost time.Time
+		var total time.Duration
+		for {
+			out, err := s.Kubectl("", "get", "csinode", cluster.NodeName, "-o", "jsonpath={.spec.drivers[*].name}")
+			here := strings.Contains(out, "secrets-store.csi.k8s.io")
+			switch {
+			case err != nil:
+			case !here && lost.IsZero():
+				lost = time.Now()
+			case here && !lost.IsZero():
+				total += time.Since(lost)
+				lost = time.Time{}
+			}
+			select {
+			case <-stop:
+				gap <- total.Round(100 * time.Millisecond)
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	return func() time.Duration {
+		close(stop)
+		return <-gap
+	}
 }
 
 // TestDriverComesLater schedules a Pod on a node without the driver.
@@ -76,6 +112,7 @@ func TestUninstalledAndInstalledAgain(t *testing.T) {
 	t.Cleanup(func() { s.install() })
 	s.Helm("uninstall", release, "-n", system, "--wait")
 	s.Eventually("the driver to end", func() bool { return s.DriverPod() == "" })
+	s.Eventually("kubelet to forget the driver", func() bool { return s.registered() == "" })
 	for _, object := range []string{
 		"crd/secretproviderclasses.secrets-store.csi.x-k8s.io", "crd/secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
 		"csidriver/secrets-store.csi.k8s.io", "secretproviderclass/web",
