@@ -60,15 +60,21 @@ func (f *liveFlags) validate(
 	ctx context.Context,
 	names []string,
 	o class.Options,
+	secretTypes []string,
+	shown *progress,
 ) (findings []classfile.Finding, classes int, err error) {
 	findings = []classfile.Finding{}
 	cluster, err := kube.NewCaller(f.caller())
 	if err != nil {
 		return nil, 0, err
 	}
+	defer shown.end()
 	take := func(c *v1.SecretProviderClass) error {
-		found, err := checkLive(c, o)
+		found, err := checkLive(c, o, secretTypes)
 		findings, classes = append(findings, found...), classes+1
+		if classes%progressEvery == 0 {
+			shown.begin(count(classes, "class"))
+		}
 		return err
 	}
 	for _, name := range names {
@@ -86,14 +92,17 @@ func (f *liveFlags) validate(
 			namespace = ""
 		}
 		if err := cluster.EachClass(ctx, namespace, take); err != nil {
-			return nil, 0, err
+			return findings, classes, err // what could be read is worth its findings
 		}
 	}
 	return findings, classes, nil
 }
 
+// progressEvery is after how many classes the count on the terminal changes.
+const progressEvery = 100
+
 // checkLive checks a class like a file. Its findings name the class instead of file and line.
-func checkLive(c *v1.SecretProviderClass, o class.Options) ([]classfile.Finding, error) {
+func checkLive(c *v1.SecretProviderClass, o class.Options, secretTypes []string) ([]classfile.Finding, error) {
 	if !class.Served(c.Spec.Provider) {
 		return []classfile.Finding{{
 			Severity: classfile.Note, Class: c.Namespace + "/" + c.Name,
@@ -106,7 +115,7 @@ func checkLive(c *v1.SecretProviderClass, o class.Options) ([]classfile.Finding,
 	if err != nil {
 		return nil, fmt.Errorf("secretproviderclass %s/%s: %w", c.Namespace, c.Name, err)
 	}
-	findings, _ := classfile.Check("", text, o)
+	findings, _ := classfile.Check("", text, o, secretTypes...)
 	for i := range findings {
 		findings[i].Line = 0
 	}

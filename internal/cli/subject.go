@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
@@ -342,7 +341,11 @@ func readSecretFile(path string) (volume.Secrets, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--node-publish-secret-file: %w", err)
 	}
-	var manifest corev1.Secret
+	var manifest struct {
+		Kind       string            `json:"kind"`
+		Data       map[string][]byte `json:"data"`
+		StringData map[string]string `json:"stringData"`
+	}
 	secrets := volume.Secrets{}
 	if yaml.Unmarshal(data, &manifest) == nil && manifest.Kind == "Secret" {
 		for key, value := range manifest.Data {

@@ -21,6 +21,7 @@ type validateFlags struct {
 	cloudDir     string
 	allowedHosts []string
 	split        bool
+	secretTypes  []string
 	live         liveFlags
 }
 
@@ -54,6 +55,8 @@ It exits with 1 if there is an error (with --strict, also a warning), else with 
 	flags.StringSliceVar(&f.allowedHosts, "allowed-vault-hosts", nil,
 		"additional vault `hosts`, as in the driver's flag")
 	flags.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as in the driver's flag")
+	flags.StringSliceVar(&f.secretTypes, "secret-types", nil,
+		"additional `types` of Secrets that the driver writes, as in the driver's flag")
 	CompleteFlag(c, "output", textOutput, jsonOutput)
 	completeFiles(c, "filename", "yaml", "yml", "json")
 	CompleteClouds(c)
@@ -79,11 +82,11 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 	var findings []classfile.Finding
 	var classes int
 	if f.live.live {
-		findings, classes, err = f.live.validate(cmd.Context(), args, options)
+		findings, classes, err = f.live.validate(cmd.Context(), args, options, f.secretTypes, newProgress(cmd.ErrOrStderr()))
 	} else {
-		findings, classes, err = validateFiles(append(f.files, args...), cmd.InOrStdin(), options)
+		findings, classes, err = validateFiles(append(f.files, args...), cmd.InOrStdin(), options, f.secretTypes)
 	}
-	if err != nil {
+	if err != nil && classes == 0 {
 		return err
 	}
 	if err := printFindings(cmd.OutOrStdout(), f.output, findings); err != nil {
@@ -97,6 +100,8 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 	}
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s checked, %s\n", count(classes, "class"), count(len(findings), "finding"))
 	switch {
+	case err != nil: // some classes could be read
+		return fmt.Errorf("not all classes were checked: %w", err)
 	case failed > 0:
 		return ErrReported
 	case classes == 0:
@@ -110,6 +115,7 @@ func validateFiles(
 	files []string,
 	stdin io.Reader,
 	o class.Options,
+	secretTypes []string,
 ) (findings []classfile.Finding, classes int, err error) {
 	if len(files) == 0 {
 		return nil, 0, errors.New("nothing to check: name a file, a directory or - with -f, or set --live")
@@ -117,7 +123,7 @@ func validateFiles(
 	findings = []classfile.Finding{}
 	for _, name := range files {
 		err := readClassFiles(name, stdin, func(path string, data []byte) error {
-			found, n := classfile.Check(path, data, o)
+			found, n := classfile.Check(path, data, o, secretTypes...)
 			findings, classes = append(findings, found...), classes+n
 			return nil
 		})

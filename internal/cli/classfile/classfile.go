@@ -55,8 +55,10 @@ func (f Finding) String() string {
 }
 
 // Check returns the findings about the documents of a file, in the order of its lines, and the number of classes in it.
-func Check(file string, data []byte, options class.Options) (findings []Finding, classes int) {
-	c := &checker{file: file, options: options}
+func Check(
+	file string, data []byte, options class.Options, secretTypes ...string,
+) (findings []Finding, classes int) {
+	c := &checker{file: file, options: options, secretTypes: secretTypes}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		var doc yaml.Node
@@ -78,10 +80,12 @@ func Check(file string, data []byte, options class.Options) (findings []Finding,
 }
 
 type checker struct {
-	file     string
-	options  class.Options
-	findings []Finding
-	classes  int
+	file    string
+	options class.Options
+	// secretTypes are allowed by the operator beside those that always are.
+	secretTypes []string
+	findings    []Finding
+	classes     int
 }
 
 func (c *checker) say(line int, s Severity, class, message string) {

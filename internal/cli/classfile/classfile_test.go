@@ -139,6 +139,8 @@ func TestFindingsOfSecretObjects(t *testing.T) {
 		"label":        {"  secretObjects:\n  - secretName: a\n    labels: {app: a b}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].labels app has \"a b\""},
 		"annotation":   {"  secretObjects:\n  - secretName: a\n    annotations: {app: 5}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].annotations.app is not text"},
 		"data no list": {"  secretObjects:\n  - secretName: a\n    data: {objectName: db, key: k}\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].data is not a list"},
+		"unlisted":     {"  secretObjects:\n  - secretName: a\n    type: example.com/x\n", "f.yaml:17: warning: shop/app: spec.secretObjects[0].type \"example.com/x\" is not written unless the driver's operator allows it: ask for syncSecret.types"},
+		"Helm":         {"  secretObjects:\n  - secretName: a\n    type: helm.sh/release.v1\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].type helm.sh/release.v1 gives access to the cluster itself"},
 		"account":      {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/service-account-token\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].type kubernetes.io/service-account-token gives access to the cluster itself"},
 		"no type":      {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no type"},
 		"no data":      {"  secretObjects:\n  - secretName: a\n    type: Opaque\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no data"},
