@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"reflect"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -398,5 +398,5 @@ func oneLine(err error) string {
 	if status, ok := errors.AsType[*apierrors.StatusError](err); ok {
 		err = status // without what the client wrapped around it
 	}
-	return strings.Join(strings.Fields(err.Error()), " ")
+	return printable.OneLine(err.Error())
 }

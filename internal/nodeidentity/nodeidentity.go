@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
@@ -123,7 +124,7 @@ func (g *Guard) check(ctx context.Context, namespace string) error {
 			if err != nil {
 				return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
 					"useVMManagedIdentity is allowed for namespaces with certain labels, and those of %s cannot be read: %s: it is tried again",
-					namespace, strings.Join(strings.Fields(err.Error()), " "))}
+					namespace, printable.OneLine(err.Error()))}
 			}
 			if g.rule.Selector.Matches(labels.Set(found)) {
 				return nil

@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -208,7 +209,7 @@ func quote(err error, d *Desired) string {
 	if status, ok := errors.AsType[*apierrors.StatusError](err); ok {
 		err = status // without what the client wrapped around it
 	}
-	text := strings.Join(strings.Fields(err.Error()), " ")
+	text := printable.OneLine(err.Error())
 	for _, value := range d.Data {
 		for _, form := range []string{string(value), base64.StdEncoding.EncodeToString(value), strings.Join(strings.Fields(string(value)), " ")} {
 			if form = strings.TrimSpace(form); form != "" && strings.Contains(text, form) {

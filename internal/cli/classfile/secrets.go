@@ -2,7 +2,6 @@ package classfile
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -49,7 +48,7 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 			c.say(object.Line, Note, who, where+" has no data: every mounted file becomes a key")
 		}
 		if !secretdata.NeverType(o.Type) && !secretdata.AllowedType(o.Type, c.secretTypes) {
-			c.say(lineOfField(object, "type"), Warning, who, fmt.Sprintf("%s.type %q is not written unless the driver's operator allows it: "+
+			c.say(lineOf(field(object, "type"), object), Warning, who, fmt.Sprintf("%s.type %q is not written unless the driver's operator allows it: "+
 				"ask for syncSecret.types in the chart, or write one of %s", where, o.Type, strings.Join(secretdata.Types(c.secretTypes), ", ")))
 		}
 		for _, m := range secretdata.Check(&o, paths) {
@@ -57,7 +56,7 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 			if m.Field != "" {
 				text = where + "." + m.String()
 			}
-			c.say(lineOfField(object, m.Field), Error, who, text)
+			c.say(lineOfMistake(object, m), Error, who, text)
 		}
 	}
 }
@@ -103,21 +102,12 @@ func (c *checker) texts(n *yaml.Node, who, where string) map[string]string {
 	return values
 }
 
-var dataIndex = regexp.MustCompile(`^data\[(\d+)\]`)
-
-// lineOfField finds the line of a mistake's field in the object.
-func lineOfField(object *yaml.Node, name string) int {
-	m := dataIndex.FindStringSubmatch(name)
-	if m == nil {
-		return lineOf(field(object, name), object)
+// lineOfMistake finds the line of a mistake in the object.
+func lineOfMistake(object *yaml.Node, m secretdata.Mistake) int {
+	if list := field(object, m.Field); m.Entry > 0 && list != nil && m.Entry <= len(list.Content) {
+		return list.Content[m.Entry-1].Line
 	}
-	list := field(object, "data")
-	for i, entry := range list.Content {
-		if fmt.Sprint(i) == m[1] {
-			return entry.Line
-		}
-	}
-	return list.Line
+	return lineOf(field(object, m.Field), object)
 }
 
 // mounted are the files that the class may mount; not nil.

@@ -25,7 +25,7 @@ import (
 
 const (
 	// driftCheck is how long ago a Secret may have been looked at before a refresh that changed nothing looks again.
-	driftCheck = 10 * time.Minute
+	driftCheck = volume.SecretRepairInterval
 	// firstRetry and lastRetry bound the waits between tries in the background; they double.
 	firstRetry = time.Second
 	lastRetry  = 5 * time.Minute

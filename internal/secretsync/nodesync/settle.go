@@ -3,11 +3,11 @@ package nodesync
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -168,7 +168,7 @@ func unreadPod(key secretKey, err error) string {
 			text = status.Error()
 		}
 		return key.String() + " has no owner yet, because the driver may not read its Pod: give it the right to get pods, which the chart's " +
-			"syncSecret.enabled does: " + strings.Join(strings.Fields(text), " ")
+			"syncSecret.enabled does: " + printable.OneLine(text)
 	}
-	return key.String() + " has no owner yet, because its Pod could not be read: it is tried again: " + strings.Join(strings.Fields(text), " ")
+	return key.String() + " has no owner yet, because its Pod could not be read: it is tried again: " + printable.OneLine(text)
 }

@@ -13,14 +13,23 @@ import (
 
 // Mistake is one thing that is wrong with a secretObject.
 type Mistake struct {
-	// Field is where: secretName, type, labels, annotations, data, data[1].key; empty for the object as a whole.
+	// Field is where: secretName, type, labels, annotations or data; empty for the object as a whole.
 	Field string
+	// Entry is the entry of data, counted from one, and Part its field; zero and empty where the mistake is about no single entry.
+	Entry int
+	Part  string
 	// Text says what is wrong and what to write.
 	Text string
 }
 
 // String is the mistake in one line.
-func (m Mistake) String() string { return strings.TrimSpace(m.Field + " " + m.Text) }
+func (m Mistake) String() string {
+	where := m.Field
+	if m.Entry > 0 {
+		where = fmt.Sprintf("%s[%d].%s", m.Field, m.Entry-1, m.Part)
+	}
+	return strings.TrimSpace(where + " " + m.Text)
+}
 
 // needs are the keys without which the API server refuses a Secret of a type. For basic-auth one of them is enough.
 func needs() map[string][]string {
@@ -88,6 +97,11 @@ func (c *checker) say(field, format string, args ...any) {
 	c.mistakes = append(c.mistakes, Mistake{Field: field, Text: fmt.Sprintf(format, args...)})
 }
 
+// entry is say about a field of an entry of data.
+func (c *checker) entry(index int, part, format string, args ...any) {
+	c.mistakes = append(c.mistakes, Mistake{Field: "data", Entry: index + 1, Part: part, Text: fmt.Sprintf(format, args...)})
+}
+
 func (c *checker) labels(o *v1.SecretObject) {
 	for _, key := range slices.Sorted(maps.Keys(o.Labels)) {
 		switch {
@@ -137,15 +151,14 @@ func keysOf(o *v1.SecretObject, paths []string) (keys map[string]string, mistake
 	keys = make(map[string]string, len(o.Data))
 	for i, d := range o.Data {
 		path, key := strings.TrimSpace(d.ObjectName), strings.TrimSpace(d.Key)
-		at := fmt.Sprintf("data[%d]", i)
 		switch _, twice := keys[key]; {
 		case len(validation.IsConfigMapKey(key)) > 0:
-			c.say(at+".key", "%.80q is not a key: write letters, digits, hyphens, underscores and dots", key)
+			c.entry(i, "key", "%.80q is not a key: write letters, digits, hyphens, underscores and dots", key)
 		case twice:
-			c.say(at+".key", "%q stands in the Secret twice: remove one", key)
+			c.entry(i, "key", "%q is a duplicate: remove one", key)
 		}
 		if path == "" || paths != nil && !slices.Contains(paths, path) {
-			c.say(at+".objectName", "%.80q is not mounted by the class: write the alias of an object, or its name where it has none%s",
+			c.entry(i, "objectName", "%.80q is not mounted by the class: write the alias of an object, or its name where it has none%s",
 				path, offer(paths))
 		}
 		keys[key] = path

@@ -177,7 +177,7 @@ func TestRefused(t *testing.T) {
 		"no key":           {object("", "f", ""), nil, volume.ReasonInvalidClass, `data[0].key "" is not a key`},
 		"bad key":          {object("", "f", "a/b"), nil, volume.ReasonInvalidClass, `data[0].key "a/b" is not a key`},
 		"dots":             {object("", "f", ".."), nil, volume.ReasonInvalidClass, `data[0].key ".." is not a key`},
-		"key twice":        {object("", "f", "k", "f", "k"), nil, volume.ReasonInvalidClass, `data[1].key "k" stands in the Secret twice`},
+		"key twice":        {object("", "f", "k", "f", "k"), nil, volume.ReasonInvalidClass, `data[1].key "k" is a duplicate`},
 		"half a pair":      {object("kubernetes.io/tls", "f", "tls.crt"), nil, volume.ReasonInvalidClass, "data has no key tls.key, which a Secret of the type kubernetes.io/tls needs"},
 		"dockerconfigjson": {object("kubernetes.io/dockerconfigjson", "f", "config.json"), nil, volume.ReasonInvalidClass, "data has no key .dockerconfigjson"},
 		"dockercfg":        {object("kubernetes.io/dockercfg", "f", ".dockerconfigjson"), nil, volume.ReasonInvalidClass, "data has no key .dockercfg"},
