@@ -159,6 +159,9 @@ func (d *Driver) Ready() error {
 	return nil
 }
 
+// Refresh asks the vault again for the volume, as soon as possible and in the background.
+func (d *Driver) Refresh(ref volume.Ref) { d.volumes.Refresh(ref) }
+
 // Snapshots returns what is known about every volume of this node, in no order.
 func (d *Driver) Snapshots() []*volume.Snapshot { return d.volumes.Snapshots() }
 

@@ -80,7 +80,8 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, source.classes.Close()) }()
 	reporter := report.All{seen.reporters, report.NewDeduplicated(seen.deduplicated, clk, repeatInterval)}
-	secrets := openSecrets(ctx, f, source, reporter, clk, log)
+	var d *driver.Driver // set before the first volume is published
+	secrets := openSecrets(ctx, f, source, reporter, func(ref volume.Ref) { d.Refresh(ref) }, clk, log)
 	if secrets != nil {
 		defer func() { err = errors.Join(err, secrets.Close()) }()
 	}
@@ -111,7 +112,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if secrets != nil {
 		options.Secrets = secrets
 	}
-	d, err := driver.New(options)
+	d, err = driver.New(options)
 	if err != nil {
 		return err
 	}
@@ -240,7 +241,8 @@ func openClasses(ctx context.Context, f *driverFlags, seen *observed) (source, e
 
 // openSecrets returns what writes Kubernetes Secrets; nil where Secret sync is off.
 func openSecrets(
-	ctx context.Context, f *driverFlags, from source, reporter report.Reporter, clk clock.WithTicker, log *slog.Logger,
+	ctx context.Context, f *driverFlags, from source, reporter report.Reporter, refetch func(volume.Ref), clk clock.WithTicker,
+	log *slog.Logger,
 ) *nodesync.Syncer {
 	if from.cluster == nil || !f.syncSecrets {
 		return nil
@@ -251,6 +253,7 @@ func openSecrets(
 		Pods:    from.cluster,
 		Rules:   f.secretRules(),
 		Report:  func(ctx context.Context, e nodesync.Event) { reporter.Report(ctx, secretEvent(e)) },
+		Refetch: refetch,
 		Clock:   clk,
 		Safe:    safe.Handler{Log: log},
 	})

@@ -15,6 +15,9 @@ const RotateAtAnnotation = "keyvault-csi/rotate-at"
 // ClassEdited notes a class that was added, edited or removed. It does not block.
 func (v *Volumes) ClassEdited(namespace, name string) { v.store.edited(classKey{namespace, name}) }
 
+// Refresh makes the volume's group due now. It does not block, and does nothing for a volume that is not known.
+func (v *Volumes) Refresh(ref volume.Ref) { v.store.refreshNow(ref, v.Clock.Now()) }
+
 // rebind resolves an edited class again for the volumes that use it. A class that cannot be resolved changes nothing: the volumes
 // keep what they have. A panic counts as such.
 func (v *Volumes) rebind(ctx context.Context, key classKey) {

@@ -471,3 +471,20 @@ func TestUnmountOfAnUnknownVolumeSaysSo(t *testing.T) {
 		}
 	})
 }
+
+// Who finds that a volume's values are older than others' has it refreshed at once. A volume that is not known changes nothing.
+func TestRefreshOnDemand(t *testing.T) {
+	onNode(t, func(n *node) {
+		n.vault.Set("user", "alice")
+		n.classes.Put("db", map[string]string{"objects": "user", "rotationInterval": "24h"})
+		n.mustPublish("a", "db")
+		n.pass(time.Minute)
+		n.vault.Set("user", "bob")
+		n.volumes.Refresh(n.ref("b", "db"))
+		n.pass(time.Minute)
+		n.wantFile("a", "user", "alice")
+		n.volumes.Refresh(n.ref("a", "db"))
+		n.pass(time.Minute)
+		n.wantFile("a", "user", "bob")
+	})
+}

@@ -424,6 +424,20 @@ func (s *store) holds(ref volume.Ref) bool {
 	return known && state.Ref == ref
 }
 
+// refreshNow makes the volume's group due, if the volume is known as the ref.
+func (s *store) refreshNow(ref volume.Ref, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state, known := s.volumes[ref.TargetPath]
+	if !known || state.Ref != ref || state.binding == nil {
+		return
+	}
+	if g := s.groups[state.binding.Key()]; g != nil {
+		g.dueAt(now, now)
+		s.awake()
+	}
+}
+
 // knows reports whether a volume at the target is known.
 func (s *store) knows(target string) bool {
 	s.mu.Lock()

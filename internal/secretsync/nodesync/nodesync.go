@@ -36,6 +36,8 @@ const (
 	startRequests = 64
 	// requestTimeout bounds each request.
 	requestTimeout = 10 * time.Second
+	// refetchWait is the shortest wait before values are asked for again. A volume that is being published is known by then.
+	refetchWait = time.Second
 	// callTimeout bounds one call in the background.
 	callTimeout = 30 * time.Second
 )
@@ -79,9 +81,9 @@ type Options struct {
 	Rules   secretsync.Rules
 	// Report takes events. It must not block.
 	Report func(context.Context, Event)
-	// Refetch asks for a refresh of the volume after some time, because its values are older than what a Secret was made from. It must
-	// not block. Nil waits for the next refresh.
-	Refetch func(ref volume.Ref, after time.Duration)
+	// Refetch asks for a refresh of the volume now, because its values are older than what a Secret was made from. It must not block.
+	// Nil waits for the next refresh.
+	Refetch func(ref volume.Ref)
 	Clock   clock.WithTicker
 	// Safe handles panics.
 	Safe safe.Handler
@@ -92,7 +94,7 @@ type Syncer struct {
 	secrets secretsync.Secrets
 	pods    Pods
 	report  func(context.Context, Event)
-	refetch func(volume.Ref, time.Duration)
+	refetch func(volume.Ref)
 	clock   clock.WithTicker
 	safe    safe.Handler
 

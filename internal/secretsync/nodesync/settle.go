@@ -35,13 +35,26 @@ func (s *Syncer) settle(ctx context.Context, c call, outcome secretsync.Outcome)
 	tries := s.failed(st, c, outcome)
 	if outcome.Result == secretsync.Held {
 		if outcome.Refetch && s.refetch != nil {
-			s.refetch(c.refs[0], max(outcome.RefetchAfter, wait(tries-1)))
+			s.askAgain(c.refs[0], max(refetchWait, outcome.RefetchAfter, wait(tries)))
 		}
 		return
 	}
 	for _, ref := range c.refs {
 		s.tell(ctx, ref, outcome)
 	}
+}
+
+// askAgain has the volume refreshed after some time.
+func (s *Syncer) askAgain(ref volume.Ref, after time.Duration) {
+	s.goes(func(ctx context.Context) {
+		timer := s.clock.NewTimer(after)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+		case <-timer.C():
+			s.refetch(ref)
+		}
+	})
 }
 
 // wait is how long to wait after as many failures one after the other.
