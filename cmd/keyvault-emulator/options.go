@@ -14,7 +14,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
-// flags are the options of the emulator.
+// flags are those of keyvault-emulator.
 type flags struct {
 	listen, seedFile, tlsDir, caFile, caKeyFile, logFormat string
 

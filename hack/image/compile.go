@@ -15,7 +15,7 @@ import (
 // commit is what the images are built from.
 type commit struct {
 	hash string
-	// time stands for every date in the images.
+	// time is used for every date in the images.
 	time time.Time
 	// modified: the working tree is not what was committed.
 	modified bool
@@ -38,8 +38,8 @@ func readCommit(ctx context.Context, source string) (commit, error) {
 	return commit{hash: hash, time: time.Unix(unix, 0).UTC(), modified: status != ""}, nil
 }
 
-// tags leave out the pages of gRPC's own tracing, which nobody serves: their templates keep the linker from dropping
-// what is not called, a quarter of the program.
+// tags leave out the pages of gRPC's own tracing, which the programs do not serve: their templates keep the linker from dropping what is not
+// called, a quarter of the program.
 const tags = "grpcnotrace"
 
 // compile builds a program for a platform, static and stripped. What could change the bytes is set here and not taken

@@ -29,7 +29,7 @@ type builder struct {
 
 	platforms []v1.Platform
 	commit    commit
-	// report is told what was written.
+	// report gets a line for each file that was written.
 	report io.Writer
 }
 
@@ -67,7 +67,7 @@ func (b *builder) build(ctx context.Context, p program) error {
 	return b.layout(p, mutate.Annotations(index, b.labels(p)).(v1.ImageIndex), bills)
 }
 
-// image holds the binary as its only file, which nobody may write.
+// image holds the binary as its only file, which is read-only.
 func (b *builder) image(p program, binary string, platform v1.Platform) (v1.Image, error) {
 	content, err := os.ReadFile(binary) //nolint:gosec // what was just built
 	if err != nil {

@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string) error {
 	source := flags.String("source", ".", "the project's `directory`, a git repository")
 	out := flags.String("out", "bin/image", "the `directory` to write to, below the project's where relative")
 	tag := flags.String("tag", "", "the images' `tag`; the chart's appVersion where empty")
-	repository := flags.String("repository", "keyvault-csi", "what stands before the images' `names`")
+	repository := flags.String("repository", "keyvault-csi", "prefix of the images' `names`")
 	platforms := flags.String("platforms", "linux/amd64,linux/arm64", "`platforms`, separated by commas")
 	only := flags.String("only", "", "build the image of this `program` alone")
 	if err := flags.Parse(args); err != nil {
@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if b.commit.modified {
-		_, _ = fmt.Fprintln(os.Stderr, "image: there are changes that are not committed: nobody can build the same bytes again")
+		_, _ = fmt.Fprintln(os.Stderr, "image: there are uncommitted changes: the same bytes cannot be built again")
 	}
 	found := false
 	for _, p := range programs {

@@ -34,7 +34,7 @@ func parseChecks(t *testing.T, r result) []checkedClass {
 
 func TestCheckGoesOnAfterEachFailure(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", map[string]string{"objects": `array:
 - "{objectName: off, objectType: secret}"
 - "{objectName: db, objectType: secret}"
@@ -94,7 +94,7 @@ object secret/db invalid InvalidContent`
 
 func TestCheckTable(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	r := d.run(nil, "check", "-f", d.class("shop", nil, "db", "off"))
 	d.secretless(r)
 	want := regexp.MustCompile(`^default/shop  \(\S+\)
@@ -151,7 +151,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 		"proxy refuses":     {nil, nil, &emulator.Fault{Kind: emulator.FaultConnect, Status: 407, Host: "contoso.vault.azure.net"}, nil, "vault unreachable", "HTTPS_PROXY"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDesk(t)
+			d := newSession(t)
 			if tc.fault != nil {
 				d.AddFault(*tc.fault)
 			}
@@ -185,7 +185,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 // Where there is no token or no way, the objects are not blamed.
 func TestCheckSkipsWhatCannotBeAsked(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", map[string]string{"objects": "array:\n- '{objectName: db, objectType: secret}'\n"})
 	d.ResetRequests()
 	r := d.run(map[string]string{"AZURE_CLIENT_SECRET": "canary-x"}, "check", "-f", class, "-o", "json")
@@ -202,7 +202,7 @@ func TestCheckSkipsWhatCannotBeAsked(t *testing.T) {
 
 func TestCheckTellsWarnings(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", map[string]string{"objectz": "x"}, "db")
 	r := d.run(nil, "check", "-f", class)
 	if r.exit != 0 || !strings.Contains(r.stdout, "warning  objectz is an unknown parameter") {

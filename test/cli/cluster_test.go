@@ -20,10 +20,10 @@ import (
 )
 
 // issuerOf is a cluster's issuer that the emulator knows.
-func issuerOf(d *desk) *emulatortest.Issuer { return emulatortest.StartIssuer(d, d.Server) }
+func issuerOf(d *session) *emulatortest.Issuer { return emulatortest.StartIssuer(d, d.Server) }
 
 // kubeconfig writes one whose context "shop" is of the namespace "default", and "other" of the namespace "other".
-func kubeconfig(d *desk, server string, ca ...byte) string {
+func kubeconfig(d *session, server string, ca ...byte) string {
 	d.Helper()
 	text, err := json.Marshal(map[string]any{
 		"apiVersion": "v1", "kind": "Config", "current-context": "shop",
@@ -41,7 +41,7 @@ func kubeconfig(d *desk, server string, ca ...byte) string {
 }
 
 // apiServer answers as the API server does to what the tools ask: it holds one class, and gives tokens.
-func apiServer(d *desk, class string) (config string) {
+func apiServer(d *session, class string) (config string) {
 	d.Helper()
 	issuer := issuerOf(d)
 	text, err := yaml.YAMLToJSON([]byte(class))
@@ -115,14 +115,14 @@ func apiServer(d *desk, class string) (config string) {
 	return kubeconfig(d, s.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})...)
 }
 
-// nobody has no credential of their own.
-func nobody() map[string]string {
+// anonymous is the environment of a person without credentials.
+func anonymous() map[string]string {
 	return map[string]string{"AZURE_TENANT_ID": "-", "AZURE_CLIENT_ID": "-", "AZURE_CLIENT_SECRET": "-"}
 }
 
 func TestAsServiceAccount(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	config := apiServer(d, classText(t, "shop", nil, "db"))
 	file := d.class("shop", nil, "db")
 	bare := d.class("bare", map[string]string{"clientID": "-"}, "db")
@@ -150,7 +150,7 @@ func TestAsServiceAccount(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := d.in(t)
 			for _, verb := range []string{"preview", "check"} {
-				r := d.run(nobody(), append([]string{verb, "--kubeconfig", config}, tc.args...)...)
+				r := d.run(anonymous(), append([]string{verb, "--kubeconfig", config}, tc.args...)...)
 				d.secretless(r)
 				if r.exit != tc.exit || !strings.Contains(r.stdout+r.stderr, tc.want) || tc.exit == 0 && !strings.Contains(r.stdout, "secret/db") {
 					t.Errorf("%s: %s", verb, r)
@@ -168,7 +168,7 @@ func TestAsServiceAccount(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	config := apiServer(d, classText(t, "shop", nil, "db"))
 	for _, tc := range []struct {
 		args []string
@@ -203,7 +203,7 @@ func TestCompletion(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	var build struct{ Version, Commit, Go string }
 	r := d.run(nil, "version")
 	if err := json.Unmarshal([]byte(r.stdout), &build); err != nil || build.Version == "" || !strings.HasPrefix(build.Go, "go1.") {

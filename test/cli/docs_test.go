@@ -41,7 +41,7 @@ func documented(t *testing.T) map[string]string {
 	return found
 }
 
-// stock puts what a class asks for into an emulator: whatever another program reads of it needs a certificate.
+// stock creates the objects of a class in an emulator. Objects that other programs read must be certificates.
 func stock(t *testing.T, server *emulator.Server, c *class.Class, client, tenant string) {
 	t.Helper()
 	vaults := map[string]*emulator.Vault{}
@@ -83,7 +83,7 @@ func TestClassesOfTheDocumentationWork(t *testing.T) {
 			if err != nil || len(classes) == 0 {
 				t.Fatal(err, len(classes))
 			}
-			d := newDesk(t)
+			d := newSession(t)
 			for _, c := range classes {
 				parsed, mistakes, _ := class.Parse(c.Spec.Parameters, class.Options{Clouds: clouds})
 				if len(mistakes) > 0 {

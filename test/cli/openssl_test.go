@@ -15,7 +15,7 @@ import (
 // The keystore of the recipe opens with an empty password, and the recipe's commands work on what the class writes.
 func TestKeystoreOfTheRecipe(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	pfx := d.class("pfx", map[string]string{"objects": "array:\n- '{objectName: tls, objectType: secret, objectFormat: pfx, objectEncoding: base64}'\n"})
 	keystore := parse(t, d.run(nil, "preview", "-f", pfx, "-o", "json", "--reveal").stdout)[0].Files[0].ValueBase64
 	if keystore == nil {
@@ -44,7 +44,7 @@ func TestKeystoreOfTheRecipe(t *testing.T) {
 	}
 }
 
-func openssl(d *desk, args ...string) string {
+func openssl(d *session, args ...string) string {
 	d.Helper()
 	c := exec.CommandContext(d.Context(), "openssl", args...) //nolint:gosec // the test's own command
 	c.Dir = d.dir

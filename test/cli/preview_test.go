@@ -58,7 +58,7 @@ func parse(t *testing.T, text string) []seen {
 
 func TestPreviewAsPerson(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", map[string]string{"objects": all, "clientID": "-"})
 	for _, format := range []string{"json", "yaml"} {
 		r := d.run(nil, "preview", "-f", class, "-o", format)
@@ -90,7 +90,7 @@ func TestPreviewAsPerson(t *testing.T) {
 
 func TestPreviewTable(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	r := d.run(nil, "preview", "-f", d.class("shop", map[string]string{"objects": all}))
 	d.secretless(r)
 	want := regexp.MustCompile(`^default/shop  \(\S+shop.yaml\)
@@ -113,7 +113,7 @@ $`)
 
 func TestPreviewReveals(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", map[string]string{"objects": all})
 	r := d.run(nil, "preview", "-f", class, "-o", "json", "--reveal")
 	found := parse(t, r.stdout)
@@ -143,7 +143,7 @@ func TestPreviewReveals(t *testing.T) {
 // What a person sees is what the driver mounts.
 func TestPreviewIsWhatTheDriverMounts(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	text := classText(t, "shop", map[string]string{"objects": all})
 	r := d.run(nil, "preview", "-f", d.file("c.yaml", text), "-o", "json", "--reveal")
 	found := parse(t, r.stdout)
@@ -169,7 +169,7 @@ func TestPreviewIsWhatTheDriverMounts(t *testing.T) {
 
 func TestPreviewOfSeveralClasses(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	good, bad := classText(t, "good", nil, "db"), classText(t, "bad", nil, "gone")
 	path := d.file("both.yaml", good+"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n---\n"+bad)
 	r := d.run(nil, "preview", "-f", path, "-o", "json")
@@ -187,7 +187,7 @@ func TestPreviewOfSeveralClasses(t *testing.T) {
 
 func TestPreviewAsServicePrincipal(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", map[string]string{"clientID": "-"}, "db")
 	nobody := map[string]string{"AZURE_CLIENT_ID": "-", "AZURE_CLIENT_SECRET": "-", "AZURE_TENANT_ID": "-"}
 	const manifest = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n"
@@ -212,7 +212,7 @@ func TestPreviewAsServicePrincipal(t *testing.T) {
 
 func TestPreviewAsTheMachine(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", map[string]string{"clientID": "-", "tenantID": "-", "useVMManagedIdentity": "true"}, "db")
 	d.ResetRequests()
 	r := d.run(nil, "preview", "-f", class, "--as-class")
@@ -226,8 +226,8 @@ func TestPreviewAsTheMachine(t *testing.T) {
 	}
 }
 
-// askedAs tells whether every secret was asked for by the client.
-func askedAs(d *desk, client string) bool {
+// askedAs reports whether every secret was requested by the client.
+func askedAs(d *session, client string) bool {
 	asked := false
 	for _, r := range d.Requests() {
 		if r.Operation == "get secret" {
@@ -242,7 +242,7 @@ func askedAs(d *desk, client string) bool {
 
 func TestPreviewRefusals(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	good := d.class("shop", nil, "db")
 	for name, tc := range map[string]struct {
 		args []string
@@ -279,10 +279,10 @@ func TestPreviewRefusals(t *testing.T) {
 	}
 }
 
-// The person's credential is the one and only: a proxy or vault that is down is told as such.
+// There is only the person's credential: an unavailable proxy or vault is reported as such.
 func TestPreviewOutages(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", nil, "db")
 	r := d.run(map[string]string{"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}, "preview", "-f", class, "-o", "json")
 	if found := parse(t, r.stdout); r.exit != 1 || found[0].Error.Reason != "Proxy" {

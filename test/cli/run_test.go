@@ -67,24 +67,24 @@ vaults:
   secrets: [{name: db, value: ` + canary + `}]
 `
 
-// desk is where a person works: a directory, an environment, and the emulator behind it.
-type desk struct {
+// session is what a person works with: a directory, an environment, and an emulator.
+type session struct {
 	*testing.T
 	*emulator.Server
 	dir string
 	env map[string]string
 }
 
-// asPerson is the environment of somebody with a service principal of their own.
+// asPerson is the environment of a person with a service principal.
 func asPerson() map[string]string {
 	return map[string]string{
 		"AZURE_TENANT_ID": kubelet.Tenant, "AZURE_CLIENT_ID": kubelet.Client, "AZURE_CLIENT_SECRET": clientSecret,
 	}
 }
 
-func newDesk(t *testing.T) *desk {
+func newSession(t *testing.T) *session {
 	t.Helper()
-	d := &desk{T: t, Server: emulatortest.Start(t, seed), dir: t.TempDir(), env: map[string]string{}}
+	d := &session{T: t, Server: emulatortest.Start(t, seed), dir: t.TempDir(), env: map[string]string{}}
 	for _, v := range emulatortest.Environment(t, d.Server) {
 		name, value, _ := strings.Cut(v, "=")
 		d.env[name] = value
@@ -93,15 +93,15 @@ func newDesk(t *testing.T) *desk {
 	return d
 }
 
-// in is the desk for a subtest, whose failures are the subtest's own.
-func (d *desk) in(t *testing.T) *desk {
+// in is the session for a subtest, whose failures are the subtest's own.
+func (d *session) in(t *testing.T) *session {
 	own := *d
 	own.T = t
 	return &own
 }
 
 // file writes a file and returns its path.
-func (d *desk) file(name, text string) string {
+func (d *session) file(name, text string) string {
 	d.Helper()
 	path := filepath.Join(d.dir, name)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -111,7 +111,7 @@ func (d *desk) file(name, text string) string {
 }
 
 // class writes a class with the objects; more parameters go over the usual ones, "-" takes one away.
-func (d *desk) class(name string, more map[string]string, objects ...string) string {
+func (d *session) class(name string, more map[string]string, objects ...string) string {
 	d.Helper()
 	return d.file(name+".yaml", classText(d.T, name, more, objects...))
 }
@@ -145,7 +145,7 @@ func (r result) String() string {
 	return fmt.Sprintf("exit %d\n--- stdout\n%s\n--- stderr\n%s", r.exit, r.stdout, r.stderr)
 }
 
-func (d *desk) command(more map[string]string, args ...string) *exec.Cmd {
+func (d *session) command(more map[string]string, args ...string) *exec.Cmd {
 	env := maps.Clone(d.env)
 	env["PATH"], env["HOME"] = d.dir, d.dir // no az, no kubeconfig of the machine
 	maps.Copy(env, more)
@@ -160,7 +160,7 @@ func (d *desk) command(more map[string]string, args ...string) *exec.Cmd {
 }
 
 // run runs the binary with more variables; "-" takes one away.
-func (d *desk) run(more map[string]string, args ...string) result {
+func (d *session) run(more map[string]string, args ...string) result {
 	d.Helper()
 	c := d.command(more, args...)
 	var stdout, stderr bytes.Buffer
@@ -173,7 +173,7 @@ func (d *desk) run(more map[string]string, args ...string) result {
 }
 
 // secretless fails where a canary is in the output.
-func (d *desk) secretless(r result) {
+func (d *session) secretless(r result) {
 	d.Helper()
 	if all := r.stdout + r.stderr; strings.Contains(all, "canary") || strings.Contains(all, "PRIVATE KEY") {
 		d.Errorf("a secret is in the output: %s", r)

@@ -34,8 +34,8 @@ func openTerminal(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
-// onTerminal runs the binary on a terminal and returns what stands on it.
-func (d *desk) onTerminal(more map[string]string, args ...string) (shown string, exit int) {
+// onTerminal runs the binary on a terminal and returns its screen.
+func (d *session) onTerminal(more map[string]string, args ...string) (shown string, exit int) {
 	d.Helper()
 	master, slave := openTerminal(d.T)
 	defer func() { _ = master.Close() }()
@@ -60,7 +60,7 @@ const escape = "\x1b["
 
 func TestColoursAndProgressOnATerminal(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", nil, "db", "off", "old")
 	shown, exit := d.onTerminal(map[string]string{"TERM": "xterm"}, "check", "-f", class)
 	for _, text := range []string{
@@ -87,7 +87,7 @@ func TestColoursAndProgressOnATerminal(t *testing.T) {
 
 func TestNoColours(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newSession(t)
 	class := d.class("shop", nil, "db", "off")
 	for name, env := range map[string]map[string]string{
 		"NO_COLOR": {"TERM": "xterm", "NO_COLOR": "1"}, "dumb terminal": {"TERM": "dumb"},

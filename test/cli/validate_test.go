@@ -55,7 +55,7 @@ func TestValidate(t *testing.T) {
 		args           []string
 		stdin          string
 		exit           int
-		stdout, stderr []string // what stands in them
+		stdout, stderr []string // texts in them
 	}{
 		"good":               {[]string{"-f", "good.yaml"}, "", 0, nil, []string{"1 class checked, 0 findings"}},
 		"as an argument":     {[]string{"good.yaml"}, "", 0, nil, []string{"1 class checked, 0 findings"}},

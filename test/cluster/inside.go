@@ -26,7 +26,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 )
 
-// settings are what the outside tells the inside.
+// settings are passed from outside to inside.
 type settings struct {
 	Options
 

@@ -174,7 +174,7 @@ func (n *Node) begin(ctx context.Context) error {
 	ended := make(chan struct{})
 	n.pid, n.ended = cmd.Process.Pid, ended
 	go func() {
-		_ = cmd.Wait() // how it ended stands in its log
+		_ = cmd.Wait() // its log has how it ended
 		close(ended)
 	}()
 	err = n.connect()

@@ -144,7 +144,7 @@ func end(p *Plane) {
 	_ = os.RemoveAll(p.Dir)
 }
 
-// freePort is a port of the loopback address that nobody has now.
+// freePort is a port of the loopback address that is not in use.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
 	if err != nil {

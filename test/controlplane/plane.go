@@ -231,7 +231,7 @@ func (p *Plane) StartAPIServer(ctx context.Context) error {
 	return p.apiserver.Await("the API server", func() error { return get(ctx, client, p.URL()+"/readyz") })
 }
 
-// advertised is the API server's address for Pods: never a loopback address, which the API server refuses to tell.
+// advertised is the API server's address for Pods: never a loopback address, which the API server does not advertise.
 func (p *Plane) advertised() string {
 	if p.reconciler() == "none" {
 		return "192.0.2.1"

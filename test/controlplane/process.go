@@ -36,7 +36,7 @@ func StartProcess(dir, name string, cmd *exec.Cmd) (*Process, error) {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
-		_ = cmd.Wait() // how it ended stands in its log
+		_ = cmd.Wait() // its log has how it ended
 		close(p.done)
 	}()
 	return p, nil

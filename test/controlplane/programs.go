@@ -18,7 +18,7 @@ type Programs map[string]string
 // Build builds the programs with hack/cluster/build, which keeps what it has built before.
 func Build(names ...string) (Programs, error) {
 	if config, err := Existing(); err != nil || config != nil && slices.Equal(names, []string{"kubectl"}) {
-		path, missing := exec.LookPath("kubectl") // that of whoever has the cluster
+		path, missing := exec.LookPath("kubectl") // that of the cluster's owner
 		return Programs{"kubectl": path}, errors.Join(err, missing)
 	}
 	root, err := binaries.Root()

@@ -19,7 +19,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
-// Every command of the project's own programs is one that they take: verb, flags and the flags' values.
+// Every command of the project's own programs is valid: command, flags and the flags' values.
 func TestCommandsOfTheDocumentationParse(t *testing.T) {
 	programs := map[string]string{"keyvault-csi": binaries.Driver(t), "keyvault-emulator": binaries.Emulator(t)}
 	checked := 0

@@ -67,7 +67,7 @@ func TestYAMLOfTheDocumentationIsStrictlyGood(t *testing.T) {
 			default:
 				_, _, err = strict.Decode(doc, nil, nil)
 				if runtime.IsNotRegisteredError(err) {
-					t.Errorf("%s: a kind that nobody checks: %v", path, err)
+					t.Errorf("%s: an unchecked kind: %v", path, err)
 					continue
 				}
 			}

@@ -103,7 +103,7 @@ func TestDriverComesLater(t *testing.T) {
 }
 
 // TestUninstalledAndInstalledAgain uninstalls the release under running Pods. They go on reading, everybody's objects stay, a Pod that
-// is deleted meanwhile goes when the driver is there again, and the others are fresh again.
+// is deleted in the meantime goes when the driver runs again, and the others are refreshed again.
 func TestUninstalledAndInstalledAgain(t *testing.T) {
 	s := begin(t)
 	name := s.prepareReader("stays")
@@ -130,7 +130,7 @@ func TestUninstalledAndInstalledAgain(t *testing.T) {
 	s.Gone("stays")
 }
 
-// TestKubeletRestarted restarts kubelet: meanwhile the driver keeps the files fresh, then it is registered again.
+// TestKubeletRestarted restarts kubelet: the driver refreshes the files without it, then it is registered again.
 func TestKubeletRestarted(t *testing.T) {
 	s := begin(t)
 	name := s.prepareReader("old")

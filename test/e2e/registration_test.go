@@ -26,7 +26,7 @@ func (s *suite) registered() string {
 }
 
 // TestAnotherDriverOfTheNameGoes has a driver of the same name on the node, registered by its own socket at the same path, as another
-// product's is before a migration. When it goes it removes the socket by its path, whoever's it is then: this driver must stand.
+// product's is before a migration. When it goes it removes the socket by its path, even if it is this driver's: this driver must stay registered.
 func TestAnotherDriverOfTheNameGoes(t *testing.T) {
 	s := begin(t)
 	s.NeedsOwn("it reaches the sockets of kubelet on the node")
@@ -52,7 +52,7 @@ func TestAnotherDriverOfTheNameGoes(t *testing.T) {
 	}
 	s.Gone("cart")
 
-	// What a killed one leaves answers nobody, and the driver takes its place when it starts.
+	// The socket of a killed driver does not answer, and the driver takes its place when it starts.
 	other = startOther(s, socket)
 	other.kill()
 	s.MustKubectl("", "-n", system, "delete", "pod", s.DriverPod())

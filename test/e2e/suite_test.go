@@ -177,7 +177,7 @@ func (s *suite) Helm(args ...string) string {
 	return string(out)
 }
 
-// describeSystem tells why a Pod of the driver may not run.
+// describeSystem shows why a Pod of the driver may not run.
 func (s *suite) describeSystem() string {
 	pods, _ := s.Kubectl("", "-n", system, "describe", "pods")
 	logs, _ := s.Kubectl("", "-n", system, "logs", "daemonset/"+release, "--tail=30")

@@ -68,7 +68,7 @@ func owners(secret *corev1.Secret) string {
 	return strings.Join(all, " ")
 }
 
-// TestVariablesAtFirstStart has a variable from a Secret that nobody made before the Pod: the Pod starts at once.
+// TestVariablesAtFirstStart has a variable from a Secret that does not exist before the Pod: the Pod starts at once.
 func TestVariablesAtFirstStart(t *testing.T) {
 	s := begin(t)
 	db := s.Namespace + "-db"
@@ -105,7 +105,7 @@ func TestRotationReachesFilesAndSecrets(t *testing.T) {
 	s.Secret(db, "two")
 	s.Eventually("the file to change", func() bool { return s.Read("cart", db) == "two" })
 	s.Eventually("the Secret to change", func() bool { return string(s.Synced("web-db").Data["password"]) == "two" })
-	s.Eventually("an event that tells", func() bool { return strings.Contains(s.Events("cart"), "SecretRotationComplete") })
+	s.Eventually("the event", func() bool { return strings.Contains(s.Events("cart"), "SecretRotationComplete") })
 
 	s.Class("web", kubelet.Objects(db, api), secretObject("web-db", "Opaque", "password", db, "api", api))
 	s.Eventually("the new file", func() bool {
@@ -115,7 +115,7 @@ func TestRotationReachesFilesAndSecrets(t *testing.T) {
 	s.Eventually("the Secret's new key", func() bool { return string(s.Synced("web-db").Data["api"]) == "key" })
 
 	s.must(s.Emulator.Disable(kubelet.Vault, "secrets", db, "", true))
-	s.Eventually("an event that tells of the failure", func() bool { return strings.Contains(s.Events("cart"), "disabled") })
+	s.Eventually("the event of the failure", func() bool { return strings.Contains(s.Events("cart"), "disabled") })
 	if got := s.Read("cart", db); got != "two" {
 		t.Errorf("after a failed refresh the file holds %q", got)
 	}
@@ -211,7 +211,7 @@ func (s *suite) setCertificate(name string, serial int64) *x509.CertPool {
 	return pool
 }
 
-// serves tells whether the server greets with the certificate of a serial number.
+// serves reports whether the server answers with the certificate of a serial number.
 func (s *suite) serves(trusted *x509.CertPool, serial int64) bool {
 	transport := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: "shop.example.com", MinVersion: tls.VersionTLS12},

@@ -16,9 +16,9 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
 )
 
-// TestNewcomersWalk runs the commands of the README's section for kind, one by one as they stand there, on a cluster of its own with
+// TestNewcomersWalk runs the commands of the README's section for kind, one by one as they are written there, on a cluster of its own with
 // nothing on it: no Azure, the chart's emulator instead. What is not as there: the cluster and how it gets its images, the
-// emulator's address, since this cluster has no DNS, and the interval, so that nobody waits two minutes.
+// emulator's address, since this cluster has no DNS, and the interval, to not wait two minutes.
 func TestNewcomersWalk(t *testing.T) {
 	s := &suite{Cluster: cluster.Start(t, cluster.Options{}), Namespace: "default"}
 	s.ImportBusybox()

@@ -51,7 +51,7 @@ func newAuthority(name string) (*authority, error) {
 	}, nil
 }
 
-// readAuthority takes an authority that somebody else made: PEM of its certificate, and of its RSA or EC key.
+// readAuthority reads an existing authority: PEM of its certificate, and of its RSA or EC key.
 func readAuthority(certificate, key []byte) (*authority, error) {
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {

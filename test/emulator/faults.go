@@ -20,7 +20,7 @@ type Fault struct {
 	Kind string `json:"kind" yaml:"kind"`
 	// Status is the status of FaultStatus, FaultConnect and FaultHTML.
 	Status int `json:"status,omitempty" yaml:"status"`
-	// Code and InnerCode stand in the error body of FaultStatus.
+	// Code and InnerCode are in the error body of FaultStatus.
 	Code      string `json:"code,omitempty" yaml:"code"`
 	InnerCode string `json:"innerCode,omitempty" yaml:"innerCode"`
 	Message   string `json:"message,omitempty" yaml:"message"`

@@ -42,7 +42,7 @@ type exchange struct {
 // handler answers an exchange. It sets the record's operation, name and version before it looks at anything else.
 type handler func(*exchange) reply
 
-// handle runs a handler, or the fault that stands in its place, and logs the request.
+// handle runs a handler, or the fault that replaces it, and logs the request.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request, h handler) {
 	x := &exchange{Request: r, record: Request{Time: time.Now(), Host: hostname(r.Host)}}
 	answer := h(x)

@@ -12,7 +12,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
 )
 
-// curl and openssl are clients that nobody wrote for this; the test needs both in PATH.
+// curl and openssl are independent clients; the test needs both in PATH.
 func TestCurlAndOpenSSL(t *testing.T) {
 	s := emulatortest.Start(t, seed)
 	ca := filepath.Join(t.TempDir(), "ca.pem")

@@ -284,7 +284,7 @@ func TestRarerReads(t *testing.T) {
 		t.Errorf("the vault's own PEM: %v", err)
 	}
 	if _, err := secrets.GetDeletedSecret(t.Context(), "s", nil); err == nil {
-		t.Error("a secret that stands is shown as deleted")
+		t.Error("an existing secret is shown as deleted")
 	}
 	must(t, s.Delete("contoso", "secrets", "s", true))
 	if _, err := secrets.GetSecret(t.Context(), "s", "", nil); err == nil {

@@ -137,13 +137,13 @@ type Certificate struct {
 	Version string `yaml:"version" json:"version,omitempty"`
 	// ContentType is that of the secret: application/x-pkcs12 (where empty) or application/x-pem-file.
 	ContentType string `yaml:"contentType" json:"contentType,omitempty"`
-	// KeyType is RSA (where empty) or EC; Subject the common name; Chain how many issuers stand above the leaf.
+	// KeyType is RSA (where empty) or EC; Subject the common name; Chain is the number of issuers above the leaf.
 	KeyType string `yaml:"keyType" json:"keyType,omitempty"`
 	Subject string `yaml:"subject" json:"subject,omitempty"`
 	Chain   int    `yaml:"chain" json:"chain,omitempty"`
 	// NotExportable leaves the private key out of the secret.
 	NotExportable bool `yaml:"notExportable" json:"notExportable,omitempty"`
-	// Secret, a PFX in base64 or PEM text, and Leaf, a PEM certificate, stand for what would be made.
+	// Secret, a PFX in base64 or PEM text, and Leaf, a PEM certificate, replace what would be generated.
 	Secret   string    `yaml:"secret" json:"secret,omitempty"`
 	Leaf     string    `yaml:"leaf" json:"leaf,omitempty"`
 	Disabled bool      `yaml:"disabled" json:"disabled,omitempty"`

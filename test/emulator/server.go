@@ -37,7 +37,7 @@ type Options struct {
 	Certificate, Key []byte
 	// HTTP1 turns HTTP/2 off.
 	HTTP1 bool
-	// Log is told of each request; nothing is logged where nil.
+	// Log receives each request; nothing is logged if nil.
 	Log *slog.Logger
 	// Intercept may answer a request in the emulator's place: then it returns true. It may be nil.
 	Intercept func(http.ResponseWriter, *http.Request) bool
@@ -201,7 +201,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 // DropConnections breaks all tunnels, as a proxy does that restarts.
 func (s *Server) DropConnections() { s.tunnels.drop() }
 
-// admit tells whether the emulator answers for a host.
+// admit reports whether the emulator answers for a host.
 func (s *Server) admit(host string) (status int, message string) {
 	switch kind, known := s.state.route(host); {
 	case kind == vaultHost && !known:

@@ -67,7 +67,7 @@ func newState() *state {
 	}
 }
 
-// route tells what a host is; known is false for a vault that does not exist.
+// route is what a host is; known is false for a vault that does not exist.
 func (st *state) route(host string) (kind hostKind, known bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()

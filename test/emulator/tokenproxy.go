@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// TokenProxy stands for the AKS token proxy of identity binding: the API server's address answers as Entra ID to those
+// TokenProxy plays the AKS token proxy of identity binding: the API server's address answers as Entra ID to those
 // who ask for the right TLS server name.
 type TokenProxy struct {
 	// URL is where it is.

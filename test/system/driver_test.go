@@ -58,7 +58,7 @@ func TestRegistrationWithKubelet(t *testing.T) {
 	_, err = watcher.NotifyRegistrationStatus(t.Context(), &registerapi.RegistrationStatus{Error: "another driver has the name"})
 	must(t, err)
 	if ready() || !strings.Contains(n.Log(), "another driver has the name") {
-		t.Error("a refused registration is not told")
+		t.Error("a rejected registration is not logged")
 	}
 	_, err = watcher.NotifyRegistrationStatus(t.Context(), &registerapi.RegistrationStatus{PluginRegistered: true})
 	must(t, err)
@@ -71,7 +71,7 @@ func TestRegistrationWithKubelet(t *testing.T) {
 	}
 }
 
-// freePort returns an address that nobody listens on now.
+// freePort returns an address without a listener.
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
@@ -134,7 +134,7 @@ func TestHealthMetricsAndDebugListeners(t *testing.T) {
 	}
 }
 
-// What the pod's author writes into volumeAttributes never stands for what kubelet says.
+// What the pod's author writes into volumeAttributes never replaces what kubelet passes.
 func TestForgedAttributes(t *testing.T) {
 	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed)
@@ -198,7 +198,7 @@ func TestMoreAuthoritiesAndVaultHosts(t *testing.T) {
 	}
 }
 
-// A stop lets calls under way finish.
+// Calls in progress finish before the driver stops.
 func TestStopDrains(t *testing.T) {
 	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed+"latency: 500ms\n")
@@ -210,7 +210,7 @@ func TestStopDrains(t *testing.T) {
 		_, err := client.NodePublishVolume(context.Background(), request)
 		done <- err
 	}()
-	n.Eventually("the request to be under way", func() bool { return len(n.Emulator.Requests()) > 0 })
+	n.Eventually("the request to be in progress", func() bool { return len(n.Emulator.Requests()) > 0 })
 	must(t, syscall.Kill(n.PID(), syscall.SIGTERM))
 	must(t, <-done)
 	if got := n.Read("a", "s"); got != "value" {

@@ -104,7 +104,7 @@ func TestServicePrincipals(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if strings.Contains(fmt.Sprint(err)+n.Log(), "canary") {
-				t.Error("a credential was told")
+				t.Error("a credential was leaked")
 			}
 		})
 	}
@@ -271,7 +271,7 @@ func TestRevokedTokenIsRenewedOnce(t *testing.T) {
 	}
 }
 
-// Two service accounts never get each other's values, whatever the order.
+// Two service accounts never get each other's values, in any order.
 func TestIdentitiesAreIsolated(t *testing.T) {
 	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed)

@@ -18,8 +18,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
 
-// verb runs a verb of the driver's binary and returns what it writes.
-func verb(t *testing.T, args ...string) (stdout string, err error) {
+// run runs a command of the driver's binary and returns its output.
+func run(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), binaries.Driver(t), args...) //nolint:gosec // the test's own
 	c.Env = append(os.Environ(), "HTTP_PROXY=http://127.0.0.1:1")
@@ -71,7 +71,7 @@ func TestAuditLog(t *testing.T) {
 		first.Object != "secret/s" || first.Path != "s" || first.Version == "" || first.RequestID == "" || first.Time.IsZero() {
 		t.Errorf("%+v", first)
 	}
-	// a new version reaches both pods; the object that did not change is not told again
+	// a new version reaches both pods; the object that did not change is not logged again
 	n.Secret("s", canary+"2")
 	rotated := func() (found []audit.Line) {
 		for _, l := range auditLines(t, path) {
@@ -114,7 +114,7 @@ func TestAuditLogThatFails(t *testing.T) {
 		return strings.Contains(body, "\nkeyvault_csi_audit_errors_total 2\n")
 	})
 	if got := strings.Count(n.Log(), "the audit log cannot be written"); got != 1 {
-		t.Errorf("told %d times", got)
+		t.Errorf("logged %d times", got)
 	}
 }
 
@@ -129,7 +129,7 @@ func TestStatusAndLogLevel(t *testing.T) {
 	if err := n.Publish("b", "broken"); err == nil {
 		t.Fatal("a missing secret was mounted")
 	}
-	text, err := verb(t, "status", "--admin-addr", address, "-o", "json")
+	text, err := run(t, "status", "--admin-addr", address, "-o", "json")
 	must(t, err)
 	var s struct {
 		Driver, Node string
@@ -158,7 +158,7 @@ func TestStatusAndLogLevel(t *testing.T) {
 		!strings.Contains(trouble.Message, "missing") {
 		t.Errorf("%+v", trouble)
 	}
-	table, err := verb(t, "status", "--admin-addr", address)
+	table, err := run(t, "status", "--admin-addr", address)
 	must(t, err)
 	for _, want := range []string{"default/a", "fresh", "secret/s", "contoso.vault.azure.net", "NotFound", "ready"} {
 		if !strings.Contains(table, want) {
@@ -174,11 +174,11 @@ func TestStatusAndLogLevel(t *testing.T) {
 		t.Error("debug lines at verbosity 0")
 	}
 	for _, wrong := range []string{"11", "-1", "loud"} {
-		if out, err := verb(t, "log-level", "--admin-addr", address, "--", wrong); err == nil || !strings.Contains(out, "0 to 10") {
+		if out, err := run(t, "log-level", "--admin-addr", address, "--", wrong); err == nil || !strings.Contains(out, "0 to 10") {
 			t.Errorf("%s: %q, %v", wrong, out, err)
 		}
 	}
-	out, err := verb(t, "log-level", "--admin-addr", address, "10")
+	out, err := run(t, "log-level", "--admin-addr", address, "10")
 	if err != nil || out != "10\n" {
 		t.Errorf("%q, %v", out, err)
 	}
@@ -186,20 +186,20 @@ func TestStatusAndLogLevel(t *testing.T) {
 	for _, want := range []string{"call done", `"from":"azure sdk"`, "X-Ms-Request-Id"} {
 		n.Eventually("the log at verbosity 10 to have "+want, func() bool { return strings.Contains(n.Log(), want) })
 	}
-	if out, err = verb(t, "log-level", "--admin-addr", address); err != nil || out != "10\n" {
+	if out, err = run(t, "log-level", "--admin-addr", address); err != nil || out != "10\n" {
 		t.Errorf("%q, %v", out, err)
 	}
-	if out, err := verb(t, "status", "--admin-addr", freePort(t)); err == nil || !strings.Contains(out, "--admin-addr") {
-		t.Errorf("nobody there: %q, %v", out, err)
+	if out, err := run(t, "status", "--admin-addr", freePort(t)); err == nil || !strings.Contains(out, "--admin-addr") {
+		t.Errorf("nothing listens there: %q, %v", out, err)
 	}
 	for _, wrong := range []string{"0.0.0.0:8096", "192.0.2.1:1", "[::]:1", "node:1", "x"} {
-		if out, err := verb(t, "driver", "--node-id", "x", "--admin-addr", wrong); err == nil || !strings.Contains(out, "--admin-addr") {
+		if out, err := run(t, "driver", "--node-id", "x", "--admin-addr", wrong); err == nil || !strings.Contains(out, "--admin-addr") {
 			t.Errorf("%s: %q, %v", wrong, out, err)
 		}
 	}
 }
 
-// A failure is one line of the log, whoever meets it, with the pod and the vault's request id.
+// A failure is one line of the log, for all volumes that it affects, with the pod and the vault's request id.
 func TestOneStoryPerFailure(t *testing.T) {
 	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s", "--v", "0")

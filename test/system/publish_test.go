@@ -176,13 +176,13 @@ func TestErrorsNameTheCauseAndLeaveNothing(t *testing.T) {
 				t.Errorf("not one readable line: %q", message)
 			}
 			if strings.Contains(n.Log()+message, canary) {
-				t.Error("a secret value was told")
+				t.Error("a secret value was leaked")
 			}
 			if tc.code == codes.NotFound { // the log comes through a pipe, the answer through a socket
 				n.Eventually("the vault's request id in the log", func() bool { return strings.Contains(n.Log(), `"x-ms-request-id":"`) })
 			}
 			if strings.Contains(n.Log()+message, "eyJ") {
-				t.Error("a token was told")
+				t.Error("a token was leaked")
 			}
 			if targets := n.Targets(); len(targets) > 0 {
 				t.Errorf("left behind: %v", targets)

@@ -54,7 +54,7 @@ func TestFaultsNeverHarmFiles(t *testing.T) {
 			n.Emulator.ResetRequests()
 			n.Emulator.AddFault(fault)
 			if fault.Kind == emulator.FaultConnect {
-				n.Emulator.DropConnections() // else the driver goes on over those that stand
+				n.Emulator.DropConnections() // else the driver uses the open ones
 			}
 			start := time.Now()
 			for time.Since(start) < 4*time.Second {
@@ -62,7 +62,7 @@ func TestFaultsNeverHarmFiles(t *testing.T) {
 					if got := n.Read(pod, "user"); got != "user-1" {
 						t.Fatalf("%s reads %q during the fault", pod, got)
 					}
-					// kubelet goes on to call, and must not be told to tear the volume down
+					// kubelet continues to call, and must get no error, at which it would remove the volume
 					must(t, n.Publish(pod, "c"))
 				}
 				time.Sleep(50 * time.Millisecond)
@@ -84,7 +84,7 @@ func TestFaultsNeverHarmFiles(t *testing.T) {
 			for _, pod := range []string{"a", "b"} {
 				n.Eventually("recovery of "+pod, func() bool { return n.Read(pod, "user") == "user-2" })
 			}
-			n.Eventually("the log to tell of the recovery", func() bool { return strings.Contains(n.Log(), "refreshed again after a failure") })
+			n.Eventually("the log of the recovery", func() bool { return strings.Contains(n.Log(), "refreshed again after a failure") })
 		})
 	}
 }
@@ -246,7 +246,7 @@ func TestLastKnownGoodForNewPods(t *testing.T) {
 	}
 }
 
-// A refusal is no outage: whoever lost the permission gets nothing.
+// A missing permission is no outage: nothing is mounted.
 func TestLastKnownGoodNotAfterARefusal(t *testing.T) {
 	t.Parallel()
 	n := kubelet.Start(t, kubelet.Seed, "--cache-ttl", "0s")

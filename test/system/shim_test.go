@@ -82,7 +82,7 @@ func (s *shim) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapa
 	return &csi.ControllerGetCapabilitiesResponse{}, nil
 }
 
-// CreateVolume stands for the inline volume of a pod.
+// CreateVolume plays the inline volume of a pod.
 func (s *shim) CreateVolume(_ context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	if r.GetName() == "" || len(r.GetVolumeCapabilities()) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "name and capabilities are needed")

@@ -174,9 +174,9 @@ func TestTracesToNobody(t *testing.T) {
 	n.MustPublish("b", "c")
 }
 
-// TestNoSecretIsToldAnywhere uses every kind of credential and value at the highest verbosity, through successes and
-// failures, and searches all that the driver says: log, audit, metrics, status, traces and errors.
-func TestNoSecretIsToldAnywhere(t *testing.T) {
+// TestNoSecretLeaks uses every kind of credential and value at the highest verbosity, through successes and failures,
+// and searches all that the driver says: log, audit, metrics, status, traces and errors.
+func TestNoSecretLeaks(t *testing.T) {
 	c, url := collect(t, "")
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
 	dir := t.TempDir()
@@ -200,10 +200,10 @@ func TestNoSecretIsToldAnywhere(t *testing.T) {
 	n.MustPublish("workload", "workload")
 	n.MustPublish("secret", "principal", principal(map[string]string{"clientid": "sp", "clientsecret": clientSecret}))
 	n.MustPublish("certificate", "principal", principal(map[string]string{"clientid": "sp", "clientcertificate": certificatePEM + keyPEM}))
-	told := []string{}
+	errs := []string{}
 	publish := func(pod string, edit ...func(*csi.NodePublishVolumeRequest)) {
 		if err := n.Publish(pod, "principal", edit...); err != nil {
-			told = append(told, err.Error())
+			errs = append(errs, err.Error())
 		}
 	}
 	publish("wrong", principal(map[string]string{"clientid": "sp", "clientsecret": wrongSecret}))
@@ -215,7 +215,7 @@ func TestNoSecretIsToldAnywhere(t *testing.T) {
 	}
 	n.Secret("s", canary+"-rotated")
 	n.Eventually("a rotation", func() bool { return n.Read("workload", "s") == canary+"-rotated" })
-	status, err := verb(t, "status", "--admin-addr", admin, "-o", "json")
+	status, err := run(t, "status", "--admin-addr", admin, "-o", "json")
 	must(t, err)
 	_, scraped := get(t, "http://"+metrics+"/metrics")
 	mounted := n.Read("workload", "tls")
@@ -224,7 +224,7 @@ func TestNoSecretIsToldAnywhere(t *testing.T) {
 	lines, err := os.ReadFile(audited)
 	must(t, err)
 	said := map[string]string{
-		"log": n.Log(), "audit": string(lines), "metrics": scraped, "status": status, "traces": c.text(), "errors": strings.Join(told, "\n"),
+		"log": n.Log(), "audit": string(lines), "metrics": scraped, "status": status, "traces": c.text(), "errors": strings.Join(errs, "\n"),
 	}
 	secrets := []string{
 		canary, base64.StdEncoding.EncodeToString([]byte(canary)), clientSecret, wrongSecret, "eyJ", "PRIVATE KEY", "client_assertion=",
@@ -235,8 +235,8 @@ func TestNoSecretIsToldAnywhere(t *testing.T) {
 			secrets = append(secrets, strings.Split(string(pem.EncodeToMemory(block)), "\n")[3])
 		}
 	}
-	if len(secrets) < 9 || len(told) < 2 {
-		t.Fatalf("%d secrets to search for, %d errors", len(secrets), len(told))
+	if len(secrets) < 9 || len(errs) < 2 {
+		t.Fatalf("%d secrets to search for, %d errors", len(secrets), len(errs))
 	}
 	for where, text := range said {
 		if len(text) < 100 {
@@ -244,7 +244,7 @@ func TestNoSecretIsToldAnywhere(t *testing.T) {
 		}
 		for i, secret := range secrets {
 			if at := strings.Index(text, secret); at >= 0 {
-				t.Errorf("%s tells secret %d: …%.200q…", where, i, text[max(0, at-100):])
+				t.Errorf("%s contains secret %d: …%.200q…", where, i, text[max(0, at-100):])
 			}
 		}
 	}

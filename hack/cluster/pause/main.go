@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command pause holds a Pod's namespaces until it is told to end, and reaps what is orphaned to it.
+// Command pause holds a Pod's namespaces until it is signaled to end, and reaps what is orphaned to it.
 package main
 
 import (
