@@ -13,6 +13,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
@@ -22,7 +23,14 @@ import (
 // registered is the node id that kubelet has of the driver; empty where it has none.
 func (s *suite) registered() string {
 	s.Helper()
-	return s.MustKubectl("", "get", "csinode", cluster.NodeName, "-o", `jsonpath={.spec.drivers[?(@.name=="secrets-store.csi.k8s.io")].nodeID}`)
+	node, err := s.Client().StorageV1().CSINodes().Get(s.Context(), cluster.NodeName, metav1.GetOptions{})
+	s.must(err)
+	for _, d := range node.Spec.Drivers {
+		if d.Name == "secrets-store.csi.k8s.io" {
+			return d.NodeID
+		}
+	}
+	return ""
 }
 
 // TestAnotherDriverOfTheNameGoes has a driver of the same name on the node, registered by its own socket at the same path, as another
