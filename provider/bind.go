@@ -35,11 +35,24 @@ func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, erro
 	if err != nil {
 		return nil, err
 	}
+	nodeOf, err := p.nodeIdentityOf(ctx, parsed, req)
+	if err != nil {
+		return nil, err
+	}
 	id, err := p.identify(ctx, parsed, req)
 	if err != nil {
 		return nil, err
 	}
-	return newBinding(p, parsed, id), nil
+	return newBinding(p, parsed, id, nodeOf), nil
+}
+
+// nodeIdentityOf returns the namespace whose right to use the node's identity the binding depends on; empty where it depends on none. A
+// Pod's volumeAttributes may ask for that identity too, so the merged parameters count.
+func (p *Provider) nodeIdentityOf(ctx context.Context, parsed *class.Class, req volume.Request) (string, error) {
+	if p.options.NodeIdentity == nil || p.options.Person || parsed.Mode != class.ManagedIdentity {
+		return "", nil
+	}
+	return req.Pod.Namespace, p.options.NodeIdentity.Check(ctx, req.Pod.Namespace)
 }
 
 // parse returns the parsed class.
@@ -77,16 +90,21 @@ func (p *Provider) account(ctx context.Context, c *class.Class, req volume.Reque
 
 // binding implements volume.Binding. It is immutable.
 type binding struct {
-	provider    *Provider
-	class       *class.Class
-	identity    *identity.Identity
+	provider *Provider
+	class    *class.Class
+	identity *identity.Identity
+	// nodeOf is the namespace that must have the right to use the node's identity; empty where none must.
+	nodeOf      string
 	key         string
 	scheduleKey string
 	warnings    []string
 }
 
-func newBinding(p *Provider, c *class.Class, id *identity.Identity) *binding {
-	b := &binding{provider: p, class: c, identity: id, key: c.Hash + " " + id.Key()}
+func newBinding(p *Provider, c *class.Class, id *identity.Identity, nodeOf string) *binding {
+	b := &binding{provider: p, class: c, identity: id, nodeOf: nodeOf, key: c.Hash + " " + id.Key()}
+	if nodeOf != "" {
+		b.key += " " + nodeOf // one namespace may lose the right and another keep it
+	}
 	b.scheduleKey = strings.Join(append(vaultsOf(c), id.Key()), " ")
 	for _, w := range c.Warnings {
 		b.warnings = append(b.warnings, w.String())

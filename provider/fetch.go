@@ -22,6 +22,11 @@ import (
 func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.Bundle, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.provider.options.FetchTimeout)
 	defer cancel()
+	if b.nodeOf != "" { // the right may be gone since Bind
+		if err := b.provider.options.NodeIdentity.Check(ctx, b.nodeOf); err != nil {
+			return nil, err
+		}
+	}
 	ctx, wait := identity.WithWait(limiter.WithUrgency(ctx, opts.Priority == volume.PriorityMount))
 	f := b.newFetch(opts)
 	results := f.objects(ctx)

@@ -35,6 +35,13 @@ type Accounts interface {
 	Annotations(ctx context.Context, namespace, name string) (map[string]string, error)
 }
 
+// NodeIdentity decides who may use the node's identity (useVMManagedIdentity), which its operator gave it and not the class's author.
+type NodeIdentity interface {
+	// Check returns nil where Pods of the namespace may use it, else a *volume.Error with the fix. It is called at each bind and each
+	// fetch of a class with useVMManagedIdentity, so it must be cheap.
+	Check(ctx context.Context, namespace string) error
+}
+
 // Observer counts requests, for metrics. Reasons are empty where nothing failed. Calls must not block.
 type Observer interface {
 	// VaultRequest and TokenRequest are called at the end of each request.
@@ -73,6 +80,8 @@ type Options struct {
 	Person bool
 	// Accounts supplies client and tenant ids that classes leave out; may be nil.
 	Accounts Accounts
+	// NodeIdentity decides who may use the node's identity; all may where nil.
+	NodeIdentity NodeIdentity
 	// Tracing is off where it is the zero value.
 	Tracing tracing.Provider
 	// Log receives panics; nothing is logged where nil.

@@ -52,6 +52,7 @@ func newDriverCommand() *cobra.Command {
 	}
 	f.register(c.Flags())
 	cli.CompleteFlag(c, "log-format", logging.Text, logging.JSON)
+	cli.CompleteFlag(c, "node-identity", nodeidentity.Modes()...)
 	cli.CompleteClouds(c)
 	return c
 }
@@ -85,22 +86,18 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	if secrets != nil {
 		defer func() { err = errors.Join(err, secrets.Close()) }()
 	}
-	keyVault, err := openProvider(f, source.accounts, seen, clk, log) //nolint:contextcheck // it lives until Close
+	keyVault, err := openProvider(f, source, seen, clk, log) //nolint:contextcheck // it lives until Close
 	if err != nil {
 		return err
 	}
 	defer keyVault.Close()
-	bindings, err := guardNodeIdentity(f, source, keyVault, clk)
-	if err != nil {
-		return err
-	}
 	options := driver.Options{
 		Name:             f.driverName,
 		Version:          readBuild().Version,
 		NodeID:           f.nodeID,
 		KubeletDir:       f.kubeletDir,
 		Classes:          source.classes,
-		Provider:         bindings,
+		Provider:         keyVault,
 		Mounts:           mounts,
 		Reporter:         reporter,
 		RotationInterval: f.interval(),
@@ -133,8 +130,12 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 
 // openProvider opens the Key Vault provider. Close must be called.
 func openProvider(
-	f *driverFlags, accounts provider.Accounts, seen *observed, clk clock.WithDelayedExecution, log *slog.Logger,
+	f *driverFlags, from source, seen *observed, clk clock.WithDelayedExecution, log *slog.Logger,
 ) (*provider.Provider, error) {
+	nodeIdentity, err := openNodeIdentity(f, from)
+	if err != nil {
+		return nil, err
+	}
 	keyVault, err := provider.New(provider.Options{
 		Cloud:             f.cloud,
 		CloudConfigDir:    f.cloudConfigDir,
@@ -149,7 +150,8 @@ func openProvider(
 		SplitCertAndKey:      f.splitCertAndKey,
 		KeepCertificateOrder: !f.constructPEMChain,
 		ApplicationID:        "keyvault-csi",
-		Accounts:             accounts,
+		Accounts:             from.accounts,
+		NodeIdentity:         nodeIdentity,
 		Tracing:              seen.traces.Azure(),
 		Log:                  log,
 		Observer:             seen.metrics,
@@ -259,17 +261,17 @@ func openSecrets(
 	})
 }
 
-// guardNodeIdentity refuses the node's identity where the flags do not allow it.
-func guardNodeIdentity(f *driverFlags, from source, keyVault volume.Provider, clk clock.WithTicker) (volume.Provider, error) {
-	rule, err := f.nodeIdentityRule()
-	if err != nil {
+// openNodeIdentity returns what applies --node-identity; nil where all may use the node's identity.
+func openNodeIdentity(f *driverFlags, from source) (provider.NodeIdentity, error) {
+	rule, err := f.nodeIdentity.Rule()
+	if err != nil || rule.Mode == nodeidentity.All {
 		return nil, err
 	}
-	var labels nodeidentity.Labels
-	if from.cluster != nil {
-		labels = from.cluster.NamespaceLabels
+	policy := &nodeidentity.Policy{Rule: rule}
+	if rule.Selector != nil {
+		policy.Selected = from.cluster.Namespaces(rule.Selector)
 	}
-	return nodeidentity.New(keyVault, rule, labels, clk), nil
+	return policy, nil
 }
 
 // secretEvent is the event that reporters know.

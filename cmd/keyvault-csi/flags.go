@@ -36,12 +36,8 @@ type driverFlags struct {
 	secretTypes      []string
 	secretNamespaces []string
 	noSecrets        []string
-
-	nodeIdentity           string
-	nodeIdentityNamespaces []string
-	nodeIdentitySelector   string
-
-	accounts bool
+	nodeIdentity     nodeidentity.Flags
+	accounts         bool
 
 	httpAddr     string
 	debugAddr    string
@@ -88,9 +84,7 @@ func (f *driverFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.secretTypes, "secret-types", nil, "`types` of Secrets that may be written beside those that always may (Opaque, TLS, basic-auth, ssh-auth, dockercfg, dockerconfigjson)")
 	fs.StringSliceVar(&f.secretNamespaces, "secret-namespaces", nil, "`namespaces` in which Secrets may be written; empty: all but --no-secret-namespaces")
 	fs.StringSliceVar(&f.noSecrets, "no-secret-namespaces", []string{"kube-system", "kube-public", "kube-node-lease"}, "`namespaces` in which no Secret is written unless --secret-namespaces names them")
-	fs.StringVar(&f.nodeIdentity, "node-identity", string(nodeidentity.All), "whose classes may use the node's own identity (useVMManagedIdentity): `all, namespaces or none`")
-	fs.StringSliceVar(&f.nodeIdentityNamespaces, "node-identity-namespaces", nil, "with --node-identity=namespaces: `names` of namespaces")
-	fs.StringVar(&f.nodeIdentitySelector, "node-identity-selector", "", "with --node-identity=namespaces: a label `selector` of namespaces")
+	f.nodeIdentity.Register(fs, "")
 	fs.BoolVar(&f.accounts, "service-account-annotations", false,
 		"take client and tenant id from the ServiceAccount's annotations if a class does not set them")
 
@@ -171,10 +165,12 @@ func (f *driverFlags) check() error {
 			wrong = append(wrong, fmt.Errorf("--secret-types: Secrets of the type %s give access to the cluster itself and are never written: leave it out", kind))
 		}
 	}
-	if rule, err := f.nodeIdentityRule(); err != nil {
+	if _, err := f.nodeIdentity.Rule(); err != nil {
 		wrong = append(wrong, err)
-	} else if rule.Selector != nil && f.classes != "" {
-		wrong = append(wrong, errors.New("--node-identity-selector needs the API server, which --classes does not use: remove one of them"))
+	}
+	if f.nodeIdentity.Selector != "" && f.classes != "" {
+		wrong = append(wrong, errors.New("--node-identity-namespace-selector needs the API server, which --classes does not use: "+
+			"remove one of them"))
 	}
 	if f.accounts && f.classes != "" {
 		wrong = append(wrong,
@@ -192,11 +188,6 @@ func (f *driverFlags) check() error {
 // secretRules bound what Secret sync writes.
 func (f *driverFlags) secretRules() secretsync.Rules {
 	return secretsync.Rules{Types: f.secretTypes, Namespaces: f.secretNamespaces, Excluded: f.noSecrets}
-}
-
-// nodeIdentityRule says who may use the node's identity.
-func (f *driverFlags) nodeIdentityRule() (nodeidentity.Rule, error) {
-	return nodeidentity.ParseRule(f.nodeIdentity, f.nodeIdentityNamespaces, f.nodeIdentitySelector)
 }
 
 // interval is 0 if rotation is off.

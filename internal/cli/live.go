@@ -60,7 +60,7 @@ func (f *liveFlags) validate(
 	ctx context.Context,
 	names []string,
 	o class.Options,
-	secretTypes []string,
+	rules classfile.Rules,
 	shown *progress,
 ) (findings []classfile.Finding, classes int, err error) {
 	findings = []classfile.Finding{}
@@ -70,7 +70,7 @@ func (f *liveFlags) validate(
 	}
 	defer shown.end()
 	take := func(c *v1.SecretProviderClass) error {
-		found, err := checkLive(c, o, secretTypes)
+		found, err := checkLive(c, o, rules)
 		findings, classes = append(findings, found...), classes+1
 		if classes%progressEvery == 0 {
 			shown.begin(count(classes, "class"))
@@ -102,7 +102,7 @@ func (f *liveFlags) validate(
 const progressEvery = 100
 
 // checkLive checks a class like a file. Its findings name the class instead of file and line.
-func checkLive(c *v1.SecretProviderClass, o class.Options, secretTypes []string) ([]classfile.Finding, error) {
+func checkLive(c *v1.SecretProviderClass, o class.Options, rules classfile.Rules) ([]classfile.Finding, error) {
 	if !class.Served(c.Spec.Provider) {
 		return []classfile.Finding{{
 			Severity: classfile.Note, Class: c.Namespace + "/" + c.Name,
@@ -115,7 +115,7 @@ func checkLive(c *v1.SecretProviderClass, o class.Options, secretTypes []string)
 	if err != nil {
 		return nil, fmt.Errorf("secretproviderclass %s/%s: %w", c.Namespace, c.Name, err)
 	}
-	findings, _ := classfile.Check("", text, o, secretTypes...)
+	findings, _ := classfile.Check("", text, o, rules)
 	for i := range findings {
 		findings[i].Line = 0
 	}

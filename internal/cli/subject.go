@@ -240,7 +240,7 @@ func (s *subjects) namespace() string {
 
 // addFile adds the classes of a file, with their mistakes.
 func (s *subjects) addFile(path string, data []byte) error {
-	findings, _ := classfile.Check(path, data, s.parse)
+	findings, _ := classfile.Check(path, data, s.parse, classfile.Rules{})
 	for _, f := range findings {
 		if f.Severity == classfile.Error && f.Class == "" {
 			return errors.New(f.String())

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
@@ -22,6 +23,7 @@ type validateFlags struct {
 	allowedHosts []string
 	split        bool
 	secretTypes  []string
+	nodeIdentity nodeidentity.Flags
 	live         liveFlags
 }
 
@@ -57,7 +59,9 @@ It exits with 1 if there is an error (with --strict, also a warning), else with 
 	flags.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as in the driver's flag")
 	flags.StringSliceVar(&f.secretTypes, "secret-types", nil,
 		"additional `types` of Secrets that the driver writes, as in the driver's flag")
+	f.nodeIdentity.Register(flags, ", as in the driver's flag")
 	CompleteFlag(c, "output", textOutput, jsonOutput)
+	CompleteFlag(c, "node-identity", nodeidentity.Modes()...)
 	completeFiles(c, "filename", "yaml", "yml", "json")
 	CompleteClouds(c)
 	f.live.register(c)
@@ -78,13 +82,18 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 	if err != nil {
 		return fmt.Errorf("--cloud: %w", err)
 	}
+	nodeIdentity, err := f.nodeIdentity.Rule()
+	if err != nil {
+		return err
+	}
+	rules := classfile.Rules{SecretTypes: f.secretTypes, NodeIdentity: nodeIdentity}
 	options := class.Options{Clouds: clouds, AllowedHosts: f.allowedHosts, SplitCertAndKey: f.split}
 	var findings []classfile.Finding
 	var classes int
 	if f.live.live {
-		findings, classes, err = f.live.validate(cmd.Context(), args, options, f.secretTypes, newProgress(cmd.ErrOrStderr()))
+		findings, classes, err = f.live.validate(cmd.Context(), args, options, rules, newProgress(cmd.ErrOrStderr()))
 	} else {
-		findings, classes, err = validateFiles(append(f.files, args...), cmd.InOrStdin(), options, f.secretTypes)
+		findings, classes, err = validateFiles(append(f.files, args...), cmd.InOrStdin(), options, rules)
 	}
 	if err != nil && classes == 0 {
 		return err
@@ -115,7 +124,7 @@ func validateFiles(
 	files []string,
 	stdin io.Reader,
 	o class.Options,
-	secretTypes []string,
+	rules classfile.Rules,
 ) (findings []classfile.Finding, classes int, err error) {
 	if len(files) == 0 {
 		return nil, 0, errors.New("nothing to check: name a file, a directory or - with -f, or set --live")
@@ -123,7 +132,7 @@ func validateFiles(
 	findings = []classfile.Finding{}
 	for _, name := range files {
 		err := readClassFiles(name, stdin, func(path string, data []byte) error {
-			found, n := classfile.Check(path, data, o, secretTypes...)
+			found, n := classfile.Check(path, data, o, rules)
 			findings, classes = append(findings, found...), classes+n
 			return nil
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -50,11 +51,11 @@ func (d *directory) set(client string, fail error) {
 	}
 }
 
-func newAccounts(d *directory) *accounts {
-	return &accounts{
-		get: d.get, clock: clock.RealClock{}, known: map[types.NamespacedName]*account{},
-		spawn: func(work func(context.Context)) { go work(context.Background()) },
-	}
+// newAccounts reads from the directory.
+func newAccounts(t *testing.T, d *directory) *Cluster {
+	c := &Cluster{log: slog.New(slog.DiscardHandler), clock: clock.RealClock{}, ctx: t.Context()}
+	c.accounts = newLookup(c, d.get, func(found map[string]string) bool { return len(found) > 0 })
+	return c
 }
 
 var cart = types.NamespacedName{Namespace: "shop", Name: "cart"}
@@ -63,11 +64,11 @@ func TestAccountsAreReadOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &directory{wait: make(chan struct{})}
 		d.set("a", nil)
-		a := newAccounts(d)
+		a := newAccounts(t, d)
 		var asks sync.WaitGroup
 		for range 50 {
 			asks.Go(func() {
-				if got, err := a.annotations(t.Context(), cart); err != nil || got["azure.workload.identity/client-id"] != "a" {
+				if got, err := a.Annotations(t.Context(), cart.Namespace, cart.Name); err != nil || got["azure.workload.identity/client-id"] != "a" {
 					t.Errorf("%v, %v", got, err)
 				}
 			})
@@ -84,10 +85,10 @@ func TestAccountsAreReadOnce(t *testing.T) {
 func TestAccountsAreRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &directory{}
-		a := newAccounts(d)
+		a := newAccounts(t, d)
 		look := func(what, client string, requests int) {
 			t.Helper()
-			got, err := a.annotations(t.Context(), cart)
+			got, err := a.Annotations(t.Context(), cart.Namespace, cart.Name)
 			synctest.Wait() // for a renewal
 			if err != nil || got["azure.workload.identity/client-id"] != client || d.asked != requests {
 				t.Errorf("%s: %v, %v, %d requests", what, got, err, d.asked)
@@ -110,7 +111,7 @@ func TestAccountsAreRenewed(t *testing.T) {
 		look("still away", "b", 5)
 		d.set("", apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, "cart"))
 		look("removed, at the look that learns of it", "b", 6)
-		if _, err := a.annotations(t.Context(), cart); volume.ReasonOf(err) != volume.ReasonIdentity || !strings.Contains(err.Error(), "shop/cart does not exist") {
+		if _, err := a.Annotations(t.Context(), cart.Namespace, cart.Name); volume.ReasonOf(err) != volume.ReasonIdentity || !strings.Contains(err.Error(), "shop/cart does not exist") {
 			t.Errorf("removed: %v", err)
 		}
 	})
@@ -120,15 +121,16 @@ func TestAccountsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &directory{}
 		d.set("a", nil)
-		a := newAccounts(d)
-		for i := range 3 * mostAccounts {
-			if _, err := a.annotations(t.Context(), types.NamespacedName{Namespace: "shop", Name: fmt.Sprint(i)}); err != nil {
+		a := newAccounts(t, d)
+		for i := range 3 * maxLookups {
+			if _, err := a.Annotations(t.Context(), "shop", fmt.Sprint(i)); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Millisecond) // the bubble's clock
 		}
-		if len(a.known) != mostAccounts || a.known[types.NamespacedName{Namespace: "shop", Name: fmt.Sprint(3*mostAccounts - 1)}] == nil {
-			t.Errorf("%d are known", len(a.known))
+		kept := a.accounts.known
+		if len(kept) != maxLookups || kept[types.NamespacedName{Namespace: "shop", Name: fmt.Sprint(3*maxLookups - 1)}] == nil {
+			t.Errorf("%d are known", len(kept))
 		}
 	})
 }

@@ -85,6 +85,11 @@ func (c client) getMetadata(ctx context.Context, namespace, resource, name strin
 	return metadataOf(core(c.rest.Get(), namespace, resource, name).SetHeader("Accept", metadataOnly).Do(ctx))
 }
 
+// namespace returns the metadata of a namespace.
+func (c client) namespace(ctx context.Context, name string) (*metav1.PartialObjectMetadata, error) {
+	return metadataOf(c.rest.Get().AbsPath("/api/v1/namespaces", name).SetHeader("Accept", metadataOnly).Do(ctx))
+}
+
 // patchMetadata patches an object and returns its metadata.
 func (c client) patchMetadata(ctx context.Context, namespace, resource, name string, kind types.PatchType, body []byte, o metav1.PatchOptions) (
 	*metav1.PartialObjectMetadata, error,

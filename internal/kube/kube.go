@@ -47,6 +47,7 @@ type Cluster struct {
 	log   *slog.Logger
 	clock clock.WithTicker
 	api   client
+	ctx   context.Context // it ends at Close
 	stop  context.CancelFunc
 	group sync.WaitGroup
 
@@ -57,7 +58,7 @@ type Cluster struct {
 	classes  *classes
 	events   *eventWriter
 	status   *statusWriter
-	accounts *accounts
+	accounts *lookup[map[string]string]
 }
 
 // Open connects. It does not wait for the API server: Ready tells whether it has answered. Close must be called.
@@ -75,10 +76,8 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
-	c.accounts = &accounts{
-		get: c.readAccount, clock: o.Clock, known: map[types.NamespacedName]*account{},
-		spawn: func(work func(context.Context)) { c.group.Go(func() { work(ctx) }) },
-	}
+	c.ctx = ctx
+	c.accounts = newLookup(c, c.readAccount, func(found map[string]string) bool { return len(found) > 0 })
 	c.classes = newClasses(ctx, c)
 	c.events = newEventWriter(o, c.writeEvent)
 	c.status = newStatusWriter(o, c.applyStatus)
@@ -113,17 +112,6 @@ func (c *Cluster) PodMetadata(ctx context.Context, namespace, name string) (*met
 		return nil, nil
 	}
 	return pod, err
-}
-
-// NamespaceLabels returns the labels of a namespace.
-func (c *Cluster) NamespaceLabels(ctx context.Context, namespace string) (map[string]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	found, err := metadataOf(c.api.rest.Get().AbsPath("/api/v1/namespaces", namespace).SetHeader("Accept", metadataOnly).Do(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("read the namespace %s: %w", namespace, err)
-	}
-	return found.Labels, nil
 }
 
 // Patch implements secretsync.Secrets.

@@ -1,173 +1,152 @@
-// Package nodeidentity decides which namespaces may use the node's own identity. A class, or a Pod through its volumeAttributes, asks for
-// it with useVMManagedIdentity; what it gives access to is the operator's choice, and not that of the class's author.
+// Package nodeidentity decides which namespaces may use the node's identity. The author of a class, or of a Pod through its
+// volumeAttributes, asks for it with useVMManagedIdentity; who may is the operator's choice.
 package nodeidentity
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"time"
 
-	"golang.org/x/sync/singleflight"
+	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/utils/clock"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
 // Mode is who may use the node's identity.
 type Mode string
 
 const (
-	// All lets every namespace use it.
+	// All allows every namespace.
 	All Mode = "all"
-	// Namespaces lets those of the rule use it.
+	// Namespaces allows those that the rule names or selects.
 	Namespaces Mode = "namespaces"
-	// None lets nobody use it.
+	// None allows no namespace.
 	None Mode = "none"
 )
 
-const (
-	// labelsAge is how old the labels of a namespace may be before they are read again.
-	labelsAge = time.Minute
-	// maxNamespaces bounds how many namespaces' labels are kept.
-	maxNamespaces = 4096
-)
+// Modes are all modes, as text for completions.
+func Modes() []string { return []string{string(All), string(Namespaces), string(None)} }
 
-// Rule is the operator's choice.
+// Rule is the operator's choice. The zero value allows every namespace.
 type Rule struct {
 	Mode Mode
-	// Names are namespaces that may use it, and Selector chooses more by their labels; nil chooses none.
+	// Names and Selector apply to the mode Namespaces: a namespace is allowed that is named or selected. A nil Selector selects none.
 	Names    []string
 	Selector labels.Selector
 }
 
-// ParseRule reads the flags of the driver.
-func ParseRule(mode string, names []string, selector string) (Rule, error) {
-	r := Rule{Mode: Mode(mode), Names: names}
+// Flags are the flags that make a Rule, as text.
+type Flags struct {
+	Mode     string
+	Names    []string
+	Selector string
+}
+
+// Register adds the flags. Note ends their descriptions; it may be empty.
+func (f *Flags) Register(fs *pflag.FlagSet, note string) {
+	fs.StringVar(&f.Mode, "node-identity", string(All),
+		"which namespaces may use the node's identity, useVMManagedIdentity: `all, namespaces or none`"+note)
+	fs.StringSliceVar(&f.Names, "node-identity-namespaces", nil,
+		"`names` of the namespaces of --node-identity=namespaces"+note)
+	fs.StringVar(&f.Selector, "node-identity-namespace-selector", "",
+		"label `selector` of the namespaces of --node-identity=namespaces"+note)
+}
+
+// Rule reads the flags. The error has every mistake.
+func (f Flags) Rule() (Rule, error) {
+	r := Rule{Mode: Mode(f.Mode), Names: f.Names}
+	var wrong []error
 	switch {
-	case r.Mode != All && r.Mode != Namespaces && r.Mode != None:
-		return r, fmt.Errorf("--node-identity %q is none of all, namespaces and none", mode)
-	case r.Mode != Namespaces && (len(names) > 0 || selector != ""):
-		return r, fmt.Errorf("--node-identity-namespaces and --node-identity-selector require --node-identity=namespaces, not %s", mode)
-	case r.Mode == Namespaces && len(names) == 0 && selector == "":
-		return r, errors.New("--node-identity=namespaces requires --node-identity-namespaces or --node-identity-selector")
+	case !slices.Contains(Modes(), f.Mode):
+		wrong = append(wrong, fmt.Errorf("--node-identity %q is not known: write all, namespaces or none", f.Mode))
+	case r.Mode != Namespaces && (len(f.Names) > 0 || f.Selector != ""):
+		wrong = append(wrong, fmt.Errorf("--node-identity-namespaces and --node-identity-namespace-selector need "+
+			"--node-identity=namespaces, not %s", f.Mode))
+	case r.Mode == Namespaces && len(f.Names) == 0 && f.Selector == "":
+		wrong = append(wrong, errors.New("--node-identity=namespaces needs --node-identity-namespaces or "+
+			"--node-identity-namespace-selector"))
 	}
-	if selector != "" {
-		parsed, err := labels.Parse(selector)
+	if f.Selector != "" {
+		selector, err := labels.Parse(f.Selector)
 		if err != nil {
-			return r, fmt.Errorf("--node-identity-selector %q: %w", selector, err)
+			wrong = append(wrong, fmt.Errorf("--node-identity-namespace-selector %q: %w", f.Selector, err))
 		}
-		r.Selector = parsed
+		r.Selector = selector
 	}
-	return r, nil
+	return r, errors.Join(wrong...)
 }
 
-// Labels reads the labels of a namespace.
-type Labels func(ctx context.Context, namespace string) (map[string]string, error)
+// Answer is what a rule says about a namespace without its labels.
+type Answer int
 
-// Guard is a provider that refuses the node's identity where the rule does not allow it. It decides on the parameters of the class and
-// the Pod's volumeAttributes together, at every call: a volume that is mounted keeps its files, and its refreshes fail.
-type Guard struct {
-	volume.Provider
+const (
+	// Refused means that the namespace may not use the node's identity.
+	Refused Answer = iota
+	// Allowed means that it may.
+	Allowed
+	// ByLabels means that its labels decide.
+	ByLabels
+)
 
-	rule   Rule
-	labels Labels
-	clock  clock.PassiveClock
-	reads  singleflight.Group
-
-	mu    sync.Mutex
-	known map[string]known
+// Of returns what the rule says about the namespace.
+func (r Rule) Of(namespace string) Answer {
+	switch {
+	case r.Mode == All || r.Mode == "" || r.Mode == Namespaces && slices.Contains(r.Names, namespace):
+		return Allowed
+	case r.Mode == Namespaces && r.Selector != nil:
+		return ByLabels
+	}
+	return Refused
 }
 
-type known struct {
-	labels map[string]string
-	read   time.Time
+// Describe names the namespaces of the mode Namespaces.
+func (r Rule) Describe() string {
+	var parts []string
+	if len(r.Names) > 0 {
+		parts = append(parts, strings.Join(r.Names, ", "))
+	}
+	if r.Selector != nil {
+		parts = append(parts, "namespaces with the labels "+r.Selector.String())
+	}
+	return strings.Join(parts, " and ")
 }
 
-// New returns a Guard. Labels may be nil where the rule has no selector.
-func New(provider volume.Provider, rule Rule, read Labels, clk clock.PassiveClock) *Guard {
-	return &Guard{Provider: provider, rule: rule, labels: read, clock: clk, known: map[string]known{}}
+// Selected decides by the labels of namespaces.
+type Selected interface {
+	// Match reports whether the rule's selector matches the namespace. Errors are of type *volume.Error.
+	Match(ctx context.Context, namespace string) (bool, error)
 }
 
-// Bind implements volume.Provider.
-func (g *Guard) Bind(ctx context.Context, req volume.Request) (volume.Binding, error) {
-	if g.rule.Mode != All && asks(req) {
-		if err := g.check(ctx, req.Pod.Namespace); err != nil {
-			return nil, err
+// Policy applies a rule. It implements provider.NodeIdentity.
+type Policy struct {
+	// Rule is the operator's choice.
+	Rule Rule
+	// Selected applies the rule's selector; nil where the rule has none.
+	Selected Selected
+}
+
+// Check implements provider.NodeIdentity.
+func (p *Policy) Check(ctx context.Context, namespace string) error {
+	answer := p.Rule.Of(namespace)
+	if answer == ByLabels {
+		matches, err := p.Selected.Match(ctx, namespace)
+		if err != nil {
+			return err //nolint:wrapcheck // says all
 		}
-	}
-	return g.Provider.Bind(ctx, req)
-}
-
-// asks says whether the volume would use the node's identity.
-func asks(req volume.Request) bool {
-	text := class.Merge(req.Parameters, req.Attributes)["useVMManagedIdentity"]
-	value, err := strconv.ParseBool(strings.TrimSpace(text))
-	return err == nil && value
-}
-
-func (g *Guard) check(ctx context.Context, namespace string) error {
-	if g.rule.Mode == Namespaces {
-		if slices.Contains(g.rule.Names, namespace) {
+		if matches {
 			return nil
 		}
-		if g.rule.Selector != nil {
-			found, err := g.labelsOf(ctx, namespace)
-			if err != nil {
-				return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
-					"useVMManagedIdentity is allowed for namespaces with certain labels, and those of %s cannot be read: %s: it is tried again",
-					namespace, printable.OneLine(err.Error()))}
-			}
-			if g.rule.Selector.Matches(labels.Set(found)) {
-				return nil
-			}
-		}
 	}
-	return &volume.Error{Reason: volume.ReasonPermission, Message: fmt.Sprintf("useVMManagedIdentity is not allowed in the namespace %s: use "+
-		"workload identity (clientID), or ask the driver's operator to allow it with nodeIdentity in the chart", namespace)}
-}
-
-// labelsOf returns the labels of a namespace, at most a minute old, or older while they cannot be read.
-func (g *Guard) labelsOf(ctx context.Context, namespace string) (map[string]string, error) {
-	g.mu.Lock()
-	last, ok := g.known[namespace]
-	g.mu.Unlock()
-	if ok && g.clock.Since(last.read) < labelsAge {
-		return last.labels, nil
+	if answer == Allowed {
+		return nil
 	}
-	answer := g.reads.DoChan(namespace, func() (any, error) { return g.labels(context.WithoutCancel(ctx), namespace) })
-	select {
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case result := <-answer:
-		if result.Err != nil {
-			if ok {
-				return last.labels, nil
-			}
-			return nil, result.Err
-		}
-		found, _ := result.Val.(map[string]string)
-		g.keep(namespace, found)
-		return found, nil
+	fix := "ask the driver's operator to allow the namespace with nodeIdentity.namespaces in the chart"
+	if p.Rule.Mode == None {
+		fix = "ask the driver's operator to allow it with nodeIdentity.allowed in the chart"
 	}
-}
-
-func (g *Guard) keep(namespace string, found map[string]string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := g.clock.Now()
-	if len(g.known) >= maxNamespaces {
-		maps.DeleteFunc(g.known, func(_ string, k known) bool { return now.Sub(k.read) > labelsAge })
-	}
-	if len(g.known) < maxNamespaces {
-		g.known[namespace] = known{found, now}
-	}
+	return &volume.Error{Reason: volume.ReasonIdentity, Message: fmt.Sprintf(
+		"useVMManagedIdentity is not allowed in the namespace %s: use workload identity (clientID), or %s", namespace, fix)}
 }

@@ -1,116 +1,85 @@
-package nodeidentity
+package nodeidentity_test
 
 import (
 	"context"
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
-	clocktesting "k8s.io/utils/clock/testing"
-
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-type provider struct{ binds int }
+// selected are namespaces that a selector matches.
+type selected map[string]bool
 
-func (p *provider) Bind(context.Context, volume.Request) (volume.Binding, error) {
-	p.binds++
-	return nil, nil
+func (s selected) Match(_ context.Context, namespace string) (bool, error) {
+	matches, known := s[namespace]
+	if !known {
+		return false, &volume.Error{Reason: volume.ReasonNotReady, Message: "the API server does not answer"}
+	}
+	return matches, nil
 }
 
 func TestWhoMayUseTheNodesIdentity(t *testing.T) {
-	managed := map[string]string{"useVMManagedIdentity": " True "}
+	labels := selected{"shop": true, "bank": false}
 	for name, tc := range map[string]struct {
-		mode       string
-		names      []string
-		selector   string
-		parameters map[string]string
-		attributes map[string]string
-		reason     volume.Reason
+		flags     nodeidentity.Flags
+		namespace string
+		reason    volume.Reason
+		says      string
 	}{
-		"all":                       {mode: "all", parameters: managed},
-		"none":                      {mode: "none", parameters: managed, reason: volume.ReasonPermission},
-		"none, and none is asked":   {mode: "none", parameters: map[string]string{"clientID": "x"}},
-		"none, asked by the Pod":    {mode: "none", attributes: managed, reason: volume.ReasonPermission},
-		"none, the Pod takes over":  {mode: "none", parameters: managed, attributes: map[string]string{"useVMManagedIdentity": "false"}},
-		"by name":                   {mode: "namespaces", names: []string{"shop"}, parameters: managed},
-		"another name":              {mode: "namespaces", names: []string{"bank"}, parameters: managed, reason: volume.ReasonPermission},
-		"by label":                  {mode: "namespaces", selector: "team in (a,b)", parameters: managed},
-		"another label":             {mode: "namespaces", selector: "team=c", parameters: managed, reason: volume.ReasonPermission},
-		"another label, but a name": {mode: "namespaces", names: []string{"shop"}, selector: "team=c", parameters: managed},
+		"all":                   {nodeidentity.Flags{Mode: "all"}, "shop", "", ""},
+		"none":                  {nodeidentity.Flags{Mode: "none"}, "shop", volume.ReasonIdentity, "nodeIdentity.allowed"},
+		"named":                 {nodeidentity.Flags{Mode: "namespaces", Names: []string{"shop"}}, "shop", "", ""},
+		"not named":             {nodeidentity.Flags{Mode: "namespaces", Names: []string{"shop"}}, "bank", volume.ReasonIdentity, "nodeIdentity.namespaces"},
+		"selected":              {nodeidentity.Flags{Mode: "namespaces", Selector: "a=b"}, "shop", "", ""},
+		"not selected":          {nodeidentity.Flags{Mode: "namespaces", Selector: "a=b"}, "bank", volume.ReasonIdentity, "workload identity"},
+		"named, not selected":   {nodeidentity.Flags{Mode: "namespaces", Names: []string{"bank"}, Selector: "a=b"}, "bank", "", ""},
+		"labels are not known":  {nodeidentity.Flags{Mode: "namespaces", Selector: "a=b"}, "new", volume.ReasonNotReady, "does not answer"},
+		"named, labels unknown": {nodeidentity.Flags{Mode: "namespaces", Names: []string{"new"}, Selector: "a=b"}, "new", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			rule, err := ParseRule(tc.mode, tc.names, tc.selector)
+			rule, err := tc.flags.Rule()
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := &provider{}
-			g := New(p, rule, func(context.Context, string) (map[string]string, error) { return map[string]string{"team": "a"}, nil },
-				clocktesting.NewFakePassiveClock(time.Now()))
-			_, err = g.Bind(t.Context(), volume.Request{
-				Pod: volume.Pod{Namespace: "shop"}, Parameters: tc.parameters, Attributes: tc.attributes,
-			})
-			if (err != nil) != (tc.reason != "") || err != nil && volume.ReasonOf(err) != tc.reason {
-				t.Errorf("got %v", err)
+			policy := &nodeidentity.Policy{Rule: rule, Selected: labels}
+			err = policy.Check(t.Context(), tc.namespace)
+			if tc.reason == "" {
+				if err != nil {
+					t.Errorf("refused: %v", err)
+				}
+				return
 			}
-			if (err == nil) != (p.binds == 1) {
-				t.Errorf("%d binds", p.binds)
+			var e *volume.Error
+			if !errors.As(err, &e) || e.Reason != tc.reason || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("got %v", err)
 			}
 		})
 	}
-	for _, wrong := range []struct {
-		mode     string
-		names    []string
-		selector string
-		says     string
-	}{
-		{"some", nil, "", "none of all"}, {"none", []string{"a"}, "", "require --node-identity=namespaces"},
-		{"namespaces", nil, "", "requires"}, {"namespaces", nil, "a b", "--node-identity-selector"},
-	} {
-		if _, err := ParseRule(wrong.mode, wrong.names, wrong.selector); err == nil || !strings.Contains(err.Error(), wrong.says) {
-			t.Errorf("%v: %v", wrong, err)
-		}
-	}
 }
 
-// Labels are read once a minute, and old ones are used while the API server is away.
-func TestLabelsAreKept(t *testing.T) {
-	rule, err := ParseRule("namespaces", nil, "team=a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	clk := clocktesting.NewFakePassiveClock(time.Now())
-	reads, away := 0, errors.New("away")
-	answer := away
-	team := "a"
-	g := New(&provider{}, rule, func(context.Context, string) (map[string]string, error) {
-		reads++
-		return map[string]string{"team": team}, answer
-	}, clk)
-	bind := func() error {
-		_, err := g.Bind(t.Context(), volume.Request{Pod: volume.Pod{Namespace: "shop"}, Parameters: map[string]string{"useVMManagedIdentity": "1"}})
-		return err
-	}
-	if err := bind(); volume.ReasonOf(err) != volume.ReasonNotReady {
-		t.Errorf("unread: %v", err)
-	}
-	answer = nil
-	for range 3 {
-		if err := bind(); err != nil {
-			t.Error(err)
-		}
-	}
-	if reads != 2 {
-		t.Errorf("%d reads", reads)
-	}
-	clk.SetTime(clk.Now().Add(2 * labelsAge))
-	answer = away
-	if err := bind(); err != nil {
-		t.Errorf("while the API server is away: %v", err)
-	}
-	answer, team = nil, "b"
-	if err := bind(); volume.ReasonOf(err) != volume.ReasonPermission {
-		t.Errorf("after the label changed: %v", err)
+func TestFlagsOfTheNodesIdentity(t *testing.T) {
+	for name, tc := range map[string]struct {
+		flags nodeidentity.Flags
+		says  []string
+	}{
+		"mode":           {nodeidentity.Flags{Mode: "some"}, []string{`--node-identity "some"`}},
+		"names too many": {nodeidentity.Flags{Mode: "none", Names: []string{"a"}}, []string{"need --node-identity=namespaces"}},
+		"nothing named":  {nodeidentity.Flags{Mode: "namespaces"}, []string{"--node-identity-namespaces or"}},
+		"two mistakes": {
+			nodeidentity.Flags{Mode: "all", Selector: "a b"},
+			[]string{"need --node-identity=namespaces", `--node-identity-namespace-selector "a b"`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := tc.flags.Rule()
+			for _, text := range tc.says {
+				if err == nil || !strings.Contains(err.Error(), text) {
+					t.Errorf("%q is not in %v", text, err)
+				}
+			}
+		})
 	}
 }

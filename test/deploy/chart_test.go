@@ -15,6 +15,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -271,6 +272,63 @@ func TestProxies(t *testing.T) {
 	}
 }
 
+// The node's identity: flags of the driver, and the permission to get namespaces only where labels decide.
+func TestTheNodesIdentity(t *testing.T) {
+	for name, tc := range map[string]struct {
+		values []string
+		flags  []string
+		reads  bool
+	}{
+		"default": {},
+		"none":    {[]string{"nodeIdentity.allowed=none"}, []string{"--node-identity=none"}, false},
+		"names": {
+			[]string{"nodeIdentity.allowed=namespaces", "nodeIdentity.namespaces={a,b}"},
+			[]string{"--node-identity=namespaces", "--node-identity-namespaces=a,b"}, false,
+		},
+		"labels": {
+			[]string{
+				"nodeIdentity.allowed=namespaces", "nodeIdentity.namespaces.matchLabels.team=a",
+				"nodeIdentity.namespaces.matchExpressions[0].key=x.io/tier", "nodeIdentity.namespaces.matchExpressions[0].operator=NotIn",
+				"nodeIdentity.namespaces.matchExpressions[0].values={q,r}", "nodeIdentity.namespaces.matchExpressions[1].key=off-limits",
+				"nodeIdentity.namespaces.matchExpressions[1].operator=DoesNotExist",
+			},
+			[]string{"--node-identity=namespaces", "--node-identity-namespace-selector=team=a,x.io/tier notin (q,r),!off-limits"}, true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var args []string
+			for _, value := range tc.values {
+				args = append(args, "--set", value)
+			}
+			objects := render(t, newest, args...)
+			var flags []string
+			for _, arg := range only[*appsv1.DaemonSet](t, objects).Spec.Template.Spec.Containers[0].Args {
+				if strings.HasPrefix(arg, "--node-identity") {
+					flags = append(flags, arg)
+				}
+			}
+			if !slices.Equal(flags, tc.flags) {
+				t.Errorf("flags %q, want %q", flags, tc.flags)
+			}
+			reads := false
+			for _, o := range objects {
+				role, ok := o.(*rbacv1.ClusterRole)
+				for i := 0; ok && i < len(role.Rules); i++ {
+					if rule := role.Rules[i]; slices.Contains(rule.Resources, "namespaces") {
+						reads = true
+						if !slices.Equal(rule.Verbs, []string{"get"}) {
+							t.Errorf("verbs %v", rule.Verbs)
+						}
+					}
+				}
+			}
+			if reads != tc.reads {
+				t.Errorf("the driver may read namespaces: %t", reads)
+			}
+		})
+	}
+}
+
 // Two releases in one cluster share no object, no socket, no directory.
 func TestTwoDriversSideBySide(t *testing.T) {
 	seen := map[string]bool{}
@@ -312,6 +370,9 @@ func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 		"logVerbosity=high":                                     {"at '/logVerbosity'"},
 		"driverName=Not_A_Name":                                 {"at '/driverName'"},
 		"proxy.https=proxy:3128":                                {"at '/proxy/https'"},
+		"nodeIdentity.allowed=some":                             {"at '/nodeIdentity/allowed'"},
+		"nodeIdentity.allowed=namespaces":                       {"nodeIdentity.namespaces is empty"},
+		"nodeIdentity.namespaces={a}":                           {"set nodeIdentity.allowed=namespaces"},
 		"linux.metricsAddr=127.0.0.1:8095":                      {"write :8095, or set linux.hostNetwork"},
 		"linux.image.repository=r/secrets-store/provider-azure": {"is the image of another driver or provider"},
 		"linux.image.repository=r/csi-secrets-store/driver":     {"is the image of another driver or provider"},

@@ -31,7 +31,7 @@ func TestClassesInTheDocumentationAreGood(t *testing.T) {
 	classes := 0
 	for path, text := range pages.All(t) {
 		for _, block := range yamlBlock.FindAllStringSubmatch(text, -1) {
-			findings, n := classfile.Check(path, []byte(block[1]), class.Options{Clouds: clouds})
+			findings, n := classfile.Check(path, []byte(block[1]), class.Options{Clouds: clouds}, classfile.Rules{})
 			classes += n
 			for _, f := range findings {
 				if f.Severity != classfile.Note && n > 0 {

@@ -164,6 +164,9 @@ func (n *Node) begin() {
 	})
 }
 
+// SetFlags replaces the flags that Start got, for the next Run.
+func (n *Node) SetFlags(flags ...string) { n.flags = flags }
+
 // Run starts the driver's process, again after Stop, and waits until it is ready.
 func (n *Node) Run() {
 	n.Helper()

@@ -21,11 +21,11 @@
 {{- if and .Values.syncSecret.enabled (not (and .Values.policies.enabled .Values.policies.driver)) (not .Values.syncSecret.withoutAdmissionPolicy) -}}
 {{- $wrong = append $wrong "syncSecret.enabled: without the admission policy of the driver, whoever gets its token can become cluster-admin: leave policies.enabled and policies.driver true, or accept that by name with syncSecret.withoutAdmissionPolicy: true" -}}
 {{- end -}}
-{{- if and (ne .Values.nodeIdentity.allowed "namespaces") (or .Values.nodeIdentity.namespaces .Values.nodeIdentity.selector) -}}
-{{- $wrong = append $wrong (printf "nodeIdentity.allowed: is %s, with which nodeIdentity.namespaces and nodeIdentity.selector mean nothing: write namespaces, or leave them out" .Values.nodeIdentity.allowed) -}}
+{{- if and (ne .Values.nodeIdentity.allowed "namespaces") .Values.nodeIdentity.namespaces -}}
+{{- $wrong = append $wrong (printf "nodeIdentity.namespaces: has no effect with nodeIdentity.allowed=%s: set nodeIdentity.allowed=namespaces, or leave the namespaces out" .Values.nodeIdentity.allowed) -}}
 {{- end -}}
-{{- if and (eq .Values.nodeIdentity.allowed "namespaces") (not (or .Values.nodeIdentity.namespaces .Values.nodeIdentity.selector)) -}}
-{{- $wrong = append $wrong "nodeIdentity.allowed: is namespaces, and none is named: set nodeIdentity.namespaces or nodeIdentity.selector, or write none" -}}
+{{- if and (eq .Values.nodeIdentity.allowed "namespaces") (not .Values.nodeIdentity.namespaces) -}}
+{{- $wrong = append $wrong "nodeIdentity.allowed: is namespaces, and nodeIdentity.namespaces is empty: list them or write a label selector, or set nodeIdentity.allowed=none" -}}
 {{- end -}}
 {{- if $wrong -}}
 {{- fail (printf "\n\n  %s\n" (join "\n  " $wrong)) -}}

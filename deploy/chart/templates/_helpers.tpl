@@ -103,21 +103,43 @@ API server is not behind a proxy. What linux.env sets itself stands. */ -}}
 {{- /* secretNamespaces is a CEL expression: whether Secrets may be written in the namespace of a request. */ -}}
 {{- define "keyvault-csi.secretNamespaces" -}}
 {{- $value := .Values.syncSecret.namespaces -}}
-{{- if and $value (kindIs "slice" $value) -}}
-request.namespace in [{{ range $i, $name := $value }}{{ if $i }}, {{ end }}'{{ $name }}'{{ end }}]
+{{- if not (and $value (kindIs "slice" $value)) -}}
+!({{ include "keyvault-csi.inNamespaces" (splitList "," (include "keyvault-csi.noSecretNamespaces" .)) }})
+{{- end -}}
+{{- if $value }}{{ if kindIs "map" $value }} && {{ end }}{{ include "keyvault-csi.inNamespaces" $value }}{{ end -}}
+{{- end -}}
+
+{{- /* inNamespaces is a CEL expression: whether the namespace of a request is in a list, or selected by labels (variables.labels). */ -}}
+{{- define "keyvault-csi.inNamespaces" -}}
+{{- if kindIs "map" . -}}
+{{- include "keyvault-csi.selectorExpression" . -}}
 {{- else -}}
-!(request.namespace in [{{ range $i, $name := splitList "," (include "keyvault-csi.noSecretNamespaces" .) }}{{ if $i }}, {{ end }}'{{ $name }}'{{ end }}])
-{{- if $value -}}
-{{- range $key, $label := $value.matchLabels }} && variables.labels[?'{{ $key }}'].orValue(' ') == '{{ $label }}'{{ end -}}
-{{- range $value.matchExpressions -}}
+request.namespace in [{{ range $i, $name := . }}{{ if $i }}, {{ end }}'{{ $name }}'{{ end }}]
+{{- end -}}
+{{- end -}}
+
+{{- /* selectorExpression is a CEL expression: whether a label selector matches variables.labels. */ -}}
+{{- define "keyvault-csi.selectorExpression" -}}
+{{- $all := list -}}
+{{- range $key, $label := .matchLabels -}}
+{{- $all = append $all (printf "variables.labels[?'%s'].orValue(' ') == '%s'" $key $label) -}}
+{{- end -}}
+{{- range .matchExpressions -}}
 {{- $values := list -}}
 {{- range .values }}{{ $values = append $values (printf "'%s'" .) }}{{ end -}}
-{{- if eq .operator "In" }} && variables.labels[?'{{ .key }}'].orValue(' ') in [{{ join ", " $values }}]
-{{- else if eq .operator "NotIn" }} && !(variables.labels[?'{{ .key }}'].orValue(' ') in [{{ join ", " $values }}])
-{{- else if eq .operator "Exists" }} && '{{ .key }}' in variables.labels
-{{- else }} && !('{{ .key }}' in variables.labels)
+{{- $in := printf "variables.labels[?'%s'].orValue(' ') in [%s]" .key (join ", " $values) -}}
+{{- $all = append $all (get (dict "In" $in "NotIn" (printf "!(%s)" $in) "Exists" (printf "'%s' in variables.labels" .key) "DoesNotExist" (printf "!('%s' in variables.labels)" .key)) .operator) -}}
 {{- end -}}
+{{- join " && " $all -}}
 {{- end -}}
+
+{{- /* selector is a label selector as text, as kubectl takes it. */ -}}
+{{- define "keyvault-csi.selector" -}}
+{{- $all := list -}}
+{{- range $key, $label := .matchLabels }}{{ $all = append $all (printf "%s=%s" $key $label) }}{{ end -}}
+{{- range .matchExpressions -}}
+{{- $values := join "," .values -}}
+{{- $all = append $all (get (dict "In" (printf "%s in (%s)" .key $values) "NotIn" (printf "%s notin (%s)" .key $values) "Exists" .key "DoesNotExist" (printf "!%s" .key)) .operator) -}}
 {{- end -}}
-{{- end -}}
+{{- join "," $all -}}
 {{- end -}}

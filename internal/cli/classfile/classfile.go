@@ -12,6 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/yamlnode"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
@@ -54,11 +55,17 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s:%d: %s: %s%s", f.File, f.Line, f.Severity, where, f.Message)
 }
 
+// Rules are what the driver's operator chose. The zero value is the chart's default.
+type Rules struct {
+	// SecretTypes are types of Secrets that are allowed in addition to those that always are.
+	SecretTypes []string
+	// NodeIdentity says which namespaces may use the node's identity.
+	NodeIdentity nodeidentity.Rule
+}
+
 // Check returns the findings about the documents of a file, in the order of its lines, and the number of classes in it.
-func Check(
-	file string, data []byte, options class.Options, secretTypes ...string,
-) (findings []Finding, classes int) {
-	c := &checker{file: file, options: options, secretTypes: secretTypes}
+func Check(file string, data []byte, options class.Options, rules Rules) (findings []Finding, classes int) {
+	c := &checker{file: file, options: options, rules: rules}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		var doc yaml.Node
@@ -80,12 +87,11 @@ func Check(
 }
 
 type checker struct {
-	file    string
-	options class.Options
-	// secretTypes are allowed by the operator beside those that always are.
-	secretTypes []string
-	findings    []Finding
-	classes     int
+	file     string
+	options  class.Options
+	rules    Rules
+	findings []Finding
+	classes  int
 }
 
 func (c *checker) say(line int, s Severity, class, message string) {
@@ -187,6 +193,9 @@ func (c *checker) class(n *yaml.Node) {
 		)
 	}
 	parsed := c.parameters(field(spec, "parameters"), spec, who)
+	if parsed != nil && parsed.Mode == class.ManagedIdentity {
+		c.nodeIdentity(lineOf(field(field(spec, "parameters"), "useVMManagedIdentity"), spec), namespace, who)
+	}
 	c.secretObjects(field(spec, "secretObjects"), parsed, who)
 }
 
@@ -257,6 +266,23 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) *class.Class {
 		}
 	}
 	return parsed
+}
+
+// nodeIdentity checks whether the class may use the node's identity in its namespace, which may not be known.
+func (c *checker) nodeIdentity(line int, namespace, who string) {
+	const fix = "use workload identity (clientID), or ask the driver's operator"
+	rule := c.rules.NodeIdentity
+	answer := rule.Of(namespace)
+	switch {
+	case answer == nodeidentity.Allowed:
+	case answer == nodeidentity.ByLabels, namespace == "" && rule.Mode == nodeidentity.Namespaces:
+		c.say(line, Warning, who, "useVMManagedIdentity is allowed only in "+rule.Describe()+
+			": if this class's namespace is none of them, "+fix)
+	case rule.Mode == nodeidentity.None:
+		c.say(line, Error, who, "useVMManagedIdentity is not allowed in this cluster: "+fix)
+	default:
+		c.say(line, Error, who, "useVMManagedIdentity is not allowed in the namespace "+namespace+": "+fix)
+	}
 }
 
 // line is the line of a mistake in the file. The lines of a block follow that of its indicator.

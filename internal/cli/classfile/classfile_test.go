@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
@@ -43,7 +44,7 @@ func after(text string) string {
 // told are the findings as a person reads them.
 func told(t *testing.T, text string) (lines []string, classes int) {
 	t.Helper()
-	findings, classes := Check("f.yaml", []byte(text), options(t))
+	findings, classes := Check("f.yaml", []byte(text), options(t), Rules{})
 	for _, f := range findings {
 		lines = append(lines, f.String())
 	}
@@ -160,7 +161,7 @@ func TestFindingsOfSecretObjects(t *testing.T) {
 
 func TestEveryMistakeIsToldInTheFilesOrder(t *testing.T) {
 	text := strings.NewReplacer("keyvaultName: kv1", "keyvaultName: k_v", "objectType: secret", "objectType: sekret", "provider: azure", "provider: vault").Replace(good)
-	findings, classes := Check("f.yaml", []byte(good+"---\n"+text), options(t))
+	findings, classes := Check("f.yaml", []byte(good+"---\n"+text), options(t), Rules{})
 	var lines []string
 	for _, f := range findings {
 		lines = append(lines, fmt.Sprint(f.Line))
@@ -180,7 +181,7 @@ func FuzzCheck(f *testing.F) {
 	f.Add([]byte("\xff---\n...\n"))
 	o := options(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		findings, classes := Check("f.yaml", data, o)
+		findings, classes := Check("f.yaml", data, o, Rules{})
 		if classes < 0 {
 			t.Error(classes)
 		}
@@ -190,4 +191,47 @@ func FuzzCheck(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The node's identity is the operator's choice, which the namespace of the class decides about.
+func TestTheNodesIdentity(t *testing.T) {
+	const managed = "tenantID: tenant\n    useVMManagedIdentity: \"true\""
+	class := strings.Replace(good, "tenantID: tenant", managed, 1)
+	anywhere := strings.Replace(class, ", namespace: shop", "", 1)
+	for name, tc := range map[string]struct {
+		text  string
+		flags nodeidentity.Flags
+		want  string
+	}{
+		"all":                     {class, nodeidentity.Flags{Mode: "all"}, ""},
+		"none":                    {class, nodeidentity.Flags{Mode: "none"}, "f.yaml:9: error: shop/app: useVMManagedIdentity is not allowed in this cluster"},
+		"none, and not asked for": {good, nodeidentity.Flags{Mode: "none"}, ""},
+		"named":                   {class, nodeidentity.Flags{Mode: "namespaces", Names: []string{"bank", "shop"}}, ""},
+		"not named": {
+			class, nodeidentity.Flags{Mode: "namespaces", Names: []string{"bank"}},
+			"f.yaml:9: error: shop/app: useVMManagedIdentity is not allowed in the namespace shop: use workload identity",
+		},
+		"labels": {
+			class, nodeidentity.Flags{Mode: "namespaces", Names: []string{"bank"}, Selector: "team=a"},
+			"f.yaml:9: warning: shop/app: useVMManagedIdentity is allowed only in bank and namespaces with the labels team=a: if",
+		},
+		"no namespace": {
+			anywhere, nodeidentity.Flags{Mode: "namespaces", Names: []string{"bank"}},
+			"f.yaml:9: warning: app: useVMManagedIdentity is allowed only in bank: if",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rule, err := tc.flags.Rule()
+			if err != nil {
+				t.Fatal(err)
+			}
+			findings, _ := Check("f.yaml", []byte(tc.text), options(t), Rules{NodeIdentity: rule})
+			switch {
+			case tc.want == "" && len(findings) > 0:
+				t.Errorf("findings: %v", findings)
+			case tc.want != "" && (len(findings) != 1 || !strings.HasPrefix(findings[0].String(), tc.want)):
+				t.Errorf("got %v, want %s", findings, tc.want)
+			}
+		})
+	}
 }
