@@ -1,6 +1,7 @@
 package secretsync
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"time"
@@ -18,8 +19,9 @@ type Known struct {
 	// seen is the last answer; nil where there was none, or the Secret changed since.
 	seen *observed
 	at   time.Time
-	// hash is that of the desired Secret that was last applied or found in place.
-	hash [32]byte
+	// hash is that of the desired Secret that was last applied or found in place, and version the Secret's after that.
+	hash    [32]byte
+	version string
 }
 
 // Forget makes the next call ask the API server.
@@ -46,6 +48,8 @@ type observed struct {
 	applied *appliedFields
 	// managed are the fields of all managers; nil where the class's own has applied before.
 	managed []metav1.ManagedFieldsEntry
+	// stringData is true where somebody applied stringData. That changes data and leaves its fields to the class's manager.
+	stringData bool
 }
 
 func (o *observed) exists() bool { return o.uid != "" }
@@ -64,6 +68,9 @@ func observe(o *metav1.PartialObjectMetadata, w Writer, class string) *observed 
 	}
 	manager := w.manager(class)
 	for _, entry := range o.ManagedFields {
+		if entry.FieldsV1 != nil && bytes.Contains(entry.FieldsV1.GetRawBytes(), []byte(`"f:stringData"`)) {
+			seen.stringData = true
+		}
 		if entry.Manager == manager && entry.Operation == metav1.ManagedFieldsOperationApply && entry.FieldsV1 != nil {
 			seen.applied = parseApplied(entry.FieldsV1.GetRawBytes())
 		}
@@ -121,7 +128,7 @@ func cutPrefix(text, prefix string) (rest string, ok bool) {
 // since the last apply.
 func (o *observed) intact(d *Desired) bool {
 	a := o.applied
-	if a == nil || !a.kind || len(a.data) != len(d.Data) {
+	if a == nil || o.stringData || !a.kind || len(a.data) != len(d.Data) {
 		return false
 	}
 	for key := range d.Data {

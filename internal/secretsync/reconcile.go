@@ -58,6 +58,12 @@ func (r *Reconciler) Observe(ctx context.Context, d *Desired, k *Known) {
 
 func (k *Known) note(seen *observed, now time.Time) { k.seen, k.at = seen, now }
 
+// holds notes that the Secret is as desired.
+func (k *Known) holds(seen *observed, d *Desired, now time.Time) {
+	k.note(seen, now)
+	k.hash, k.version = d.Hash, seen.version
+}
+
 // Reconcile makes the Secret what is desired, unless it is so already or the write would go back in time.
 func (r *Reconciler) Reconcile(ctx context.Context, d *Desired, k *Known) Outcome {
 	if err := r.rules.Check(d); err != nil {
@@ -129,7 +135,7 @@ func (r *Reconciler) once(ctx context.Context, d *Desired, k *Known, notices *[]
 	case newer:
 		return r.update(ctx, d, k, recordOf(d, k.seen.record), notices)
 	case equal:
-		if k.hash == d.Hash && k.seen.intact(d) {
+		if k.hash == d.Hash && (k.seen.version == k.version || k.seen.intact(d)) {
 			return r.own(ctx, d, k)
 		}
 		// The same versions: what is written differs only where somebody changed the Secret, or another version of the driver makes
@@ -168,8 +174,7 @@ func (r *Reconciler) create(ctx context.Context, d *Desired, k *Known) (Outcome,
 	if err != nil {
 		return Outcome{}, err
 	}
-	k.note(after, r.clock.Now())
-	k.hash = d.Hash
+	k.holds(after, d, r.clock.Now())
 	return created(d), nil
 }
 
@@ -180,15 +185,13 @@ func (r *Reconciler) update(ctx context.Context, d *Desired, k *Known, as *recor
 	k.note(seen, r.clock.Now())
 	after, notice, err := r.put(ctx, d, seen, as)
 	if denied := (*ownersForbiddenError)(nil); errors.As(err, &denied) {
-		k.note(after, r.clock.Now())
-		k.hash = d.Hash
+		k.holds(after, d, r.clock.Now())
 		return Outcome{}, err
 	}
 	if err != nil {
 		return Outcome{}, err
 	}
-	k.note(after, r.clock.Now())
-	k.hash = d.Hash
+	k.holds(after, d, r.clock.Now())
 	if notice == "" && len(inherited) > 0 {
 		notice = inheritedFrom(d, inherited)
 	}
@@ -243,9 +246,13 @@ func (r *Reconciler) own(ctx context.Context, d *Desired, k *Known) (Outcome, er
 	if len(k.seen.missing(d.Owners)) == 0 {
 		return Outcome{}, nil
 	}
-	after, err := r.addOwners(ctx, d, k.seen)
+	before := k.seen
+	after, err := r.addOwners(ctx, d, before)
 	if err != nil {
 		return Outcome{}, err
+	}
+	if k.version == before.version {
+		k.version = after.version // the owners are all that changed
 	}
 	k.note(after, r.clock.Now())
 	return Outcome{}, nil
