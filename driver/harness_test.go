@@ -193,16 +193,17 @@ func (n *node) request(pod, class string, edit ...func(*csi.NodePublishVolumeReq
 	return req
 }
 
-func (n *node) publish(pod, class string, edit ...func(*csi.NodePublishVolumeRequest)) error {
+// publish publishes the volume of pod a.
+func (n *node) publish(class string, edit ...func(*csi.NodePublishVolumeRequest)) error {
 	n.Helper()
-	_, err := n.NodePublishVolume(n.Context(), n.request(pod, class, edit...))
+	_, err := n.NodePublishVolume(n.Context(), n.request("a", class, edit...))
 	return err
 }
 
-// mustPublish publishes the volume of pod a.
-func (n *node) mustPublish(class string, edit ...func(*csi.NodePublishVolumeRequest)) {
+// mustPublish publishes the volume of pod a, whose class is db.
+func (n *node) mustPublish(edit ...func(*csi.NodePublishVolumeRequest)) {
 	n.Helper()
-	if err := n.publish("a", class, edit...); err != nil {
+	if err := n.publish("db", edit...); err != nil {
 		n.Fatal(err)
 	}
 }

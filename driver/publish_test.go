@@ -24,7 +24,7 @@ func TestPublishMountsWhatTheClassNames(t *testing.T) {
 	n.vault.Set("user", "alice")
 	n.vault.Set("password", "s3cret\x00\r\n")
 	n.classes.Put("db", map[string]string{"objects": "user,password"})
-	n.mustPublish("db")
+	n.mustPublish()
 	n.wantFile("user", "alice")
 	n.wantFile("password", "s3cret\x00\r\n")
 	if state, err := n.mounts.State(n.target("a")); err != nil || state != tmpfs.Complete {
@@ -40,7 +40,7 @@ func TestRepublishAsksNobody(t *testing.T) {
 	n.vault.Set("user", "alice")
 	n.classes.Put("db", map[string]string{"objects": "user"})
 	for range 5 {
-		n.mustPublish("db")
+		n.mustPublish()
 	}
 	if got := n.vault.Total(); got != 1 {
 		t.Fatalf("%d requests, want 1", got)
@@ -115,7 +115,7 @@ func TestPublishNamesWhatFailed(t *testing.T) {
 		"object missing":  {"db", codes.NotFound, []string{"pod ns/a, class db", `"absent"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := n.publish("a", tc.class)
+			err := n.publish(tc.class)
 			if status.Code(err) != tc.code {
 				t.Fatalf("got %v", err)
 			}
@@ -168,12 +168,12 @@ func TestPublishFinishesWhatIsIncomplete(t *testing.T) {
 			n.classes.Put("db", map[string]string{"objects": "user"})
 			leave(n)
 			for range 2 {
-				if err := n.publish("a", "db"); status.Code(err) != codes.NotFound {
+				if err := n.publish("db"); status.Code(err) != codes.NotFound {
 					t.Fatalf("reported an incomplete volume as published: %v", err)
 				}
 			}
 			n.vault.Set("user", "alice")
-			n.mustPublish("db")
+			n.mustPublish()
 			n.wantFile("user", "alice")
 		})
 	}
@@ -184,7 +184,7 @@ func TestUnpublishEndsAPublishUnderWay(t *testing.T) {
 	n.classes.Put("db", map[string]string{"objects": "user"})
 	n.vault.Locked(func() { n.vault.Hang = true })
 	result := make(chan error, 1)
-	go func() { result <- n.publish("a", "db") }()
+	go func() { result <- n.publish("db") }()
 	n.eventually("the fetch to hang", func() bool {
 		hanging := 0
 		n.vault.Locked(func() { hanging = n.vault.Hanging })
@@ -204,7 +204,7 @@ func TestPublishIsSerialPerTarget(t *testing.T) {
 	var work sync.WaitGroup
 	for range 20 {
 		work.Go(func() {
-			if err := n.publish("a", "db"); err != nil {
+			if err := n.publish("db"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -226,7 +226,7 @@ func TestFsGroupOwnsTheFiles(t *testing.T) {
 	if mapsAll(t) {
 		gid = 4242
 	}
-	n.mustPublish("db", func(r *csi.NodePublishVolumeRequest) {
+	n.mustPublish(func(r *csi.NodePublishVolumeRequest) {
 		r.VolumeCapability.GetMount().VolumeMountGroup = strconv.Itoa(gid)
 	})
 	info, err := os.Stat(filepath.Join(n.target("a"), "user"))
@@ -246,7 +246,7 @@ func TestExecutableFilesAreOnAnExecMount(t *testing.T) {
 	n.vault.Set("script", "#!/bin/sh\nexit 0\n")
 	n.vault.Mode = 0o755
 	n.classes.Put("db", map[string]string{"objects": "script"})
-	n.mustPublish("db")
+	n.mustPublish()
 	for line := range strings.Lines(mustRead(t, "/proc/self/mountinfo")) {
 		if strings.Contains(line, n.target("a")) && strings.Contains(line, "noexec") {
 			t.Errorf("noexec although a file is executable: %s", line)
@@ -258,7 +258,7 @@ func TestPanicIsAnErrorAndIsReported(t *testing.T) {
 	n := startNode(t)
 	n.classes.Put("db", map[string]string{"objects": "user"})
 	n.vault.Panics = true
-	err := n.publish("a", "db")
+	err := n.publish("db")
 	if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "canary") {
 		t.Fatalf("got %v", err)
 	}
@@ -269,14 +269,14 @@ func TestPanicIsAnErrorAndIsReported(t *testing.T) {
 		t.Error("the panic's value is in the log")
 	}
 	n.vault.Locked(func() { n.vault.Panics = false; n.vault.Values["user"] = "alice" })
-	n.mustPublish("db")
+	n.mustPublish()
 }
 
 func TestStats(t *testing.T) {
 	n := startNode(t)
 	n.vault.Set("user", strings.Repeat("x", 8192))
 	n.classes.Put("db", map[string]string{"objects": "user"})
-	n.mustPublish("db")
+	n.mustPublish()
 	resp, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: "csi-a", VolumePath: n.target("a")})
 	if err != nil {
 		t.Fatal(err)
@@ -314,9 +314,9 @@ func TestFailingRepublishKeepsTheFiles(t *testing.T) {
 	n := startNode(t)
 	n.vault.Set("user", "alice")
 	n.classes.Put("db", map[string]string{"objects": "user"})
-	n.mustPublish("db")
+	n.mustPublish()
 	n.classes.Put("db", map[string]string{"objects": "user", "invalid": "keyvaultName"})
-	n.mustPublish("db")
+	n.mustPublish()
 	n.wantFile("user", "alice")
 	if events := n.recorder.Of(report.KindRefreshFailed); len(events) == 0 || events[0].Reason() != volume.ReasonInvalidClass {
 		t.Errorf("events %v", events)

@@ -66,7 +66,7 @@ func TestPublicKeyWithALongExponent(t *testing.T) {
 		t.Fatal(err)
 	}
 	element := func(tag byte, content ...byte) []byte {
-		size := []byte{byte(len(content) & 0xff)} //nolint:gosec // of one byte where it is used
+		size := []byte{byte(len(content) & 0xff)}
 		if len(content) > 127 {
 			size = []byte{0x82, byte(len(content) >> 8), byte(len(content) & 0xff)} //nolint:gosec // shorter than 64 KiB
 		}
