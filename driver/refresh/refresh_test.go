@@ -405,6 +405,28 @@ func TestPanicOfOneFetchIsItsOwnFailure(t *testing.T) {
 	})
 }
 
+// A refresh that takes long does not take a newer value back.
+func TestLateRefreshDoesNotReplaceANewerValue(t *testing.T) {
+	onNode(t, func(n *node) {
+		n.vault.Set("user", "old")
+		n.classes.Put("db", map[string]string{"objects": "user"})
+		n.mustPublish("a", "db")
+		late := make(chan struct{})
+		n.vault.Locked(func() { n.vault.Late = late })
+		n.pass(3 * time.Minute) // a refresh has the old value, and is on its way
+		n.vault.Set("user", "new")
+		n.mustPublish("b", "db")
+		n.vault.Locked(func() { n.vault.Late = nil })
+		<-late
+		n.pass(time.Second)
+		n.wantFile("b", "user", "new")
+		if got := n.rewritten()["b"]; got != 0 {
+			n.Errorf("pod b was rewritten %d times", got)
+		}
+		n.wantFile("a", "user", "new") // who saw the newer value first tells the others
+	})
+}
+
 // What is known of sources goes with the volumes that use them, whatever else happens at the same time.
 func TestNothingIsKeptOfUnpublishedVolumes(t *testing.T) {
 	onNode(t, func(n *node) {

@@ -43,6 +43,8 @@ type Vault struct {
 	Hang    bool
 	HangFor string
 	Hanging int
+	// Late makes a refresh keep its answer until the channel is received from or closed.
+	Late chan struct{}
 	// Binds counts the calls of Bind.
 	Binds int
 	// Slow makes Bind of a class with these objects wait until the channel was received from twice.
@@ -139,13 +141,21 @@ func (b *binding) RotationInterval() (time.Duration, bool) {
 }
 
 func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.Bundle, error) {
+	bundle, late, err := b.fetch(ctx, opts)
+	if err == nil && late != nil && opts.Priority == volume.PriorityRefresh {
+		late <- struct{}{}
+	}
+	return bundle, err
+}
+
+func (b *binding) fetch(ctx context.Context, opts volume.FetchOptions) (_ *volume.Bundle, late chan struct{}, err error) {
 	v := b.vault
 	v.mu.Lock()
 	if v.Hang || v.HangFor != "" && slices.Contains(b.names, v.HangFor) {
 		v.Hanging++
 		v.mu.Unlock()
 		<-ctx.Done()
-		return nil, &volume.Error{Reason: volume.ReasonNetwork, Message: "no answer", Cause: ctx.Err()}
+		return nil, nil, &volume.Error{Reason: volume.ReasonNetwork, Message: "no answer", Cause: ctx.Err()}
 	}
 	defer v.mu.Unlock()
 	now := v.clock.Now()
@@ -157,7 +167,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 	if v.Fail != nil {
 		v.Requests["failed"]++
 		if !v.StaleIfError || !opts.AllowStale {
-			return nil, v.Fail
+			return nil, nil, v.Fail
 		}
 		bundle.Stale, bundle.Cause = true, v.Fail
 	}
@@ -169,7 +179,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 		}
 		value, ok := v.Values[name]
 		if !ok {
-			return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf("vault \"v\": secret %q was not found", name)}
+			return nil, nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf("vault \"v\": secret %q was not found", name)}
 		}
 		if at := v.asked[key]; at.Before(bundle.FetchedAt) {
 			bundle.FetchedAt = at
@@ -182,7 +192,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 			Asked: v.asked[key],
 		})
 	}
-	return bundle, nil
+	return bundle, v.Late, nil
 }
 
 // Classes is a map of classes that reports its edits.
