@@ -281,6 +281,8 @@ func secretEvent(e nodesync.Event) report.Event {
 		return report.SecretWritten{Volume: e.Volume, Text: e.Message, Duration: e.Duration}
 	case nodesync.Conflict:
 		return report.SecretConflict{Volume: e.Volume, Text: e.Message}
+	case nodesync.Left:
+		return report.Warning{Volume: e.Volume, Text: e.Message}
 	case nodesync.Failed:
 	}
 	return report.SecretFailed{Volume: e.Volume, Class: e.Reason, Text: e.Message}

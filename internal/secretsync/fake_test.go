@@ -80,15 +80,6 @@ func (a *apiServer) SecretClasses(_ context.Context, _, secret string) (names []
 	return names, nil
 }
 
-func (a *apiServer) count(prefix string) (n int) {
-	for _, r := range a.requests {
-		if len(r) >= len(prefix) && r[:len(prefix)] == prefix {
-			n++
-		}
-	}
-	return n
-}
-
 var secretKind = schema.GroupResource{Resource: "secrets"} //nolint:gochecknoglobals // a name
 
 type applied struct {
@@ -308,11 +299,11 @@ func want(version string, second int, edits ...func(*Desired)) *Desired {
 	return d
 }
 
-func (s *storedSecret) value(key string) string {
+func (s *storedSecret) value() string {
 	if s == nil {
 		return "(none)"
 	}
 	var value []byte
-	_ = json.Unmarshal([]byte(strconv.Quote(s.data[key])), &value)
+	_ = json.Unmarshal([]byte(strconv.Quote(s.data["k"])), &value)
 	return string(value)
 }

@@ -22,9 +22,8 @@ type world struct {
 	mu     sync.Mutex
 	random *rand.Rand
 	api    *apiServer
-	// version is what the vault answers with, and since when. The vault's clock is behind the nodes' or ahead of them by skew.
+	// version is what the vault answers with. Its clock is behind the nodes' or ahead of them by skew.
 	version int
-	changed time.Time
 	skew    time.Duration
 
 	class Class
@@ -104,13 +103,13 @@ func (f *forward) written(s *storedSecret) {
 		return
 	}
 	f.seen++
-	f.trail = append(f.trail, fmt.Sprintf("%s gen %d version %s at %v", r.UID, r.Generation, s.value("k"), r.Sources["kv/secret/db"].Date))
+	f.trail = append(f.trail, fmt.Sprintf("%s gen %d version %s at %v", r.UID, r.Generation, s.value(), r.Sources["kv/secret/db"].Date))
 	if last := f.last; last != nil && last.UID == r.UID && f.of == s.uid {
 		if r.Generation < last.Generation || r.Sources["kv/secret/db"].Date.Before(*last.Sources["kv/secret/db"].Date) {
 			f.t.Errorf("it went back:\n%s", strings.Join(f.trail[max(0, len(f.trail)-4):], "\n"))
 		}
 	}
-	if got := s.value("k"); got != r.Sources["kv/secret/db"].Version {
+	if got := s.value(); got != r.Sources["kv/secret/db"].Version {
 		f.t.Errorf("the value %q is not that of the record: %v", got, r)
 	}
 	f.last, f.of = r, s.uid
@@ -123,7 +122,7 @@ func TestNoInterleavingGoesBack(t *testing.T) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &world{
-					random: rand.New(rand.NewPCG(seed, 7)), //nolint:gosec // a test
+					random: rand.New(rand.NewPCG(seed, 7)),
 					api:    newAPIServer(), version: 1, class: Class{Name: "web", UID: "class-0", Generation: 1},
 				}
 				w.skew = time.Duration(w.roll(7200)-3600) * time.Second
@@ -143,7 +142,7 @@ func TestNoInterleavingGoesBack(t *testing.T) {
 				}
 				time.Sleep(15 * time.Minute) // drift checks included: nodes of this test have none, but poll
 				w.api.mu.Lock()
-				if got, wanted := w.api.secrets["db"].value("k"), strconv.Itoa(w.version); got != wanted {
+				if got, wanted := w.api.secrets["db"].value(), strconv.Itoa(w.version); got != wanted {
 					t.Errorf("the Secret ends at %s, the vault at %s:\n%s", got, wanted, strings.Join(check.trail[max(0, len(check.trail)-6):], "\n"))
 				}
 				if check.seen < 5 {

@@ -3,6 +3,7 @@ package secretsync
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -156,9 +157,7 @@ func (o *observed) intact(d *Desired) bool {
 // labels are the class's with the ownership label.
 func (d *Desired) labels() map[string]string {
 	labels := make(map[string]string, len(d.Labels)+1)
-	for key, value := range d.Labels {
-		labels[key] = value
-	}
+	maps.Copy(labels, d.Labels)
 	labels[d.Writer.Label] = d.Writer.LabelValue
 	return labels
 }

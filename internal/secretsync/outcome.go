@@ -147,53 +147,72 @@ func ownersForbidden(err error) bool {
 
 // explain says what an error means for people, and whether another call can help.
 func (r *Reconciler) explain(d *Desired, err error) Outcome {
-	o := Outcome{Result: Failed, Reason: volume.ReasonUnavailable, Retry: RetryWithSameValues, Err: err}
+	for _, explain := range []func(*Desired, error) Outcome{explainOwn, explainBlocked, explainAnswer} {
+		if o := explain(d, err); o.Message != "" {
+			o.Err = err
+			return o
+		}
+	}
+	return Outcome{Result: Failed, Err: err}
+}
+
+// explainOwn explains the errors of this package and of the class. Others have no message.
+func explainOwn(d *Desired, err error) Outcome {
+	if invalid, ok := errors.AsType[*volume.Error](err); ok {
+		return Outcome{Result: Failed, Reason: invalid.Reason, Message: d.String() + " cannot be created: " + invalid.Message}
+	}
+	if contested, ok := errors.AsType[*contestedError](err); ok {
+		return Outcome{Result: Conflict, Retry: RetryWithFreshValues, Message: fmt.Sprintf("%s is not written, because another class of this "+
+			"namespace sets it to other values: %s: give each class keys of its own, or take the Secret out of one of them",
+			d, list(contested.claims))}
+	}
+	if forbidden, ok := errors.AsType[*ownersForbiddenError](err); ok {
+		return Outcome{Result: Failed, Retry: RetryWithSameValues, Message: fmt.Sprintf("%s exists, but the driver may not add an owner to it, "+
+			"so that it may be deleted too early, or never: on OpenShift, set rbac.ownerReferences in the chart: %s",
+			d, quote(forbidden.cause, d))}
+	}
+	if errors.Is(err, errForeign) {
+		return Outcome{Result: Conflict, Retry: RetryWithFreshValues, Message: fmt.Sprintf("%s exists and is not the driver's, because it has no "+
+			"label %s=%s: it is left as it is: write another secretName in the class, or delete the Secret, or give it the label so that the "+
+			"driver takes it over", d, d.Writer.Label, d.Writer.LabelValue)}
+	}
+	return Outcome{}
+}
+
+// explainBlocked explains what lasts until somebody changes the Secret or the namespace. Others have no message.
+func explainBlocked(d *Desired, err error) Outcome {
+	status := apierrors.APIStatus(nil)
+	answered := asStatus(err, &status)
+	o := Outcome{Result: Failed, Retry: RetryWithFreshValues}
+	switch {
+	case hasCauseType(err, namespaceTerminating) || isNamespaceGone(err):
+		o.Message = d.String() + " is not written, because its namespace is being deleted"
+	case answered && hasCause(status, "type"):
+		o.Message = fmt.Sprintf("%s has another type than the class asks for (%s), and Kubernetes lets no type change: delete the Secret, "+
+			"and it is created again at the next refresh", d, d.Type)
+	case answered && apierrors.IsInvalid(err) && hasCause(status, "data"):
+		o.Message = d.String() + " is immutable and holds older values: delete the Secret, and it is created again at the next refresh; " +
+			"leave immutable out of it"
+	}
+	return o
+}
+
+// explainAnswer explains what else the API server said, or that it said nothing.
+func explainAnswer(d *Desired, err error) Outcome {
 	status := apierrors.APIStatus(nil)
 	answered := asStatus(err, &status)
 	notWritten := d.String() + " is not written, because "
-	if invalid, ok := errors.AsType[*volume.Error](err); ok {
-		o.Reason, o.Retry = invalid.Reason, NoRetry
-		o.Message = d.String() + " cannot be created: " + invalid.Message
-		return o
-	}
-	if contested, ok := errors.AsType[*contestedError](err); ok {
-		o.Result, o.Reason, o.Retry = Conflict, "", RetryWithFreshValues
-		o.Message = fmt.Sprintf("%sanother class of this namespace sets it to other values: %s: give each class keys of its own, or take the "+
-			"Secret out of one of them", notWritten, list(contested.claims))
-		return o
-	}
-	if forbidden, ok := errors.AsType[*ownersForbiddenError](err); ok {
-		o.Reason = ""
-		o.Message = fmt.Sprintf("%s exists, but the driver may not add an owner to it, so that it may be deleted too early, or never: on "+
-			"OpenShift, set rbac.ownerReferences in the chart: %s", d, quote(forbidden.cause, d))
-		return o
-	}
 	switch {
-	case errors.Is(err, errForeign):
-		o.Result, o.Reason, o.Retry = Conflict, "", RetryWithFreshValues
-		o.Message = fmt.Sprintf("%s exists and is not the driver's, because it has no label %s=%s: it is left as it is: write another "+
-			"secretName in the class, or delete the Secret, or give it the label so that the driver takes it over",
-			d, d.Writer.Label, d.Writer.LabelValue)
-	case hasCauseType(err, namespaceTerminating) || isNamespaceGone(err):
-		o.Reason, o.Retry = "", RetryWithFreshValues
-		o.Message = notWritten + "its namespace is being deleted"
-	case answered && hasCause(status, "type"):
-		o.Reason, o.Retry = "", RetryWithFreshValues
-		o.Message = fmt.Sprintf("%s has another type than the class asks for (%s), and Kubernetes lets no type change: delete the Secret, and "+
-			"it is created again at the next refresh", d, d.Type)
-	case answered && apierrors.IsInvalid(err) && hasCause(status, "data"):
-		o.Reason, o.Retry = "", RetryWithFreshValues
-		o.Message = d.String() + " is immutable and holds older values: delete the Secret, and it is created again at the next refresh; leave " +
-			"immutable out of it"
+	case apierrors.IsForbidden(err) || answered && deniedByPolicy(status):
+		return Outcome{Result: Failed, Retry: RetryWithSameValues, Message: notWritten + "the driver may not: enable Secret sync in the chart, " +
+			"which grants it, or ask who keeps the cluster's policies and quotas: " + quote(err, d)}
+	case apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err):
+		return Outcome{Result: Failed, Reason: volume.ReasonInvalidClass, Message: notWritten + "the API server rejected it: " + quote(err, d)}
+	}
+	o := Outcome{Result: Failed, Reason: volume.ReasonUnavailable, Retry: RetryWithSameValues}
+	switch {
 	case apierrors.IsUnauthorized(err):
 		o.Message = notWritten + "the API server does not accept the driver's token: it is read again and tried again: " + quote(err, d)
-	case apierrors.IsForbidden(err) || answered && deniedByPolicy(status):
-		o.Reason = ""
-		o.Message = notWritten + "the driver may not: enable Secret sync in the chart, which grants it, or ask who keeps the cluster's " +
-			"policies and quotas: " + quote(err, d)
-	case answered && (apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)):
-		o.Reason, o.Retry = volume.ReasonInvalidClass, NoRetry
-		o.Message = notWritten + "the API server rejected it: " + quote(err, d)
 	case errors.Is(err, errRaced):
 		o.Message = notWritten + "others write it at the same time: it is tried again"
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):

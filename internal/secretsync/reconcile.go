@@ -95,7 +95,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, d *Desired, k *Known) Outcom
 
 // pause waits a random time that grows with the round, so that nodes which write one Secret get out of each other's way.
 func (r *Reconciler) pause(ctx context.Context, round int) bool {
-	timer := r.clock.NewTimer(rand.N(raceWait << (round - 1)))
+	timer := r.clock.NewTimer(rand.N(raceWait << (round - 1))) //nolint:gosec // spreads nodes, hides nothing
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

@@ -92,7 +92,7 @@ func TestOrderOfWrites(t *testing.T) {
 					t.Fatalf("first: %+v", o)
 				}
 				a.classes["web"].uid = "class-1"
-				before := a.secrets["db"].value("k")
+				before := a.secrets["db"].value()
 				o := r.Reconcile(t.Context(), tc.second, &Known{})
 				if o.Result != tc.result {
 					t.Errorf("result %d: %s", o.Result, o.Message)
@@ -101,7 +101,7 @@ func TestOrderOfWrites(t *testing.T) {
 				if !tc.written {
 					after = before
 				}
-				if got := a.secrets["db"].value("k"); got != after {
+				if got := a.secrets["db"].value(); got != after {
 					t.Errorf("the Secret holds %q, want %q", got, after)
 				}
 				if o.Refetch != (tc.refetch >= 0) || o.Refetch && o.RefetchAfter != tc.refetch {
@@ -168,7 +168,7 @@ func TestRequests(t *testing.T) {
 		a.secrets["db"].labels["managed"] = "no"
 		a.store(a.secrets["db"])
 		step("the label taken away", want("6", 10), k, Conflict, "apply", "probe")
-		if a.secrets["db"].value("k") != "5" {
+		if a.secrets["db"].value() != "5" {
 			t.Error("a Secret that a person took away was written")
 		}
 	})

@@ -129,38 +129,46 @@ func compare(d *Desired, was *record) order {
 // compareSources compares records of the same class. Same is true where generation and attributes are equal, so that equal versions
 // mean equal data.
 func compareSources(is, was *record, same bool) order {
-	var before, after, shared int
-	versions, tie, dateless := len(is.Sources) == len(was.Sources), false, false
+	var c comparison
+	versions := len(is.Sources) == len(was.Sources)
 	for id, now := range is.Sources {
 		then, ok := was.Sources[id]
-		if !ok {
-			versions = false
-			continue
-		}
-		shared++
-		versions = versions && now.Version == then.Version
-		switch {
-		case now.Date == nil:
-			dateless = dateless || now.Version != then.Version || then.Date != nil
-		case then.Date == nil || now.Date.After(*then.Date):
-			after++
-		case now.Date.Before(*then.Date):
-			before++
-		default:
-			tie = tie || now.Version != then.Version
+		versions = versions && ok && now.Version == then.Version
+		if ok {
+			c.add(now, then)
 		}
 	}
 	switch {
 	case same && versions:
 		return equal
-	case dateless:
+	case c.dateless > 0:
 		return undated
-	case before > 0:
+	case c.before > 0:
 		return older
-	case tie, same && shared > 0 && after == 0: // other sources in the same second: a list of versions that changed
+	case c.ties > 0, same && c.shared > 0 && c.after == 0: // other sources in the same second: a list of versions that changed
 		return undecided
 	}
 	return newer
+}
+
+// comparison counts how sources compare that two records share.
+type comparison struct{ shared, before, after, ties, dateless int }
+
+func (c *comparison) add(now, then recordedSource) {
+	c.shared++
+	differs := now.Version != then.Version
+	switch {
+	case now.Date == nil:
+		if differs || then.Date != nil {
+			c.dateless++
+		}
+	case then.Date == nil || now.Date.After(*then.Date):
+		c.after++
+	case now.Date.Before(*then.Date):
+		c.before++
+	case differs:
+		c.ties++
+	}
 }
 
 // undated says whether a source has no date.

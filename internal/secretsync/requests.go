@@ -3,6 +3,7 @@ package secretsync
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -58,9 +59,7 @@ type applyMetadata struct {
 // apply writes the Secret over what was seen, as the class's field manager, with the record and the owners.
 func (r *Reconciler) apply(ctx context.Context, d *Desired, seen *observed, as *record, force bool) (*observed, error) {
 	annotations := make(map[string]string, len(d.Annotations)+1)
-	for key, value := range d.Annotations {
-		annotations[key] = value
-	}
+	maps.Copy(annotations, d.Annotations)
 	annotations[d.Writer.annotation(d.Class.Name)] = as.String()
 	version := seen.version
 	if !seen.exists() {

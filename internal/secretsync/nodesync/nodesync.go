@@ -58,6 +58,8 @@ const (
 	Failed Kind = "Failed"
 	// Conflict means that a Secret belongs to somebody else, in whole or in some keys.
 	Conflict Kind = "Conflict"
+	// Left means that a class does not ask for a Secret any more, which stays.
+	Left Kind = "Left"
 )
 
 // Event is what happened to a Secret, told for one volume that asks for it. It holds no secret.
@@ -210,7 +212,7 @@ func (s *Syncer) Apply(ctx context.Context, ref volume.Ref, class *v1.SecretProv
 		return
 	}
 	var work sync.WaitGroup
-	for _, r := range s.enter(ref, class, bundle) {
+	for _, r := range s.enter(ctx, ref, class, bundle) {
 		work.Go(func() {
 			s.apply(ctx, r)
 		})
@@ -224,7 +226,7 @@ func (s *Syncer) Enqueue(ctx context.Context, ref volume.Ref, class *v1.SecretPr
 		s.Forget(ref)
 		return
 	}
-	for _, r := range s.enter(ref, class, bundle) {
+	for _, r := range s.enter(ctx, ref, class, bundle) {
 		if s.skip(ctx, r) {
 			continue
 		}

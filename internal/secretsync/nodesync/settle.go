@@ -123,9 +123,6 @@ func (s *Syncer) keep(r *request, later bool) {
 	s.queue.Add(st.secretKey)
 }
 
-// refreshWanted gives a retry that is planned the newest values.
-func (s *Syncer) refreshWanted(r *request) { s.keep(r, true) }
-
 // overrule notes and reports, once in a while, that a Pod's volume attributes lost against a younger Pod's.
 func (s *Syncer) overrule(ctx context.Context, st *secretState, refs []volume.Ref, outcome secretsync.Outcome) {
 	for _, ref := range refs {
@@ -151,6 +148,14 @@ func (s *Syncer) reject(ctx context.Context, r *request, err error) {
 		state: r.state, fetched: r.bundle.FetchedAt, desired: &secretsync.Desired{Hash: r.hash},
 	}, outcome)
 	s.tell(ctx, r.ref, outcome)
+}
+
+// tellLeft reports Secrets that the class of a volume does not ask for any more.
+func (s *Syncer) tellLeft(ctx context.Context, ref volume.Ref, keys []secretKey) {
+	for _, key := range keys {
+		s.send(ctx, Event{Kind: Left, Volume: ref, Message: key.String() + " is not in the class any more: it stays as it is, without " +
+			"updates, until its owners are gone: delete it if nothing uses it, which takes the right to delete Secrets in this namespace"})
+	}
 }
 
 func (s *Syncer) tell(ctx context.Context, ref volume.Ref, outcome secretsync.Outcome) {

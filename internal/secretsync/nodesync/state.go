@@ -1,6 +1,7 @@
 package nodesync
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -94,7 +95,11 @@ type request struct {
 }
 
 // enter notes what the volume asks for, and forgets what it asks for no more.
-func (s *Syncer) enter(ref volume.Ref, class *v1.SecretProviderClass, bundle *volume.Bundle) (list []*request) {
+func (s *Syncer) enter(
+	ctx context.Context, ref volume.Ref, class *v1.SecretProviderClass, bundle *volume.Bundle,
+) (list []*request) {
+	var left []secretKey
+	defer func() { s.tellLeft(ctx, ref, left) }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	vol := s.volumes[ref.TargetPath]
@@ -126,6 +131,9 @@ func (s *Syncer) enter(ref volume.Ref, class *v1.SecretProviderClass, bundle *vo
 	}
 	for key := range vol.keys {
 		if !keys[key] {
+			if s.states[key].done != [32]byte{} {
+				left = append(left, key)
+			}
 			s.unuse(key, ref.TargetPath)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -64,27 +65,33 @@ func (s *Syncer) skip(ctx context.Context, r *request) bool {
 		return true
 	}
 	r.hash = s.hashOf(r)
+	now := s.clock.Now()
 	s.mu.Lock()
-	st, now := r.state, s.clock.Now()
-	lost, wasOverruled := st.overruled[r.ref.Attributes]
+	st := r.state
+	lost, overruled := st.overruled[r.ref.Attributes]
 	failure := st.failure
 	inPlace := !r.bundle.Stale && st.done == r.hash && now.Sub(st.checked) <= driftCheck
 	s.mu.Unlock()
-	switch {
-	case !r.fresh && wasOverruled && now.Sub(lost) < driftCheck:
+	if !r.fresh && (inPlace || overruled && now.Sub(lost) < driftCheck) {
 		return true
-	case failure != nil && failure.outcome.Result != secretsync.Held && failure.hash == r.hash:
-		same := !r.bundle.FetchedAt.After(failure.fetched) // tried for another volume of the same fetch
-		if same || !r.fresh && failure.blocks(now) {
-			s.tell(ctx, r.ref, failure.outcome)
-			if !same && failure.outcome.Retry == secretsync.RetryWithSameValues && r.build() == nil {
-				s.refreshWanted(r)
-			}
-			return true
-		}
+	}
+	return failure != nil && s.failedBefore(ctx, r, failure, now)
+}
+
+// failedBefore says whether the failure was one of the same Secret, and is not to be tried again now. It is told for the volume too.
+func (s *Syncer) failedBefore(ctx context.Context, r *request, f *failure, now time.Time) bool {
+	if f.outcome.Result == secretsync.Held || f.hash != r.hash {
 		return false
 	}
-	return !r.fresh && inPlace
+	sameFetch := !r.bundle.FetchedAt.After(f.fetched) // tried for another volume
+	if !sameFetch && (r.fresh || !f.blocks(now)) {
+		return false
+	}
+	s.tell(ctx, r.ref, f.outcome)
+	if !sameFetch && f.outcome.Retry == secretsync.RetryWithSameValues && r.build() == nil {
+		s.keep(r, true) // the retry that is planned gets the newest values
+	}
+	return true
 }
 
 // blocks says whether a refresh with the same values is not to be tried now.
@@ -286,7 +293,7 @@ func (c *call) add(ref volume.Ref, pod *podOwners, err error) {
 
 // run reconciles and settles.
 func (s *Syncer) run(ctx context.Context, c call, reconciler *secretsync.Reconciler) {
-	c.desired.Owners = append(c.owners, s.knownOwners(c.state)...)
+	c.desired.Owners = slices.Concat(c.owners, s.knownOwners(c.state))
 	outcome := reconciler.Reconcile(ctx, c.desired, &c.state.known)
 	if outcome.Done() && c.unread != nil {
 		outcome.Result, outcome.Retry, outcome.Reason = secretsync.Failed, secretsync.RetryWithSameValues, volume.ReasonUnavailable

@@ -125,7 +125,7 @@ func TestBuild(t *testing.T) {
 			if want == "" {
 				want = "Opaque"
 			}
-			if string(s.Type) != want || s.Labels[ManagedLabel] != "true" {
+			if s.Type != want || s.Labels[ManagedLabel] != "true" {
 				t.Errorf("type %s, labels %v", s.Type, s.Labels)
 			}
 		})

@@ -8,8 +8,8 @@ const (
 	TypeSSHAuth             = "kubernetes.io/ssh-auth"
 	TypeDockercfg           = "kubernetes.io/dockercfg"
 	TypeDockerConfigJSON    = "kubernetes.io/dockerconfigjson"
-	TypeServiceAccountToken = "kubernetes.io/service-account-token"
-	TypeBootstrapToken      = "bootstrap.kubernetes.io/token"
+	TypeServiceAccountToken = "kubernetes.io/service-account-token" //nolint:gosec // a name
+	TypeBootstrapToken      = "bootstrap.kubernetes.io/token"       //nolint:gosec // a name
 	TypeHelmRelease         = "helm.sh/release.v1"
 
 	keyTLSCertificate = "tls.crt"
