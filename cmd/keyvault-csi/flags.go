@@ -152,14 +152,6 @@ func (f *driverFlags) check() error {
 	if f.cacheTTL < 0 {
 		wrong = append(wrong, fmt.Errorf("--cache-ttl %s is negative", f.cacheTTL))
 	}
-	if f.classes != "" && f.kubeconfig != "" {
-		wrong = append(wrong,
-			errors.New("--classes and --kubeconfig are mutually exclusive: classes come from one source"))
-	}
-	if f.classes != "" && f.syncSecrets {
-		wrong = append(wrong,
-			errors.New("--sync-secrets needs the API server, which --classes does not use: remove one of them"))
-	}
 	for _, kind := range f.secretTypes {
 		if secretdata.NeverType(kind) {
 			wrong = append(wrong, fmt.Errorf("--secret-types: Secrets of the type %s give access to the cluster itself and are never written: leave it out", kind))
@@ -168,14 +160,7 @@ func (f *driverFlags) check() error {
 	if _, err := f.nodeIdentity.Rule(); err != nil {
 		wrong = append(wrong, err)
 	}
-	if f.nodeIdentity.Selector != "" && f.classes != "" {
-		wrong = append(wrong, errors.New("--node-identity-namespace-selector needs the API server, which --classes does not use: "+
-			"remove one of them"))
-	}
-	if f.accounts && f.classes != "" {
-		wrong = append(wrong,
-			errors.New("--service-account-annotations needs the API server: remove it, or remove --classes"))
-	}
+	wrong = append(wrong, f.checkClasses()...)
 	if err := admin.CheckLoopback("--admin-addr", f.adminAddr); err != nil {
 		wrong = append(wrong, err)
 	}
@@ -183,6 +168,30 @@ func (f *driverFlags) check() error {
 		wrong = append(wrong, fmt.Errorf("--volume-size %d is too small: at least 65536 bytes", f.volumeSize))
 	}
 	return errors.Join(wrong...)
+}
+
+// checkClasses returns the mistakes about --classes, which means that there is no API server.
+func (f *driverFlags) checkClasses() (wrong []error) {
+	if f.classes == "" {
+		return nil
+	}
+	if f.kubeconfig != "" {
+		wrong = append(wrong, errors.New("--classes and --kubeconfig are mutually exclusive: classes come from one source"))
+	}
+	for _, other := range []struct {
+		name string
+		set  bool
+	}{
+		{"--sync-secrets", f.syncSecrets},
+		{"--node-identity-namespace-selector", f.nodeIdentity.Selector != ""},
+		{"--service-account-annotations", f.accounts},
+	} {
+		if other.set {
+			wrong = append(wrong,
+				fmt.Errorf("%s needs the API server, which --classes does not use: remove one of them", other.name))
+		}
+	}
+	return wrong
 }
 
 // secretRules bound what Secret sync writes.

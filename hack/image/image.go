@@ -134,7 +134,7 @@ func oneFile(path string, content []byte, modified time.Time) (v1.Layer, error) 
 		tarball.WithCompressedCaching)
 }
 
-// archive writes an image as docker-archive, which names it without a registry.
+// archive writes an image as docker-archive, with its name.
 func (b *builder) archive(p program, image v1.Image, platform v1.Platform) error {
 	tag, err := name.NewTag(b.reference(p), name.WeakValidation)
 	if err != nil {

@@ -52,6 +52,19 @@ func sums(t *testing.T, dir string) map[string][sha256.Size]byte {
 	return found
 }
 
+// The chart's default images are those that are built by default, so that a node that imported them needs no registry.
+func TestTheChartNamesTheseImages(t *testing.T) {
+	values, err := os.ReadFile("../../deploy/chart/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range programs {
+		if want := "repository: " + defaultRepository + "/" + p.name + "\n"; !strings.Contains(string(values), want) {
+			t.Errorf("values.yaml lacks %q", want)
+		}
+	}
+}
+
 func TestTheSameCommitGivesTheSameBytes(t *testing.T) {
 	clone := filepath.Join(t.TempDir(), "clone")
 	one := imagesOf(t, clone, "clone", "--quiet", "--no-hardlinks", "../..")

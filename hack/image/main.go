@@ -20,6 +20,9 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
+// defaultRepository is what the chart has. Its domain is reserved, so that no registry serves images of somebody else under these names.
+const defaultRepository = "keyvault-csi.invalid"
+
 // programs are the commands that get an image.
 var programs = []program{
 	{
@@ -50,7 +53,8 @@ func run(ctx context.Context, args []string) error {
 	source := flags.String("source", ".", "the project's `directory`, a git repository")
 	out := flags.String("out", "bin/image", "the `directory` to write to, below the project's where relative")
 	tag := flags.String("tag", "", "the images' `tag`; the chart's appVersion where empty")
-	repository := flags.String("repository", "keyvault-csi", "prefix of the images' `names`")
+	repository := flags.String("repository", defaultRepository,
+		"prefix of the images' `names`")
 	platforms := flags.String("platforms", "linux/amd64,linux/arm64", "`platforms`, separated by commas")
 	only := flags.String("only", "", "build the image of this `program` alone")
 	if err := flags.Parse(args); err != nil {

@@ -96,11 +96,13 @@ func TestEventsAreCountedAndBounded(t *testing.T) {
 			w.Report(t.Context(), report.Warning{Volume: ref("u1", "/a"), Text: "x"})
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(written) != eventBurst || written[0].Count != 1 || written[24].Count != 25 || written[24].Metadata.Name != written[0].Metadata.Name {
 			t.Errorf("%d events: %+v", len(written), written)
 		}
 		w.Report(t.Context(), report.Warning{Volume: ref("u2", "/b"), Text: "x"})
 		time.Sleep(2 * eventInterval)
+		synctest.Wait()
 		w.Report(t.Context(), report.Warning{Volume: ref("u1", "/a"), Text: "x"})
 		synctest.Wait()
 		if len(written) != eventBurst+2 || written[25].Count != 1 || written[26].Count != 26 {

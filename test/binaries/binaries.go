@@ -43,6 +43,12 @@ func Helm(t testing.TB) string {
 	return path(t, "helm")
 }
 
+// Strict is the path of the program that decodes manifests as the API types of a version of Kubernetes have them: 1.30 or 1.35.
+func Strict(t testing.TB, version string) string {
+	t.Helper()
+	return path(t, "strict-"+version)
+}
+
 func path(t testing.TB, name string) string {
 	t.Helper()
 	found, err := Find(name)
@@ -76,6 +82,8 @@ func Find(name string) (string, error) {
 	switch name {
 	case "helm":
 		group = name
+	case "strict-1.30", "strict-1.35":
+		group = "strict"
 	case "cluster", "pause", "https":
 		group = "cluster"
 	}

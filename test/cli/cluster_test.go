@@ -81,7 +81,7 @@ func apiServer(d *session, class string) (config string) {
 			map[string]any{"metadata": map[string]any{"name": "app"}}, map[string]any{"metadata": map[string]any{"name": "default"}}}})
 	})
 	mux.HandleFunc("GET /api/v1/namespaces/{namespace}/serviceaccounts/{name}", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, http.StatusOK, map[string]any{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": map[string]any{
+		answer(w, http.StatusOK, map[string]any{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": map[string]any{
 			"name": r.PathValue("name"), "annotations": map[string]string{"azure.workload.identity/client-id": kubelet.Client}}})
 	})
 	mux.HandleFunc("POST /api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", func(w http.ResponseWriter, r *http.Request) {

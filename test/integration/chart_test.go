@@ -163,5 +163,7 @@ func TestChartDryRun(t *testing.T) {
 	}
 	root, err := binaries.Root()
 	must(t, err)
-	c.Apply(root + "/deploy/manifests")
+	// the driver first without Secret sync, then with it
+	c.Apply(root + "/deploy/manifests/kubernetes-1.35.yaml")
+	c.Apply(root + "/deploy/manifests/kubernetes-1.35-secret-sync.yaml")
 }
