@@ -124,7 +124,6 @@ type bench struct {
 	events  []Event
 	again   []volume.Ref
 	class   *v1.SecretProviderClass
-	fetched time.Time
 }
 
 func onBench(t *testing.T, test func(*bench)) {
@@ -160,12 +159,9 @@ func onBench(t *testing.T, test func(*bench)) {
 }
 
 // pod makes a Pod and its volume's ref.
-func (b *bench) pod(name string, owners ...string) volume.Ref {
+func (b *bench) pod(name string) volume.Ref {
 	pod := &metav1.PartialObjectMetadata{}
 	pod.Name, pod.UID, pod.CreationTimestamp = name, types.UID(name), metav1.Now()
-	for _, owner := range owners {
-		pod.OwnerReferences = append(pod.OwnerReferences, metav1.OwnerReference{UID: types.UID(owner), Name: owner})
-	}
 	b.cluster.mu.Lock()
 	defer b.cluster.mu.Unlock()
 	b.cluster.pods[name] = pod
@@ -195,6 +191,18 @@ func (b *bench) count(kinds ...types.PatchType) (n int) {
 		n += b.cluster.requests[string(kind)]
 	}
 	return n
+}
+
+func (b *bench) value(secret string) string {
+	b.cluster.mu.Lock()
+	defer b.cluster.mu.Unlock()
+	return b.cluster.values[secret]
+}
+
+func (b *bench) owners(secret string) int {
+	b.cluster.mu.Lock()
+	defer b.cluster.mu.Unlock()
+	return len(b.cluster.secrets[secret].OwnerReferences)
 }
 
 func (b *bench) failing(err error) {
@@ -228,7 +236,7 @@ func TestPodsThatStartTogetherShareRequests(t *testing.T) {
 			starts.Go(func() { b.apply(ref, "1") })
 		}
 		starts.Wait()
-		if got := len(b.cluster.secrets["db"].OwnerReferences); got != 200 {
+		if got := b.owners("db"); got != 200 {
 			b.Errorf("%d owners", got)
 		}
 		if got := b.count(patches...); got > 10 {
@@ -243,7 +251,7 @@ func TestNothingWithoutAnOwner(t *testing.T) {
 		ref := b.pod("gone")
 		delete(b.cluster.pods, "gone")
 		b.apply(ref, "1")
-		if b.cluster.secrets["db"] != nil {
+		if b.value("db") != "" {
 			b.Error("a Secret without an owner")
 		}
 	})
@@ -264,7 +272,7 @@ func TestRetries(t *testing.T) {
 		}
 		b.failing(nil)
 		time.Sleep(lastRetry + time.Minute)
-		if got := b.cluster.values["db"]; got != "1" {
+		if got := b.value("db"); got != "1" {
 			b.Errorf("the Secret holds %q", got)
 		}
 		b.failing(apierrors.NewInternalError(fmt.Errorf("away")))
@@ -272,7 +280,7 @@ func TestRetries(t *testing.T) {
 		b.syncer.Forget(ref)
 		b.failing(nil)
 		time.Sleep(2 * lastRetry)
-		if got := b.cluster.values["db"]; got != "1" {
+		if got := b.value("db"); got != "1" {
 			b.Errorf("the Secret was written after its volume was gone: %q", got)
 		}
 		b.syncer.mu.Lock()
@@ -295,7 +303,7 @@ func TestEnqueue(t *testing.T) {
 			b.Error("it waited")
 		}
 		time.Sleep(time.Second)
-		if got := b.cluster.values["db"]; got != "2" {
+		if got := b.value("db"); got != "2" {
 			b.Errorf("the Secret holds %q", got)
 		}
 		before := b.count(patches...)
@@ -319,7 +327,7 @@ func TestOlderValuesAreFetchedAgain(t *testing.T) {
 		b.apply(a, "2")
 		time.Sleep(time.Minute)
 		b.syncer.Apply(b.Context(), late, b.class, old)
-		if got := b.cluster.values["db"]; got != "2" {
+		if got := b.value("db"); got != "2" {
 			b.Errorf("the Secret holds %q", got)
 		}
 		time.Sleep(2 * time.Second)
@@ -345,7 +353,7 @@ func TestVolumeAttributesThatDiffer(t *testing.T) {
 			time.Sleep(time.Minute)
 			b.apply(old, "3")
 		}
-		if got := b.cluster.values["db"]; got != "2" {
+		if got := b.value("db"); got != "2" {
 			b.Errorf("the Secret holds %q", got)
 		}
 		if got := b.told(Conflict, "younger Pod"); got != 1 {
@@ -369,8 +377,8 @@ func TestRenamedSecretIsTold(t *testing.T) {
 		if got := b.told(Left, "Secret shop/db is not in the class any more"); got != 1 {
 			b.Errorf("told %d times", got)
 		}
-		if b.cluster.values["new"] != "1" || b.cluster.values["db"] != "1" {
-			b.Errorf("values %v", b.cluster.values)
+		if b.value("new") != "1" || b.value("db") != "1" {
+			b.Errorf("the Secrets hold %q and %q", b.value("new"), b.value("db"))
 		}
 	})
 }
@@ -381,12 +389,10 @@ func TestPanicLeavesTheSecretFree(t *testing.T) {
 		ref := b.pod("a")
 		b.cluster.fail = func(types.PatchType) error { panic("canary") }
 		b.apply(ref, "1")
-		b.cluster.mu.Lock()
-		b.cluster.fail = nil
-		b.cluster.mu.Unlock()
+		b.failing(nil)
 		time.Sleep(time.Minute)
 		b.apply(ref, "1")
-		if got := b.cluster.values["db"]; got != "1" {
+		if got := b.value("db"); got != "1" {
 			b.Errorf("the Secret holds %q", got)
 		}
 	})
