@@ -223,7 +223,7 @@ func TestImmutableSecretsAndTypes(t *testing.T) {
 	fixed.Immutable = &yes
 	s.create("somebody", fixed)
 	typed := secretOf("typed", managed(), "password", "older")
-	typed.Type = "example.com/old"
+	typed.Type = corev1.SecretTypeBasicAuth
 	s.create("somebody", typed)
 	s.class("web", []string{"db"}, secretObject{"secretName": "fixed", "data": data("db", "password")},
 		secretObject{"secretName": "typed", "data": data("db", "password")})
