@@ -295,11 +295,19 @@ func (p *Plane) StopAPIServer() {
 	p.apiserver = nil
 }
 
-// Pause makes the API server answer nothing until Resume; connections stay open.
-func (p *Plane) Pause() error { return p.apiserver.Signal(syscall.SIGSTOP) }
+// Pause makes the API server answer nothing until Resume; connections stay open. It returns when all of its threads have stopped.
+func (p *Plane) Pause() error {
+	if err := p.apiserver.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return p.apiserver.Await("the API server's threads to stop", p.apiserver.stopped)
+}
 
 // Resume ends Pause.
 func (p *Plane) Resume() error { return p.apiserver.Signal(syscall.SIGCONT) }
+
+// APIServerPID is the process id of kube-apiserver.
+func (p *Plane) APIServerPID() int { return p.apiserver.PID() }
 
 // Stop ends everything at once. What was written stays in Dir.
 func (p *Plane) Stop() {

@@ -53,6 +53,24 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	return nil
 }
 
+// stopped returns an error while a thread still runs that a signal is to stop.
+func (p *Process) stopped() error {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+	if err != nil {
+		return fmt.Errorf("threads of %s: %w", p.name, err)
+	}
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread) //nolint:gosec // of the test's own process
+		if err != nil {
+			continue // it has ended
+		}
+		if _, state, _ := strings.Cut(string(text), ") "); !strings.HasPrefix(state, "T") {
+			return fmt.Errorf("%s is in state %.1s", thread, state)
+		}
+	}
+	return nil
+}
+
 // Stop sends a signal, waits until the process has ended, and kills it after ten seconds. Stop of nil does nothing.
 func (p *Process) Stop(sig syscall.Signal) {
 	if p == nil {
