@@ -69,6 +69,7 @@ func (f *liveFlags) validate(
 		return nil, 0, err
 	}
 	defer shown.end()
+	shown.begin("reading classes")
 	take := func(c *v1.SecretProviderClass) error {
 		found, err := checkLive(c, o, rules)
 		findings, classes = append(findings, found...), classes+1
@@ -80,10 +81,10 @@ func (f *liveFlags) validate(
 	for _, name := range names {
 		found, err := cluster.Class(ctx, cluster.Namespace(), name)
 		if err != nil {
-			return nil, 0, err
+			return findings, classes, err // what could be read is worth its findings
 		}
 		if err := take(found); err != nil {
-			return nil, 0, err
+			return findings, classes, err
 		}
 	}
 	if len(names) == 0 {
@@ -92,7 +93,7 @@ func (f *liveFlags) validate(
 			namespace = ""
 		}
 		if err := cluster.EachClass(ctx, namespace, take); err != nil {
-			return findings, classes, err // what could be read is worth its findings
+			return findings, classes, err
 		}
 	}
 	return findings, classes, nil

@@ -4,18 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// callerTimeout bounds each request of a person's tool, one page of a long list included.
-const callerTimeout = 30 * time.Second
+// callerTimeout bounds each request of a person's tool.
+const callerTimeout = pageTimeout
 
 // Caller is a person's way to the API server, with the rights of their own credentials.
 type Caller struct {
@@ -45,7 +45,7 @@ func NewCaller(o CallerOptions) (*Caller, error) {
 	if c.namespace, _, err = loader.Namespace(); err != nil {
 		return nil, fmt.Errorf("namespace of the kubeconfig: %w", err)
 	}
-	if c.api, err = newClient(config, nil); err != nil {
+	if c.api, err = newClient(config, clock.RealClock{}, nil); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -4,76 +4,92 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"reflect"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 const (
-	// classIdle is how long a class is watched after its last use. Kubelet asks about every minute for each Pod.
-	classIdle = 5 * time.Minute
-	// shortestWatch is the shortest time after which the API server ends a watch; the longest is twice that.
+	// classIdle is how long a class is watched after its last use. kubelet publishes each volume again every 60 to 90 s, and some of
+	// these calls may be late or fail.
+	classIdle = 10 * time.Minute
+	// mostWatches bounds the watches of a node. A class beyond it is read at each use.
+	mostWatches = 512
+	// shortestWatch is the shortest time after which the API server ends a watch; the longest is twice that, so that the watches of
+	// many nodes are not renewed together.
 	shortestWatch = 5 * time.Minute
-	// firstWait and lastWait bound the waits between tries to watch; they double.
-	firstWait = 200 * time.Millisecond
+	// steadyWatch is how long a watch lasts that did work: the waits between tries begin anew, and one that the API server ended is
+	// renewed without a wait.
+	steadyWatch = 10 * time.Second
+	// firstWait and lastWait bound the waits between tries to watch, which double.
+	firstWait = 500 * time.Millisecond
 	lastWait  = 30 * time.Second
 )
 
 // classes are those that Pods of this node use. Each is read at its first use and watched by name until some minutes after the last
 // one, so that a node pays for what its Pods use and not for all classes of the cluster.
 type classes struct {
-	cluster *Cluster
-	clock   clock.WithTicker
-	safe    safe.Handler
-	ctx     context.Context // it outlives the call that began it
+	api   client
+	clock clock.WithTicker
+	log   *slog.Logger
+	safe  safe.Handler
+	ctx   context.Context // of the watches; Close ends it
+	group *sync.WaitGroup
 
-	misses singleflight.Group
-
-	mu       sync.Mutex
-	closed   bool
-	watched  map[types.NamespacedName]*watchedClass
-	watchers map[int]func(namespace, name string)
-	next     int
+	mu      sync.Mutex
+	closed  bool
+	watched map[types.NamespacedName]*watchedClass
+	full    bool // that no more are watched was logged
+	edits   map[int]func(namespace, name string)
+	next    int
 }
 
 // watchedClass is one class that is in use.
 type watchedClass struct {
 	name types.NamespacedName
 	stop context.CancelFunc
-	// first is closed when the first read ended; err is set before.
+	// first is closed when the first read has ended; err, its error, is set before.
 	first chan struct{}
 	err   error
 
 	// What follows is guarded by classes.mu.
 
-	// class is nil where it does not exist, or was not read yet.
+	// class is nil until the first read has ended, and while the class does not exist.
 	class *v1.SecretProviderClass
 	used  time.Time
 }
 
 func newClasses(ctx context.Context, c *Cluster) *classes {
 	return &classes{
-		cluster: c, clock: c.clock, safe: safe.Handler{Log: c.log}, ctx: ctx,
-		watched: map[types.NamespacedName]*watchedClass{}, watchers: map[int]func(string, string){},
+		api:     c.api,
+		clock:   c.clock,
+		log:     c.log,
+		safe:    safe.Handler{Log: c.log},
+		ctx:     ctx,
+		group:   &c.group,
+		watched: map[types.NamespacedName]*watchedClass{},
+		edits:   map[int]func(string, string){},
 	}
 }
 
-// close begins no more watches.
+// close starts no more watches.
 func (k *classes) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -81,8 +97,8 @@ func (k *classes) close() {
 }
 
 // Get returns the class, which the caller must not change. The first use of a class reads it from the API server; after that a watch
-// keeps it, also while the API server is away. A class that is not known to exist is asked for again at each call: it may be created
-// after the Pod that names it.
+// keeps it, also while the API server is away. A class that is not known to exist is read at each call, since it may be created after
+// the Pod that names it. Errors are of type *volume.Error, or those of ctx and Close.
 func (c *Cluster) Get(ctx context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
 	return c.classes.get(ctx, types.NamespacedName{Namespace: namespace, Name: name})
 }
@@ -93,7 +109,14 @@ func (k *classes) get(ctx context.Context, name types.NamespacedName) (*v1.Secre
 		return class, err
 	}
 	if w == nil {
-		return k.miss(ctx, name)
+		class, err = k.read(ctx, name)
+		switch {
+		case err == nil:
+			return class, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		}
+		return nil, classError(name, err)
 	}
 	select {
 	case <-ctx.Done():
@@ -103,34 +126,18 @@ func (k *classes) get(ctx context.Context, name types.NamespacedName) (*v1.Secre
 	case <-w.first:
 	}
 	k.mu.Lock()
-	class, err = w.class, w.err
-	k.mu.Unlock()
+	defer k.mu.Unlock()
 	switch {
-	case class != nil:
-		return class, nil
-	case err == nil: // it existed and was deleted
-		err = apierrors.NewNotFound(groupVersion().WithResource(classResource).GroupResource(), name.Name)
+	case w.class != nil:
+		return w.class, nil
+	case w.err == nil: // it existed and was deleted since
+		return nil, classError(name, apierrors.NewNotFound(groupVersion().WithResource(classResource).GroupResource(), name.Name))
 	}
-	return nil, classError(name, err)
+	return nil, classError(name, w.err)
 }
 
-// miss asks the API server for a class that was deleted: it may exist again, and the watch be late.
-func (k *classes) miss(ctx context.Context, name types.NamespacedName) (*v1.SecretProviderClass, error) {
-	answer := k.misses.DoChan(name.String(), func() (any, error) { return k.read(k.ctx, name) })
-	select {
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case result := <-answer:
-		if result.Err != nil {
-			return nil, classError(name, result.Err)
-		}
-		class, _ := result.Val.(*v1.SecretProviderClass)
-		return class, nil
-	}
-}
-
-// use notes that the class is in use, and begins to read and watch it where that is new. Where class is nil, w has to be waited for; it
-// is nil too where the class was deleted, whose watch goes on.
+// use notes that the class is in use, and starts to read and watch it where that is new. Where class is nil, w.first has to be awaited;
+// where w is nil too, the class has to be read: its watch says that it was deleted and may be late, or there is no watch for it.
 func (k *classes) use(name types.NamespacedName) (w *watchedClass, class *v1.SecretProviderClass, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -149,11 +156,19 @@ func (k *classes) use(name types.NamespacedName) (w *watchedClass, class *v1.Sec
 	if k.closed {
 		return nil, nil, context.Canceled
 	}
+	if len(k.watched) >= mostWatches {
+		if !k.full {
+			k.log.WarnContext(k.ctx, fmt.Sprintf(
+				"this node uses more than %d SecretProviderClasses: the others are not watched but read at each use", mostWatches))
+		}
+		k.full = true
+		return nil, nil, nil
+	}
 	ctx, stop := context.WithCancel(k.ctx)
 	w = &watchedClass{name: name, stop: stop, first: make(chan struct{}), used: k.clock.Now()}
 	k.watched[name] = w
-	k.cluster.group.Go(func() {
-		defer k.mourn(w)
+	k.group.Go(func() {
+		defer k.ended(w)
 		k.follow(ctx, w)
 	})
 	return w, nil, nil
@@ -164,13 +179,15 @@ func (k *classes) drop(w *watchedClass) {
 	w.stop()
 	if k.watched[w.name] == w {
 		delete(k.watched, w.name)
+		k.full = false
 	}
 }
 
-// mourn forgets a watch that ended, so that the next use begins another one, and recovers from a panic.
-func (k *classes) mourn(w *watchedClass) {
+// ended recovers from a panic of a watch and forgets it, so that the next use starts another one.
+func (k *classes) ended(w *watchedClass) {
+	err := context.Canceled
 	if p := recover(); p != nil {
-		_ = k.safe.Recovered(k.ctx, "watch of the class "+w.name.String(), p)
+		err = k.safe.Recovered(k.ctx, "watch of the class "+w.name.String(), p)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -178,14 +195,14 @@ func (k *classes) mourn(w *watchedClass) {
 	select {
 	case <-w.first:
 	default:
-		w.err = context.Canceled
+		w.err = err
 		close(w.first)
 	}
 }
 
-// expire ends the watches of classes that are used no more.
+// expire ends the watches of classes that are not used any more.
 func (k *classes) expire(ctx context.Context) {
-	ticker := k.clock.NewTicker(classIdle / 5)
+	ticker := k.clock.NewTicker(classIdle / 10)
 	defer ticker.Stop()
 	for {
 		select {
@@ -209,56 +226,78 @@ func (k *classes) follow(ctx context.Context, w *watchedClass) {
 	k.mu.Lock()
 	w.class, w.err = class, err
 	if err != nil {
-		k.drop(w) // the next use asks again
+		k.drop(w) // the next use reads it again
 	}
 	k.mu.Unlock()
 	close(w.first)
 	if err != nil {
 		return
 	}
-	version, wait := class.ResourceVersion, firstWait
-	for ctx.Err() == nil {
-		if version == "" {
-			version, err = k.reread(ctx, w)
+	var (
+		wait   = firstWait
+		logged string
+		// The version of the class itself is no place to watch from: where the API server has started since the last edit, it answers
+		// 410. So the class is listed by name, from the API server's own memory, which gives the version of the list.
+		at = place{atLeast: class.ResourceVersion}
+	)
+	for {
+		start := k.clock.Now()
+		err := k.keep(ctx, w, &at)
+		steady := k.clock.Since(start) >= steadyWatch
+		if steady {
+			wait, logged = firstWait, ""
 		}
-		if err == nil {
-			var after string
-			after, err = k.watch(ctx, w, version)
-			if after != version {
-				wait = firstWait
+		status := apierrors.APIStatus(nil)
+		switch answered := asStatus(err, &status); {
+		case ctx.Err() != nil:
+			return
+		case apierrors.IsForbidden(err):
+			// What is known would grow old without anyone's notice. The next use reads the class, and its error names the rule.
+			k.log.WarnContext(ctx, watchFailed, logkeys.Class, w.name, logkeys.Error, printable.OneLine(err.Error()))
+			return
+		case answered:
+			at = place{} // whatever it was, what is listed anew is right
+			if text := printable.OneLine(err.Error()); text != logged && !isExpired(err) {
+				k.log.WarnContext(ctx, watchFailed, logkeys.Class, w.name, logkeys.Error, text)
+				logged = text
 			}
-			version = after
+		case err == nil && steady:
+			continue
 		}
-		if err == nil {
-			continue // the API server ended the watch in time
-		}
-		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-			version = ""
-		} else if ctx.Err() == nil {
-			k.cluster.noteTrouble(ctx, err)
-		}
-		if !k.pause(ctx, wait/2+rand.N(wait)) {
+		if !k.api.pause(ctx, wait/2+rand.N(wait)) {
 			return
 		}
-		wait, err = min(2*wait, lastWait), nil
+		wait = min(2*wait, lastWait)
 	}
 }
 
-func (k *classes) pause(ctx context.Context, wait time.Duration) bool {
-	timer := k.clock.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C():
-		return true
+const watchFailed = "the watch of a SecretProviderClass failed; it is used as it was known"
+
+func isExpired(err error) bool { return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) }
+
+// place is where to watch from.
+type place struct {
+	// version is that of the newest list or event; empty where the class is to be listed first.
+	version string
+	// atLeast is the version which that list must have reached; where empty, it must be the newest.
+	atLeast string
+}
+
+// keep watches the class to the watch's end, which is nil where the API server ended it.
+func (k *classes) keep(ctx context.Context, w *watchedClass, at *place) error {
+	if at.version == "" {
+		if err := k.list(ctx, w, at); err != nil {
+			at.atLeast = "" // a store that was restored from a backup may not reach it in a long time
+			return err
+		}
 	}
+	return k.watch(ctx, w, at)
 }
 
 func (k *classes) read(ctx context.Context, name types.NamespacedName) (*v1.SecretProviderClass, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	class, err := k.cluster.api.class(ctx, name.Namespace, name.Name)
+	class, err := k.api.class(ctx, name.Namespace, name.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -266,53 +305,63 @@ func (k *classes) read(ctx context.Context, name types.NamespacedName) (*v1.Secr
 	return class, nil
 }
 
-// reread reads the class after a watch that lost its place. A class that is gone is watched from now on all the same.
-func (k *classes) reread(ctx context.Context, w *watchedClass) (version string, err error) {
-	list := &v1.SecretProviderClassList{}
+// list reads the class and the version to watch it from. A class that is gone is watched all the same: Pods of this node use it.
+func (k *classes) list(ctx context.Context, w *watchedClass, at *place) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	err = k.cluster.api.rest.Get().Namespace(w.name.Namespace).Resource(classResource).VersionedParams(&metav1.ListOptions{
-		FieldSelector: onlyName(w.name.Name),
-	}, metav1.ParameterCodec).Do(ctx).Into(list)
-	if err != nil {
-		return "", err
+	options := metav1.ListOptions{FieldSelector: onlyName(w.name.Name), ResourceVersion: at.atLeast}
+	if at.atLeast != "" {
+		options.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan
+	}
+	found := &v1.SecretProviderClassList{}
+	if err := k.request(w.name, options).Do(ctx).Into(found); err != nil {
+		return err
 	}
 	var class *v1.SecretProviderClass
-	if len(list.Items) > 0 {
-		class = &list.Items[0]
+	if len(found.Items) > 0 {
+		class = &found.Items[0]
 	}
 	k.set(w, class)
-	return list.ResourceVersion, nil
+	at.version = found.ResourceVersion
+	return nil
+}
+
+func (k *classes) request(name types.NamespacedName, o metav1.ListOptions) *rest.Request {
+	return k.api.rest.Get().Namespace(name.Namespace).Resource(classResource).VersionedParams(&o, metav1.ParameterCodec)
 }
 
 func onlyName(name string) string { return fields.OneTermEqualSelector("metadata.name", name).String() }
 
-// watch follows one watch to its end. It returns the version to go on from; empty where the place is lost.
-func (k *classes) watch(ctx context.Context, w *watchedClass, version string) (string, error) {
+// watch follows one watch to its end and moves at along.
+func (k *classes) watch(ctx context.Context, w *watchedClass, at *place) error {
 	seconds := int64((shortestWatch + rand.N(shortestWatch)).Seconds())
-	stream, err := k.cluster.api.rest.Get().Namespace(w.name.Namespace).Resource(classResource).VersionedParams(&metav1.ListOptions{
-		FieldSelector: onlyName(w.name.Name), ResourceVersion: version, Watch: true, AllowWatchBookmarks: true, TimeoutSeconds: &seconds,
-	}, metav1.ParameterCodec).Watch(ctx)
+	stream, err := k.request(w.name, metav1.ListOptions{
+		FieldSelector:       onlyName(w.name.Name),
+		ResourceVersion:     at.version,
+		Watch:               true,
+		AllowWatchBookmarks: true,
+		TimeoutSeconds:      &seconds,
+	}).Watch(ctx)
 	if err != nil {
-		return version, err
+		return err
 	}
 	defer stream.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return version, ctx.Err()
+			return ctx.Err()
 		case event, open := <-stream.ResultChan():
 			if !open {
-				return version, nil
+				return nil
 			}
-			class, _ := event.Object.(*v1.SecretProviderClass)
-			switch {
-			case event.Type == watch.Error:
-				return version, apierrors.FromObject(event.Object)
-			case class == nil:
-				return version, fmt.Errorf("the API server sent %T in a watch of classes", event.Object)
+			if event.Type == watch.Error {
+				return apierrors.FromObject(event.Object)
 			}
-			version = class.ResourceVersion
+			class, ok := event.Object.(*v1.SecretProviderClass)
+			if !ok {
+				return apierrors.NewInternalError(fmt.Errorf("the API server sent %T in a watch of classes", event.Object))
+			}
+			at.version = class.ResourceVersion
 			switch event.Type {
 			case watch.Added, watch.Modified:
 				k.set(w, class)
@@ -324,7 +373,7 @@ func (k *classes) watch(ctx context.Context, w *watchedClass, version string) (s
 	}
 }
 
-// set takes what the API server says, and tells who watches where that is an edit.
+// set takes what the API server says, and calls the functions of Watch where that is an edit.
 func (k *classes) set(w *watchedClass, class *v1.SecretProviderClass) {
 	if class != nil {
 		slim(class)
@@ -332,14 +381,14 @@ func (k *classes) set(w *watchedClass, class *v1.SecretProviderClass) {
 	k.mu.Lock()
 	before := w.class
 	w.class = class
-	var tell []func(string, string)
+	var changed []func(string, string)
 	if k.watched[w.name] == w && edited(before, class) {
-		for _, f := range k.watchers {
-			tell = append(tell, f)
+		for _, f := range k.edits {
+			changed = append(changed, f)
 		}
 	}
 	k.mu.Unlock()
-	for _, f := range tell {
+	for _, f := range changed {
 		f(w.name.Namespace, w.name.Name)
 	}
 }
@@ -350,12 +399,12 @@ func (c *Cluster) Watch(ctx context.Context, changed func(namespace, name string
 	k.mu.Lock()
 	id := k.next
 	k.next++
-	k.watchers[id] = changed
+	k.edits[id] = changed
 	k.mu.Unlock()
 	<-ctx.Done()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.watchers, id)
+	delete(k.edits, id)
 	return nil
 }
 
@@ -380,6 +429,10 @@ func slim(class *v1.SecretProviderClass) {
 // classError says what the API server's refusal means for the pod.
 func classError(name types.NamespacedName, err error) error {
 	switch {
+	case apierrors.IsNotFound(err) && apierrors.IsUnexpectedServerError(err):
+		return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
+			"failed to get secretproviderclass %s: the API server does not know secretproviderclasses: install the "+
+				"CustomResourceDefinitions", name)}
 	case apierrors.IsNotFound(err):
 		return &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: fmt.Sprintf(
 			"failed to get secretproviderclass %s: not found: create it in the pod's namespace, or correct the name in the pod's "+

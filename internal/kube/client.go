@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 )
@@ -36,11 +38,14 @@ func groupVersion() schema.GroupVersion {
 
 // client talks JSON to the API server about the project's own kinds, and about metadata of others. It knows no other types: a typed
 // clientset would link those of all API groups.
-type client struct{ rest rest.Interface }
+type client struct {
+	rest  rest.Interface
+	clock clock.Clock
+}
 
 // newClient returns a client without a limit of its own: the API server's priority and fairness is the limiter, whose 429 and
 // Retry-After are honoured. Wrap may be nil.
-func newClient(config *rest.Config, wrap func(http.RoundTripper) http.RoundTripper) (client, error) {
+func newClient(config *rest.Config, clk clock.Clock, wrap func(http.RoundTripper) http.RoundTripper) (client, error) {
 	gv := groupVersion()
 	scheme := runtime.NewScheme()
 	scheme.AddKnownTypes(gv, &v1.SecretProviderClass{}, &v1.SecretProviderClassList{},
@@ -60,7 +65,7 @@ func newClient(config *rest.Config, wrap func(http.RoundTripper) http.RoundTripp
 	if err != nil {
 		return client{}, fmt.Errorf("client of the API server: %w", err)
 	}
-	return client{made}, nil
+	return client{rest: made, clock: clk}, nil
 }
 
 // limited bounds answers.
@@ -133,18 +138,24 @@ func (c client) class(ctx context.Context, namespace, name string) (*v1.SecretPr
 	return class, nil
 }
 
-// classPage is how many classes one answer holds.
-const classPage = 500
+const (
+	// classPage is how many classes one answer holds, and smallestPage where the API server or the way to it is too slow for that many,
+	// or the classes too large.
+	classPage    = 500
+	smallestPage = 25
+	// pageTries bounds how often one page is asked for, pageTimeout each try, and pageWait is the first wait between two, which doubles.
+	pageTries   = 4
+	pageTimeout = 30 * time.Second
+	pageWait    = time.Second
+)
 
-// pageTries bounds how often one page is asked for.
-const pageTries = 3
-
-// eachPage lists the classes of a namespace, of all where it is empty, page by page. A page that fails is asked for again; where the
-// API server has forgotten the state of the first page, the list goes on with the newest.
+// eachPage lists the classes of a namespace, of all where it is empty, page by page. A page that fails is asked for again, with fewer
+// classes where it was too slow or too large; where the API server has forgotten the state of the first page, the list goes on with
+// the newest. Take has the pages before the one that failed for good.
 func (c client) eachPage(ctx context.Context, namespace string, take func(*v1.SecretProviderClassList) error) error {
 	options := metav1.ListOptions{Limit: classPage}
 	for {
-		page, err := c.page(ctx, namespace, options)
+		page, err := c.page(ctx, namespace, &options)
 		if err != nil {
 			return err
 		}
@@ -157,21 +168,48 @@ func (c client) eachPage(ctx context.Context, namespace string, take func(*v1.Se
 	}
 }
 
-func (c client) page(ctx context.Context, namespace string, options metav1.ListOptions) (page *v1.SecretProviderClassList, err error) {
-	for range pageTries {
-		page = &v1.SecretProviderClassList{}
-		err = c.rest.Get().Namespace(namespace).Resource(classResource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(page)
+// page reads one page, and leaves in options what the next one is to be asked with.
+func (c client) page(ctx context.Context, namespace string, options *metav1.ListOptions) (*v1.SecretProviderClassList, error) {
+	for try := 1; ; try++ {
+		page, err := c.tryPage(ctx, namespace, *options)
 		status := apierrors.APIStatus(nil)
 		switch answered := asStatus(err, &status); {
-		case err == nil || ctx.Err() != nil:
-			return page, err
+		case err == nil:
+			return page, nil
+		case ctx.Err() != nil || try == pageTries:
+			return nil, err
 		case apierrors.IsResourceExpired(err) && answered && status.Status().Continue != "":
 			options.Continue = status.Status().Continue
+			continue
 		case answered && status.Status().Code < http.StatusInternalServerError && !apierrors.IsTooManyRequests(err):
+			return nil, err
+		case !answered || apierrors.IsTimeout(err):
+			options.Limit = max(options.Limit/4, smallestPage)
+		}
+		if !c.pause(ctx, pageWait<<(try-1)) {
 			return nil, err
 		}
 	}
-	return nil, err
+}
+
+func (c client) tryPage(ctx context.Context, namespace string, options metav1.ListOptions) (*v1.SecretProviderClassList, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	page := &v1.SecretProviderClassList{}
+	err := c.rest.Get().Namespace(namespace).Resource(classResource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(page)
+	return page, err
+}
+
+// pause waits; it returns false where ctx ends first.
+func (c client) pause(ctx context.Context, wait time.Duration) bool {
+	timer := c.clock.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C():
+		return true
+	}
 }
 
 // asStatus finds the API server's answer in an error.

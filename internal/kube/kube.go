@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 )
 
 // requestTimeout bounds each request that is not a watch.
@@ -47,6 +49,7 @@ type Cluster struct {
 	log   *slog.Logger
 	clock clock.WithTicker
 	api   client
+	safe  safe.Handler
 	ctx   context.Context // it ends at Close
 	stop  context.CancelFunc
 	group sync.WaitGroup
@@ -71,8 +74,8 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 		o.Clock = clock.RealClock{}
 	}
 	config.UserAgent = "keyvault-csi/" + o.Version
-	c := &Cluster{log: o.Log, clock: o.Clock}
-	if c.api, err = newClient(config, func(next http.RoundTripper) http.RoundTripper { return observed{next, c} }); err != nil {
+	c := &Cluster{log: o.Log, clock: o.Clock, safe: safe.Handler{Log: o.Log}}
+	if c.api, err = newClient(config, o.Clock, func(next http.RoundTripper) http.RoundTripper { return observed{next, c} }); err != nil {
 		return nil, err
 	}
 	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -81,11 +84,21 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 	c.classes = newClasses(ctx, c)
 	c.events = newEventWriter(o, c.writeEvent)
 	c.status = newStatusWriter(o, c.applyStatus)
-	c.group.Go(func() { c.firstAnswer(ctx) })
-	c.group.Go(func() { c.classes.expire(ctx) })
-	c.group.Go(func() { c.events.run(ctx) })
-	c.group.Go(func() { c.status.run(ctx) })
+	c.goes(ctx, "first answer of the API server", c.firstAnswer)
+	c.goes(ctx, "end of unused watches", c.classes.expire)
+	c.goes(ctx, "write events", c.events.run)
+	c.goes(ctx, "write status objects", c.status.run)
 	return c, nil
+}
+
+// goes runs work in a goroutine of its own, which Close waits for, and recovers from its panic.
+func (c *Cluster) goes(ctx context.Context, task string, work func(context.Context)) {
+	c.group.Go(func() {
+		_ = c.safe.Do(ctx, task, func() error {
+			work(ctx)
+			return nil
+		})
+	})
 }
 
 // Close ends everything and waits for it. What was not written yet is not written.
@@ -137,8 +150,6 @@ func (c *Cluster) ClassUID(ctx context.Context, namespace, name string) (types.U
 
 // SecretClasses implements secretsync.Classes.
 func (c *Cluster) SecretClasses(ctx context.Context, namespace, secret string) (names []string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*requestTimeout)
-	defer cancel()
 	err = c.api.eachPage(ctx, namespace, func(page *v1.SecretProviderClassList) error {
 		for i := range page.Items {
 			for _, o := range page.Items[i].Spec.SecretObjects {
@@ -170,14 +181,16 @@ var (
 	errNoKinds  = errors.New("it does not know secretproviderclasses: install the CustomResourceDefinitions")
 )
 
-// firstAnswer asks the API server for the resources of the classes' group until it has answered.
+// firstAnswer asks the API server for the resources of the classes' group until it has answered. Everyone who is authenticated may ask
+// (system:discovery), and where discovery is closed the refusal is an answer too: the driver needs no right for it. Nodes that start
+// together do not repeat it together.
 func (c *Cluster) firstAnswer(ctx context.Context) {
 	for wait := time.Second; !c.answered.Load(); wait = min(2*wait, 30*time.Second) {
 		if c.askKinds(ctx) {
 			c.answered.Store(true)
 			return
 		}
-		timer := c.clock.NewTimer(wait)
+		timer := c.clock.NewTimer(wait/2 + rand.N(wait))
 		select {
 		case <-ctx.Done():
 			timer.Stop()

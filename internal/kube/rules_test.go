@@ -132,7 +132,11 @@ func TestClassErrors(t *testing.T) {
 		reason volume.Reason
 		says   string
 	}{
-		"missing":   {apierrors.NewNotFound(kind, "web"), volume.ReasonClassNotFound, "create it in the pod's namespace"},
+		"missing": {apierrors.NewNotFound(kind, "web"), volume.ReasonClassNotFound, "create it in the pod's namespace"},
+		"no CRDs": {
+			apierrors.NewGenericServerResponse(404, "get", kind, "web", "404 page not found", 0, true),
+			volume.ReasonNotReady, "install the CustomResourceDefinitions",
+		},
 		"forbidden": {apierrors.NewForbidden(kind, "web", errors.New("no\nrights")), volume.ReasonNotReady, "is forbidden: no rights"},
 		"cut off":   {errors.New("dial tcp: connection refused"), volume.ReasonNotReady, "connection refused"},
 	}

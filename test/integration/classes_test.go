@@ -62,8 +62,8 @@ func TestClassesComeAndGo(t *testing.T) {
 	n.Eventually("the class made anew to reach the volume", func() bool { return !there(n, uid, "more") && there(n, uid, "db") })
 }
 
-// TestSocketBeforeTheCache: the socket answers while the API server says nothing, with what is the matter.
-func TestSocketBeforeTheCache(t *testing.T) {
+// TestSocketBeforeTheAPIServer: the socket answers while the API server says nothing, with what is the matter.
+func TestSocketBeforeTheAPIServer(t *testing.T) {
 	c := controlplane.Start(t, controlplane.Options{})
 	s := install(t, c)
 	s.class("web")
@@ -76,7 +76,7 @@ func TestSocketBeforeTheCache(t *testing.T) {
 		t.Helper()
 		_, err := n.NodePublishVolume(t.Context(), request)
 		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "failed to get secretproviderclass "+s.shop+"/web from the API server") {
-			t.Errorf("before the classes are listed: %v", err)
+			t.Errorf("before the API server answers: %v", err)
 		}
 	}
 	n.Stop(syscall.SIGTERM)
@@ -126,8 +126,8 @@ func TestMissWhileTheAPIServerIsAway(t *testing.T) {
 	c.Resume()
 }
 
-// TestWatchThatExpired: a driver that slept while the API server forgot what it had last seen lists anew, and misses neither an edit
-// nor a deletion.
+// TestWatchThatExpired: a driver that slept while the API server forgot what it had last seen lists the class anew, and misses neither an
+// edit nor a deletion.
 func TestWatchThatExpired(t *testing.T) {
 	c := controlplane.Start(t, controlplane.Options{})
 	s := install(t, c)
@@ -245,7 +245,7 @@ func TestRequestsOfAMount(t *testing.T) {
 	}
 	again := len(mine()) - start - len(mount)
 	t.Logf("API requests per mount without Secrets: %.2f; per republish: %.2f", float64(len(mount))/pods, float64(again)/pods/5)
-	if len(mount) != pods+2 || again != 0 { // the class is read and watched once
+	if len(mount) != pods+3 || again != 0 { // the class is read, listed and watched once
 		t.Errorf("%d requests for %d mounts, %d for republishes: %v", len(mount), pods, again, mount)
 	}
 }

@@ -8,10 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
-
-	"k8s.io/client-go/rest"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
@@ -31,37 +28,6 @@ func memory(t *testing.T, n *kubelet.Node, key string) int {
 	}
 	t.Fatal("no " + key)
 	return 0
-}
-
-// makeClasses makes classes as people have them: ten objects, some words of metadata, what kubectl leaves.
-func makeClasses(t *testing.T, config *rest.Config, namespace string, count int) {
-	t.Helper()
-	admin := newCaller(t, config)
-	var objects strings.Builder
-	objects.WriteString("array:\n")
-	for i := range 10 {
-		fmt.Fprintf(&objects, "  - |\n    objectName: application-secret-%d\n    objectType: secret\n    objectAlias: secrets/application-%d\n", i, i)
-	}
-	work := make(chan int)
-	var group sync.WaitGroup
-	for range 16 {
-		group.Go(func() {
-			for i := range work {
-				body := fmt.Sprintf(`{"apiVersion":"secrets-store.csi.x-k8s.io/v1","kind":"SecretProviderClass","metadata":{"name":"team-%d","namespace":%q,`+
-					`"labels":{"app.kubernetes.io/name":"team-%d","app.kubernetes.io/managed-by":"Helm"}},"spec":{"provider":"azure","parameters":{`+
-					`"keyvaultName":"contoso-team-%d","tenantID":%q,"clientID":%q,"objects":%q}}}`, i, namespace, i, i%100, kubelet.Tenant, kubelet.Client, &objects)
-				got := admin.do("PATCH", fmt.Sprintf("/apis/secrets-store.csi.x-k8s.io/v1/namespaces/%s/secretproviderclasses/team-%d?fieldManager=helm", namespace, i), "apply-patch+yaml", body)
-				if got.code != 201 {
-					t.Errorf("class %d: %d: %s", i, got.code, got.body)
-				}
-			}
-		})
-	}
-	for i := range count {
-		work <- i
-	}
-	close(work)
-	group.Wait()
 }
 
 // TestFiguresOfMemory prints what the driver needs with 5,000 classes in the cluster and 100 volumes on its node.

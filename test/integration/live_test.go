@@ -7,14 +7,71 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
+
+// validateLive runs the command and returns its exit code and all that it prints.
+func validateLive(t *testing.T, kubeconfig string, args ...string) (exit int, printed string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), binaries.Driver(t), append([]string{"validate", "--live", "--kubeconfig", kubeconfig}, args...)...) //nolint:gosec // the test's own command
+	cmd.Env = []string{"HOME=" + t.TempDir()}
+	out, err := cmd.CombinedOutput()
+	if _, ended := errors.AsType[*exec.ExitError](err); err != nil && !ended {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// TestValidateLiveKeepsWhatItHas: a page that fails for a while is asked for again, and one that fails for good leaves the findings of
+// those before.
+func TestValidateLiveKeepsWhatItHas(t *testing.T) {
+	c := controlplane.Start(t, controlplane.Options{})
+	s := install(t, c)
+	makeClasses(t, c.Admin(), s.shop, 510)
+	s.class("a-warning", "keyvaultName:", "tenentID: x\n    keyvaultName:")
+	b, kubeconfig := stand(t, s.kubeconfig("node-1"))
+	failures := func(count int) {
+		var left atomic.Int32
+		left.Store(int32(count)) //nolint:gosec // small
+		b.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Query().Get("continue") == "" || left.Add(-1) < 0 {
+				return false
+			}
+			http.Error(w, "no", http.StatusInternalServerError)
+			return true
+		})
+	}
+	for _, tt := range []struct {
+		failures, exit int
+		wants          []string
+	}{
+		{2, 0, []string{"a-warning: warning: tenentID", "511 classes checked, 1 finding"}},
+		{1000, 1, []string{"a-warning: warning: tenentID", "500 classes checked, 1 finding", "not all classes were checked"}},
+	} {
+		failures(tt.failures)
+		exit, printed := validateLive(t, kubeconfig, "-A")
+		if exit != tt.exit {
+			t.Errorf("%d failures: exit %d", tt.failures, exit)
+		}
+		for _, want := range tt.wants {
+			if !strings.Contains(printed, want) {
+				t.Errorf("%d failures: lacks %q: %s", tt.failures, want, printed)
+			}
+		}
+	}
+	exit, printed := validateLive(t, kubeconfig, "-n", s.shop, "a-warning", "nowhere")
+	if exit != 1 || !strings.Contains(printed, "a-warning: warning") || !strings.Contains(printed, "nowhere was not found") {
+		t.Errorf("one of two names: exit %d: %s", exit, printed)
+	}
+}
 
 // TestValidateLive checks the classes of a cluster with a person's own rights.
 func TestValidateLive(t *testing.T) {
