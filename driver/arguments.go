@@ -87,8 +87,7 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (refresh.Public
 	return p, wrong.err()
 }
 
-// checkTarget accepts only paths below the kubelet directory: a process that can call the socket must not mount
-// elsewhere.
+// checkTarget accepts only paths below the kubelet directory: a process that can call the socket must not mount elsewhere.
 func (d *Driver) checkTarget(wrong *problems, target string) {
 	switch {
 	case target == "":

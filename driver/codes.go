@@ -22,12 +22,7 @@ func codeOf(reason volume.Reason) codes.Code {
 		return codes.PermissionDenied
 	case volume.ReasonThrottled:
 		return codes.ResourceExhausted
-	case volume.ReasonTokenExpired,
-		volume.ReasonDNS,
-		volume.ReasonProxy,
-		volume.ReasonNetwork,
-		volume.ReasonUnavailable,
-		volume.ReasonNotReady:
+	case volume.ReasonTokenExpired, volume.ReasonDNS, volume.ReasonProxy, volume.ReasonNetwork, volume.ReasonUnavailable, volume.ReasonNotReady:
 		return codes.Unavailable
 	case volume.ReasonFilesystem, volume.ReasonInternal:
 		return codes.Internal

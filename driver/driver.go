@@ -86,10 +86,7 @@ func (o *Options) complete() error {
 	var wrong problems
 	wrong.require(o.NodeID != "", "node id is missing: set --node-id to the node's name")
 	wrong.require(filepath.IsAbs(o.KubeletDir), "kubelet directory must be an absolute path: set --kubelet-dir")
-	wrong.require(
-		o.RotationInterval >= 0,
-		"rotation interval must not be negative: set --rotation-interval, 0 turns rotation off",
-	)
+	wrong.require(o.RotationInterval >= 0, "rotation interval must not be negative: set --rotation-interval, 0 turns rotation off")
 	return errors.Join(wrong.err(), checkName(o.Name))
 }
 

@@ -21,11 +21,8 @@ func checkName(name string) error {
 	}
 	return &volume.Error{
 		Reason: volume.ReasonInvalidRequest,
-		Message: fmt.Sprintf(
-			"driver name %q is not a CSI plugin name: use at most 63 letters, digits, dots and hyphens, "+
-				"with a letter first and last",
-			name,
-		),
+		Message: fmt.Sprintf("driver name %q is not a CSI plugin name: use at most 63 letters, digits, dots and hyphens, "+
+			"with a letter first and last", name),
 	}
 }
 
@@ -35,10 +32,7 @@ func (d *Driver) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi
 }
 
 // GetPluginCapabilities implements the CSI Identity service: a plugin with the Node service alone has none.
-func (d *Driver) GetPluginCapabilities(
-	context.Context,
-	*csi.GetPluginCapabilitiesRequest,
-) (*csi.GetPluginCapabilitiesResponse, error) {
+func (d *Driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	return &csi.GetPluginCapabilitiesResponse{}, nil
 }
 

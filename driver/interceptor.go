@@ -16,8 +16,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// intercept gives each call an id, recovers from panics, and writes exactly one line for a call that failed. Requests
-// are never logged: they hold tokens and secrets.
+// intercept gives each call an id, recovers from panics, and writes exactly one line for a call that failed. Requests are
+// never logged: they hold tokens and secrets.
 func (d *Driver) intercept(
 	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (resp any, err error) {

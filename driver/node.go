@@ -18,10 +18,7 @@ func (d *Driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 }
 
 // NodeGetCapabilities implements the CSI Node service.
-func (d *Driver) NodeGetCapabilities(
-	context.Context,
-	*csi.NodeGetCapabilitiesRequest,
-) (*csi.NodeGetCapabilitiesResponse, error) {
+func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
 	types := []csi.NodeServiceCapability_RPC_Type{
 		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
@@ -35,8 +32,8 @@ func (d *Driver) NodeGetCapabilities(
 	return resp, nil
 }
 
-// NodePublishVolume implements the CSI Node service: it returns OK only for a volume that is mounted and holds a
-// finished generation of files. Kubelet calls it again about every minute (requiresRepublish).
+// NodePublishVolume implements the CSI Node service: it returns OK only for a volume that is mounted and holds a finished
+// generation of files. Kubelet calls it again about every minute (requiresRepublish).
 func (d *Driver) NodePublishVolume(
 	ctx context.Context, req *csi.NodePublishVolumeRequest,
 ) (*csi.NodePublishVolumeResponse, error) {
@@ -50,8 +47,8 @@ func (d *Driver) NodePublishVolume(
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-// NodeUnpublishVolume implements the CSI Node service. It answers from the path alone, so that it works after a
-// restart, and ends a publish of the same target that is still under way.
+// NodeUnpublishVolume implements the CSI Node service. It answers from the path alone, so that it works after a restart,
+// and ends a publish of the same target that is still under way.
 func (d *Driver) NodeUnpublishVolume(
 	ctx context.Context, req *csi.NodeUnpublishVolumeRequest,
 ) (*csi.NodeUnpublishVolumeResponse, error) {
@@ -70,10 +67,7 @@ func (d *Driver) NodeUnpublishVolume(
 }
 
 // NodeGetVolumeStats implements the CSI Node service. It answers from the path alone.
-func (d *Driver) NodeGetVolumeStats(
-	_ context.Context,
-	req *csi.NodeGetVolumeStatsRequest,
-) (*csi.NodeGetVolumeStatsResponse, error) {
+func (d *Driver) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
 	var wrong problems
 	wrong.require(req.GetVolumeId() != "", "volume id is missing")
 	wrong.require(req.GetVolumePath() != "", "volume path is missing")
@@ -88,17 +82,7 @@ func (d *Driver) NodeGetVolumeStats(
 		return nil, rpcError(volume.Ref{}, err)
 	}
 	return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
-		{
-			Unit:      csi.VolumeUsage_BYTES,
-			Total:     usage.Bytes.Total,
-			Used:      usage.Bytes.Used,
-			Available: usage.Bytes.Available,
-		},
-		{
-			Unit:      csi.VolumeUsage_INODES,
-			Total:     usage.Inodes.Total,
-			Used:      usage.Inodes.Used,
-			Available: usage.Inodes.Available,
-		},
+		{Unit: csi.VolumeUsage_BYTES, Total: usage.Bytes.Total, Used: usage.Bytes.Used, Available: usage.Bytes.Available},
+		{Unit: csi.VolumeUsage_INODES, Total: usage.Inodes.Total, Used: usage.Inodes.Used, Available: usage.Inodes.Available},
 	}}, nil
 }

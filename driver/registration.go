@@ -19,8 +19,8 @@ import (
 // registrationCheck is how often the driver looks whether its registration socket is still there.
 const registrationCheck = 5 * time.Second
 
-// registration answers kubelet's plugin watcher, which finds it by its socket in the plugin registry directory (plugin
-// registration API v1). Kubelet forgets a driver when the socket goes.
+// registration answers kubelet's plugin watcher, which finds it by its socket in the plugin registry directory (plugin registration
+// API v1). Kubelet forgets a driver when the socket goes.
 type registration struct {
 	registerapi.UnsafeRegistrationServer
 	driver *Driver
@@ -38,20 +38,15 @@ func (r *registration) listen() (*socket, error) {
 	return s, nil
 }
 
-// serve answers on the socket until ctx ends, and makes it again when it is lost: an older driver of the same name
-// removes the socket by its path when it ends, which may be after this driver has started.
+// serve answers on the socket until ctx ends, and makes it again when it is lost: an older driver of the same name removes the socket by
+// its path when it ends, which may be after this driver has started.
 func (r *registration) serve(ctx context.Context, s *socket) error {
 	for {
 		lost, err := r.serveOne(ctx, s)
 		if !lost || err != nil {
 			return err
 		}
-		r.driver.log.WarnContext(
-			ctx,
-			"another process removed the registration socket: it is made again",
-			logkeys.Socket,
-			r.socket,
-		)
+		r.driver.log.WarnContext(ctx, "another process removed the registration socket: it is made again", logkeys.Socket, r.socket)
 		if s, err = r.listen(); err != nil {
 			return err
 		}
@@ -86,8 +81,8 @@ func (r *registration) serveOne(ctx context.Context, s *socket) (lost bool, err 
 	}
 }
 
-// isLost reports whether the socket is gone, or is one that no process serves. One that another process serves is its
-// own: the driver that started last has the name.
+// isLost reports whether the socket is gone, or is one that no process serves. One that another process serves is its own: the driver
+// that started last has the name.
 func (r *registration) isLost(ctx context.Context, s *socket) bool {
 	if s.isOwn() {
 		return false
@@ -95,20 +90,10 @@ func (r *registration) isLost(ctx context.Context, s *socket) bool {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", r.socket)
 	if err == nil {
 		_ = conn.Close()
-		why := fmt.Sprintf(
-			"another process has taken %s: two drivers on this node have the name %s",
-			r.socket,
-			r.driver.name,
-		)
+		why := fmt.Sprintf("another process has taken %s: two drivers on this node have the name %s", r.socket, r.driver.name)
 		if old := r.driver.unregistered.Swap(&why); old == nil || *old != why {
-			r.driver.log.ErrorContext(
-				ctx,
-				"another driver on this node has the same name: Pods do not get their volumes from this one",
-				logkeys.Driver,
-				r.driver.name,
-				logkeys.Socket,
-				r.socket,
-			)
+			r.driver.log.ErrorContext(ctx, "another driver on this node has the same name: Pods do not get their volumes from this one",
+				logkeys.Driver, r.driver.name, logkeys.Socket, r.socket)
 		}
 	}
 	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
@@ -126,19 +111,12 @@ func (r *registration) GetInfo(context.Context, *registerapi.InfoRequest) (*regi
 
 // notYet is why the driver is not registered before kubelet has said anything.
 func notYet(name, socket string) *string {
-	why := fmt.Sprintf(
-		"kubelet has not registered %s yet: it must find %s in its plugin registry directory",
-		name,
-		socket,
-	)
+	why := fmt.Sprintf("kubelet has not registered %s yet: it must find %s in its plugin registry directory", name, socket)
 	return &why
 }
 
 // NotifyRegistrationStatus takes kubelet's answer. A refusal makes the driver not ready until kubelet accepts it.
-func (r *registration) NotifyRegistrationStatus(
-	ctx context.Context,
-	status *registerapi.RegistrationStatus,
-) (*registerapi.RegistrationStatusResponse, error) {
+func (r *registration) NotifyRegistrationStatus(ctx context.Context, status *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
 	if status.GetPluginRegistered() {
 		r.driver.unregistered.Store(nil)
 		r.driver.log.InfoContext(ctx, "kubelet registered the driver", "driver", r.driver.name)

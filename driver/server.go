@@ -30,9 +30,8 @@ type ServeOptions struct {
 	Listening func()
 }
 
-// Serve serves the CSI socket, registers with kubelet and refreshes volumes until ctx ends. It then removes its
-// sockets, so that kubelet forgets the driver, lets calls under way finish within a bound, and returns when all that it
-// started has ended.
+// Serve serves the CSI socket, registers with kubelet and refreshes volumes until ctx ends. It then removes its sockets, so that
+// kubelet forgets the driver, lets calls under way finish within a bound, and returns when all that it started has ended.
 func (d *Driver) Serve(ctx context.Context, o ServeOptions) error {
 	csiSocket, err := listenUnix(o.Endpoint)
 	if err != nil {
@@ -80,26 +79,10 @@ func (d *Driver) Serve(ctx context.Context, o ServeOptions) error {
 	if o.Listening != nil {
 		o.Listening()
 	}
-	d.log.InfoContext(
-		ctx,
-		"serving",
-		logkeys.Driver,
-		d.name,
-		"version",
-		d.version,
-		"node",
-		d.nodeID,
-		"endpoint",
-		o.Endpoint,
-	)
+	d.log.InfoContext(ctx, "serving", logkeys.Driver, d.name, "version", d.version, "node", d.nodeID, "endpoint", o.Endpoint)
 	select {
 	case <-ctx.Done():
-		d.log.InfoContext(
-			ctx,
-			"stopping: no new calls are accepted, those under way may finish",
-			"within",
-			drainTimeout,
-		)
+		d.log.InfoContext(ctx, "stopping: no new calls are accepted, those under way may finish", "within", drainTimeout)
 		return nil
 	case err := <-failed:
 		return fmt.Errorf("serve: %w", err)
@@ -113,18 +96,13 @@ func drain(server *grpc.Server) {
 	server.GracefulStop()
 }
 
-// Ask calls the Identity service of the driver that serves an endpoint, as kubelet would: an error says that it does
-// not answer.
+// Ask calls the Identity service of the driver that serves an endpoint, as kubelet would: an error says that it does not answer.
 func Ask(ctx context.Context, endpoint string) error {
 	path, err := socketPath(endpoint)
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient(
-		"unix://"+path,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithNoProxy(),
-	)
+	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	if err != nil {
 		return fmt.Errorf("csi socket: %w", err)
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
-// socket is a Unix socket that this process listens on, with the file that it made. The path may have become a
-// successor's file since: in an upgrade two processes can overlap.
+// socket is a Unix socket that this process listens on, with the file that it made. The path may have become a successor's file
+// since: in an upgrade two processes can overlap.
 type socket struct {
 	*net.UnixListener
 
@@ -87,8 +87,8 @@ func (s *socket) remove() error {
 	})
 }
 
-// withDirectoryLocked runs f while no other process of the driver makes or removes a socket in the directory: looking
-// whose a file is and removing it are two steps.
+// withDirectoryLocked runs f while no other process of the driver makes or removes a socket in the directory: looking whose a file is
+// and removing it are two steps.
 func withDirectoryLocked(dir string, f func() error) (err error) {
 	handle, err := os.Open(dir) //nolint:gosec // the operator's choice
 	if err != nil {

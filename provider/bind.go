@@ -46,8 +46,8 @@ func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, erro
 	return newBinding(p, parsed, id, nodeOf), nil
 }
 
-// nodeIdentityOf returns the namespace whose right to use the node's identity the binding depends on; empty where it
-// depends on none. A Pod's volumeAttributes may ask for that identity too, so the merged parameters count.
+// nodeIdentityOf returns the namespace whose right to use the node's identity the binding depends on; empty where it depends on none. A
+// Pod's volumeAttributes may ask for that identity too, so the merged parameters count.
 func (p *Provider) nodeIdentityOf(ctx context.Context, parsed *class.Class, req volume.Request) (string, error) {
 	if p.options.NodeIdentity == nil || p.options.Person || parsed.Mode != class.ManagedIdentity {
 		return "", nil

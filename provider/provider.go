@@ -35,11 +35,10 @@ type Accounts interface {
 	Annotations(ctx context.Context, namespace, name string) (map[string]string, error)
 }
 
-// NodeIdentity decides who may use the node's identity (useVMManagedIdentity), which its operator gave it and not the
-// class's author.
+// NodeIdentity decides who may use the node's identity (useVMManagedIdentity), which its operator gave it and not the class's author.
 type NodeIdentity interface {
-	// Check returns nil where Pods of the namespace may use it, else a *volume.Error with the fix. It is called at each
-	// bind and each fetch of a class with useVMManagedIdentity, so it must be cheap.
+	// Check returns nil where Pods of the namespace may use it, else a *volume.Error with the fix. It is called at each bind and each
+	// fetch of a class with useVMManagedIdentity, so it must be cheap.
 	Check(ctx context.Context, namespace string) error
 }
 

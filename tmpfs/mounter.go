@@ -8,8 +8,8 @@ import (
 	"k8s.io/mount-utils"
 )
 
-// SystemMounter returns mount-utils' mounter with Mount and Unmount by system call: no mount binary in the image, no
-// fork while a pod waits.
+// SystemMounter returns mount-utils' mounter with Mount and Unmount by system call: no mount binary in the image, no fork
+// while a pod waits.
 func SystemMounter() mount.Interface {
 	return systemMounter{&mount.Mounter{}}
 }

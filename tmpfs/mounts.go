@@ -64,8 +64,8 @@ func New(o Options) (*Mounts, error) {
 	return &Mounts{mounter: o.Mounter, log: o.Log, size: o.Size, clock: o.Clock}, nil
 }
 
-// Probe finds out by a real mount below dir what this kernel and these privileges allow: whether anything can be
-// mounted, and whether pages can be kept from swap (noswap: Linux 6.4, not in user namespaces). It logs what it found.
+// Probe finds out by a real mount below dir what this kernel and these privileges allow: whether anything can be mounted,
+// and whether pages can be kept from swap (noswap: Linux 6.4, not in user namespaces). It logs what it found.
 func (m *Mounts) Probe(dir string) error {
 	found := m.tryMount(dir)
 	m.probed.Store(&found)
@@ -74,9 +74,7 @@ func (m *Mounts) Probe(dir string) error {
 	}
 	m.log.Info("tmpfs can be mounted", "noswap", found.noswap, "size", m.size)
 	if !found.noswap {
-		m.log.Warn(
-			"this kernel or user namespace refuses tmpfs with noswap: turn swap off on the node, or secrets may reach its disk",
-		)
+		m.log.Warn("this kernel or user namespace refuses tmpfs with noswap: turn swap off on the node, or secrets may reach its disk")
 	}
 	return nil
 }
@@ -176,8 +174,8 @@ func (m *Mounts) allowExec(target string, exec bool) error {
 	return nil
 }
 
-// Unmount takes away everything that is mounted at the target, and the directory. It succeeds where nothing is left to
-// do, and never deletes files that are not on the mount.
+// Unmount takes away everything that is mounted at the target, and the directory. It succeeds where nothing is left to do, and
+// never deletes files that are not on the mount.
 func (m *Mounts) Unmount(target string) error {
 	for range mostStacked {
 		mounted, err := m.mountedAt(target)

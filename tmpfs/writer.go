@@ -27,10 +27,10 @@ const (
 // Retention is how long a generation stays after it was replaced: a reader that resolved ..data before that finishes.
 const Retention = 10 * time.Second
 
-// Write makes the volume hold exactly the files, owned by the group where one is given. It writes a whole new
-// generation into a directory of its own and shows it by one rename of ..data, through which all user-visible names
-// lead. A volume that holds the files already is not touched. On error it holds what it held before. The replaced
-// generation stays until Sweep is called after its Retention, or until its room is needed.
+// Write makes the volume hold exactly the files, owned by the group where one is given. It writes a whole new generation
+// into a directory of its own and shows it by one rename of ..data, through which all user-visible names lead. A volume
+// that holds the files already is not touched. On error it holds what it held before. The replaced generation stays until Sweep
+// is called after its Retention, or until its room is needed.
 func (m *Mounts) Write(target string, files []volume.File, group *int64) (changed bool, err error) {
 	if err := volume.CheckFiles(files); err != nil {
 		message := strings.ReplaceAll(err.Error(), "\n", "; ")
@@ -66,8 +66,8 @@ func (m *Mounts) Write(target string, files []volume.File, group *int64) (change
 	return changed, nil
 }
 
-// Sweep removes generations that were replaced at least a Retention ago, and what a killed process left. Again is how
-// long it is until the next one is due; zero where none is left.
+// Sweep removes generations that were replaced at least a Retention ago, and what a killed process left. Again is how long it is
+// until the next one is due; zero where none is left.
 func (m *Mounts) Sweep(target string) (again time.Duration, err error) {
 	root, err := os.OpenRoot(target)
 	if err != nil {
@@ -277,8 +277,7 @@ func (w *writer) place(target, temporary, name string) error {
 	return nil
 }
 
-// sweep removes names that are gone and replaced generations after their Retention. A failure is no failure of the
-// write.
+// sweep removes names that are gone and replaced generations after their Retention. A failure is no failure of the write.
 func (w *writer) sweep(current string) {
 	entries, err := fs.ReadDir(w.root.FS(), ".")
 	if err != nil {
@@ -296,8 +295,7 @@ func (w *writer) sweep(current string) {
 	w.unswept = errors.Join(append(errs, err)...)
 }
 
-// sweepGenerations removes the generations that were replaced at least the age ago. Again is how long it is until the
-// next one is.
+// sweepGenerations removes the generations that were replaced at least the age ago. Again is how long it is until the next one is.
 func (w *writer) sweepGenerations(current string, age time.Duration) (again time.Duration, err error) {
 	entries, err := fs.ReadDir(w.root.FS(), ".")
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// RotateAtAnnotation on a class makes every node refresh the class's volumes at the time that it holds (RFC 3339), or
-// at once where that is past.
+// RotateAtAnnotation on a class makes every node refresh the class's volumes at the time that it holds (RFC 3339), or at once where
+// that is past.
 const RotateAtAnnotation = "keyvault-csi/rotate-at"
 
 // ClassEdited notes a class that was added, edited or removed. It does not block.
@@ -18,8 +18,8 @@ func (v *Volumes) ClassEdited(namespace, name string) { v.store.edited(classKey{
 // Refresh makes the volume's group due now. It does not block, and does nothing for a volume that is not known.
 func (v *Volumes) Refresh(ref volume.Ref) { v.store.refreshNow(ref, v.Clock.Now()) }
 
-// rebind resolves an edited class again for the volumes that use it. A class that cannot be resolved changes nothing:
-// the volumes keep what they have. A panic counts as such.
+// rebind resolves an edited class again for the volumes that use it. A class that cannot be resolved changes nothing: the volumes
+// keep what they have. A panic counts as such.
 func (v *Volumes) rebind(ctx context.Context, key classKey) {
 	defer v.store.endEdit(key)
 	for _, state := range v.store.usersOf(key) {

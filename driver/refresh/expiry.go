@@ -12,8 +12,7 @@ const day = 24 * time.Hour
 // expiryMarks returns how long before an object's expiry a Pod gets an event, the last one first.
 func expiryMarks() [4]time.Duration { return [...]time.Duration{0, day, 7 * day, 30 * day} }
 
-// crossedMarks returns the objects that crossed a mark which was not reported yet, and the marks that are reported
-// then.
+// crossedMarks returns the objects that crossed a mark which was not reported yet, and the marks that are reported then.
 func crossedMarks(
 	reported map[string]time.Duration, objects []volume.Object, now time.Time,
 ) (crossed []volume.Object, marks map[string]time.Duration) {
@@ -40,13 +39,7 @@ func crossedMarks(
 func expiryMessage(o volume.Object, left time.Duration) string {
 	expires := o.Expires.UTC().Format(time.RFC3339)
 	if left <= 0 {
-		return fmt.Sprintf(
-			"%s version %s of vault %s expired at %s: renew it in the vault",
-			o.ID,
-			o.Version,
-			o.Vault,
-			expires,
-		)
+		return fmt.Sprintf("%s version %s of vault %s expired at %s: renew it in the vault", o.ID, o.Version, o.Vault, expires)
 	}
 	return fmt.Sprintf("%s version %s of vault %s expires at %s, in %d days and %d hours: renew it in the vault",
 		o.ID, o.Version, o.Vault, expires, left/day, left%day/time.Hour)

@@ -27,8 +27,8 @@ type refreshGroup struct {
 	// busy is true while a refresh is under way. What becomes due meanwhile waits.
 	busy bool
 
-	// fetchedAt is when the oldest value that the group holds was requested; deliveredAt is the fetchedAt of the bundle
-	// that was brought to all its volumes last; triedAt is when the last refresh began.
+	// fetchedAt is when the oldest value that the group holds was requested; deliveredAt is the fetchedAt of the bundle that was brought
+	// to all its volumes last; triedAt is when the last refresh began.
 	fetchedAt, deliveredAt, triedAt time.Time
 	// failures counts the failed refreshes in a row, and reason is that of the last one.
 	failures int
@@ -42,8 +42,7 @@ func (g *refreshGroup) dueAt(now, at time.Time) {
 	}
 }
 
-// dueOnTick makes the group due at its next tick that is more than skip away, unless it is due earlier or never
-// refreshed.
+// dueOnTick makes the group due at its next tick that is more than skip away, unless it is due earlier or never refreshed.
 func (g *refreshGroup) dueOnTick(s schedule, interval time.Duration, now time.Time, skip time.Duration) {
 	if interval == 0 {
 		return
@@ -54,8 +53,8 @@ func (g *refreshGroup) dueOnTick(s schedule, interval time.Duration, now time.Ti
 	}
 }
 
-// dueAfter plans the refresh that follows a bundle: at the next tick, or before that when an object becomes valid or
-// expires. A tick right after the fetch is passed over; two refreshes are at most 1.2 intervals apart all the same.
+// dueAfter plans the refresh that follows a bundle: at the next tick, or before that when an object becomes valid or expires. A tick
+// right after the fetch is passed over; two refreshes are at most 1.2 intervals apart all the same.
 func (g *refreshGroup) dueAfter(s schedule, interval time.Duration, now time.Time, bundle *volume.Bundle) {
 	if interval == 0 {
 		return
@@ -78,8 +77,8 @@ func (g *refreshGroup) dueForRetry(s schedule, interval time.Duration, now time.
 	g.dueAt(now, now.Add(s.retry(g.binding.ScheduleKey(), g.failures, interval, asked)))
 }
 
-// rotateAt makes the group due where the class's rotate-at annotation is new. At adoption, where before is nil, only a
-// future time counts: whether a past one was served is not known, and an adopted volume is refreshed soon in any case.
+// rotateAt makes the group due where the class's rotate-at annotation is new. At adoption, where before is nil, only a future time
+// counts: whether a past one was served is not known, and an adopted volume is refreshed soon in any case.
 func (g *refreshGroup) rotateAt(s schedule, before, class *v1.SecretProviderClass, now time.Time) (warning string) {
 	text := class.Annotations[RotateAtAnnotation]
 	if text == "" || before != nil && before.Annotations[RotateAtAnnotation] == text {
@@ -87,12 +86,7 @@ func (g *refreshGroup) rotateAt(s schedule, before, class *v1.SecretProviderClas
 	}
 	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
 	if err != nil {
-		return fmt.Sprintf(
-			"annotation %s %.80q is not a time: write it like %s",
-			RotateAtAnnotation,
-			text,
-			now.UTC().Format(time.RFC3339),
-		)
+		return fmt.Sprintf("annotation %s %.80q is not a time: write it like %s", RotateAtAnnotation, text, now.UTC().Format(time.RFC3339))
 	}
 	wait := at.Sub(now)
 	if wait < 0 {
@@ -105,8 +99,8 @@ func (g *refreshGroup) rotateAt(s schedule, before, class *v1.SecretProviderClas
 	return ""
 }
 
-// left returns how long it is until the group is due; ok is false where it is not due at all. A wall clock that was set
-// back, on a system without a monotonic one, does not move the group further away than it was planned.
+// left returns how long it is until the group is due; ok is false where it is not due at all. A wall clock that was set back, on a
+// system without a monotonic one, does not move the group further away than it was planned.
 func (g *refreshGroup) left(now time.Time) (left time.Duration, ok bool) {
 	if g.busy || g.due.IsZero() {
 		return 0, false

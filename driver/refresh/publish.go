@@ -10,8 +10,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// fill brings a new volume up: it fetches first and mounts after, so that a failed fetch leaves nothing behind. The
-// caller holds the target's lock.
+// fill brings a new volume up: it fetches first and mounts after, so that a failed fetch leaves nothing behind. The caller holds
+// the target's lock.
 func (v *Volumes) fill(ctx context.Context, p Publication) (err error) {
 	start := v.Clock.Now()
 	ctx, span := v.startSpan(ctx, spanPublish, p.Ref)
@@ -56,8 +56,8 @@ func (v *Volumes) fill(ctx context.Context, p Publication) (err error) {
 	return nil
 }
 
-// canceled reports whether the caller went away, or the volume was unpublished: what fails then is a consequence. A
-// deadline that passed is a failure of its own.
+// canceled reports whether the caller went away, or the volume was unpublished: what fails then is a consequence. A deadline
+// that passed is a failure of its own.
 func canceled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
 // fetch is Fetch in a span. A panic of the provider is an error of this fetch.

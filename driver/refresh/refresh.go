@@ -13,8 +13,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 
-// refresh fetches a group's bundle and brings it to all its volumes. A failure changes nothing that is mounted; a panic
-// is one.
+// refresh fetches a group's bundle and brings it to all its volumes. A failure changes nothing that is mounted; a panic is one.
 func (v *Volumes) refresh(ctx context.Context, j job) {
 	err := v.safe.Do(ctx, "refresh", func() error {
 		v.refreshGroup(ctx, j)
@@ -66,15 +65,8 @@ func (v *Volumes) refreshFailed(ctx context.Context, g *refreshGroup, err error)
 	}
 }
 
-// deliver brings the bundle to the files of one volume and reports it. It is false where the volume is gone or could
-// not be written.
-func (v *Volumes) deliver(
-	ctx context.Context,
-	g *refreshGroup,
-	target string,
-	bundle *volume.Bundle,
-	start time.Time,
-) (bound, bool) {
+// deliver brings the bundle to the files of one volume and reports it. It is false where the volume is gone or could not be written.
+func (v *Volumes) deliver(ctx context.Context, g *refreshGroup, target string, bundle *volume.Bundle, start time.Time) (bound, bool) {
 	c, changed, err := v.writeBundle(ctx, g, target, bundle)
 	if c.after == nil {
 		return bound{}, false
@@ -100,8 +92,7 @@ func (v *Volumes) deliver(
 	return c.after.bound, true
 }
 
-// writeBundle writes the bundle into one volume, unless the volume holds it already. After is nil where the volume is
-// gone.
+// writeBundle writes the bundle into one volume, unless the volume holds it already. After is nil where the volume is gone.
 func (v *Volumes) writeBundle(
 	ctx context.Context, g *refreshGroup, target string, bundle *volume.Bundle,
 ) (c change, changed bool, err error) {

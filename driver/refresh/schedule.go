@@ -11,20 +11,19 @@ const (
 	firstRetry = 10 * time.Second
 	// defaultRetry takes the interval's place for a volume that started stale although it is never refreshed.
 	defaultRetry = 2 * time.Minute
-	// rotateAtSpread is within how long the nodes of a cluster follow a rotate-at annotation, so that they do not ask
-	// all at once.
+	// rotateAtSpread is within how long the nodes of a cluster follow a rotate-at annotation, so that they do not ask all at once.
 	rotateAtSpread = 10 * time.Second
-	// adoptionSpread is within how long an adopted volume is refreshed for the first time. docs/scale.md computes what
-	// a rollout of the driver to all nodes of a large cluster costs a vault.
+	// adoptionSpread is within how long an adopted volume is refreshed for the first time. docs/scale.md computes what a rollout of the
+	// driver to all nodes of a large cluster costs a vault.
 	adoptionSpread = 5 * time.Second
 )
 
 // schedule knows when groups are due on one node. Its answers depend on its arguments alone.
 type schedule struct{ node string }
 
-// tick returns the first tick of the key that is more than skip after now. Ticks are an interval apart, give or take a
-// tenth that differs from tick to tick. Their offset differs from node to node and key to key, so that neither the
-// groups of a node nor the nodes of a cluster ask in step. The result carries now's monotonic reading.
+// tick returns the first tick of the key that is more than skip after now. Ticks are an interval apart, give or take a tenth that
+// differs from tick to tick. Their offset differs from node to node and key to key, so that neither the groups of a node nor the
+// nodes of a cluster ask in step. The result carries now's monotonic reading.
 func (s schedule) tick(key string, interval time.Duration, now time.Time, skip time.Duration) time.Time {
 	after := now.Add(skip)
 	offset := s.spread(key, 0, interval)
@@ -38,8 +37,7 @@ func (s schedule) tick(key string, interval time.Duration, now time.Time, skip t
 	}
 }
 
-// retry returns how long to wait after the given number of failures in a row, at least as long as the service asked
-// for.
+// retry returns how long to wait after the given number of failures in a row, at least as long as the service asked for.
 func (s schedule) retry(key string, failures int, interval, asked time.Duration) time.Duration {
 	wait := interval
 	if shift := failures - 1; shift < 10 && firstRetry<<shift < interval {

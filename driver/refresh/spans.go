@@ -38,21 +38,14 @@ func (v *Volumes) startSpan(ctx context.Context, name string, ref volume.Ref) (c
 }
 
 // traced runs f in a span about a volume.
-func traced[T any](
-	ctx context.Context,
-	v *Volumes,
-	name string,
-	ref volume.Ref,
-	f func(context.Context) (T, error),
-) (T, error) {
+func traced[T any](ctx context.Context, v *Volumes, name string, ref volume.Ref, f func(context.Context) (T, error)) (T, error) {
 	ctx, span := v.startSpan(ctx, name, ref)
 	result, err := f(ctx)
 	endSpan(span, err)
 	return result, err
 }
 
-// endSpan ends a span with its outcome. The text of an internal error is left out: only errors for users are known to
-// hold no secret.
+// endSpan ends a span with its outcome. The text of an internal error is left out: only errors for users are known to hold no secret.
 func endSpan(span trace.Span, err error) {
 	if err != nil {
 		reason := volume.ReasonOf(err)

@@ -11,8 +11,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// bound is a publication whose class was resolved. Class and binding are nil for an adopted volume whose class never
-// could be.
+// bound is a publication whose class was resolved. Class and binding are nil for an adopted volume whose class never could be.
 type bound struct {
 	Publication
 
@@ -26,8 +25,8 @@ func (b bound) asksForSame(other bound) bool {
 		reflect.DeepEqual(b.class.Spec.SecretObjects, other.class.Spec.SecretObjects))
 }
 
-// volumeState is what the driver knows in memory about one published volume. The mount itself is the source of truth.
-// It is immutable.
+// volumeState is what the driver knows in memory about one published volume. The mount itself is the source of truth. It is
+// immutable.
 type volumeState struct {
 	bound
 
@@ -58,8 +57,7 @@ type classKey struct{ namespace, name string }
 
 // edit is a class that changed, until its volumes are bound to what it is now.
 type edit struct {
-	// pending is true until a goroutine begins with it, and again where the class changes meanwhile; busy while one
-	// works on it.
+	// pending is true until a goroutine begins with it, and again where the class changes meanwhile; busy while one works on it.
 	pending, busy bool
 }
 

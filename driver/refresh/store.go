@@ -16,8 +16,7 @@ const lookAgain = time.Hour
 // identityRetry is how soon a republish with a fresh token may try a group again that failed for its identity.
 const identityRetry = 30 * time.Second
 
-// store owns the state of the volumes of this node. Nothing outside its methods takes the lock or changes what it
-// holds.
+// store owns the state of the volumes of this node. Nothing outside its methods takes the lock or changes what it holds.
 type store struct {
 	schedule schedule
 	interval time.Duration
@@ -76,9 +75,8 @@ func (s *store) published(b bound, bundle *volume.Bundle, now time.Time) *volume
 	return state.snapshot
 }
 
-// republished takes what kubelet says again of a complete volume: a fresh token, maybe an edited class. A volume that
-// is not known is adopted: an earlier process filled it. Warning is for the owner of the class; empty where all is
-// well.
+// republished takes what kubelet says again of a complete volume: a fresh token, maybe an edited class. A volume that is not known is
+// adopted: an earlier process filled it. Warning is for the owner of the class; empty where all is well.
 func (s *store) republished(b bound, now time.Time) (c change, warning string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,8 +145,8 @@ func (s *store) adopt(before *volumeState, b bound, now time.Time) (c change, wa
 	return change{before: before, after: after}, g.rotateAt(s.schedule, nil, b.class, now)
 }
 
-// unresolved notes why the class of a volume cannot be resolved. Where the volume is not known, it is adopted without a
-// class, if add says so; else the result is nil.
+// unresolved notes why the class of a volume cannot be resolved. Where the volume is not known, it is adopted without a class, if add
+// says so; else the result is nil.
 func (s *store) unresolved(p Publication, add bool, now time.Time, err error) *volume.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -223,8 +221,8 @@ func (s *store) status() (volumes []VolumeStatus, sources []SourceStatus) {
 	return volumes, sources
 }
 
-// takeDue marks the groups that are due as busy and returns their refreshes, the longest overdue first; the targets
-// whose replaced files are to be removed; and how long it is until something is due next.
+// takeDue marks the groups that are due as busy and returns their refreshes, the longest overdue first; the targets whose replaced
+// files are to be removed; and how long it is until something is due next.
 func (s *store) takeDue(now time.Time) (due []job, sweeps []string, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -265,8 +263,8 @@ func (s *store) sweepLater(target string, now time.Time, wait time.Duration) {
 	s.awake()
 }
 
-// begin returns a state of one of the group's volumes and its binding to ask with. Where the requests of others already
-// answered what the group holds, there is nothing to ask: ok is false, and confirmed are the changes.
+// begin returns a state of one of the group's volumes and its binding to ask with. Where the requests of others already answered
+// what the group holds, there is nothing to ask: ok is false, and confirmed are the changes.
 func (s *store) begin(j job, now time.Time) (b bound, confirmed []change, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,8 +303,8 @@ func (s *store) update(target string, edit func(*volumeState, *volume.Snapshot))
 	return change{before: before, after: &after}
 }
 
-// answered reports whether every source of the group was asked by another group within half an interval before due, and
-// answered what the group holds, and when the oldest of these answers was requested.
+// answered reports whether every source of the group was asked by another group within half an interval before due, and answered what the
+// group holds, and when the oldest of these answers was requested.
 func (s *store) answered(g *refreshGroup, due time.Time) (oldest time.Time, ok bool) {
 	if len(g.hashes) == 0 || g.failures > 0 {
 		return oldest, false
@@ -361,8 +359,8 @@ func (s *store) fetched(g *refreshGroup, bundle *volume.Bundle, now time.Time) (
 	return slices.Sorted(maps.Keys(g.members))
 }
 
-// toWrite returns the state of a volume that a bundle of its group is for; ok is false where the volume left the group
-// or the node meanwhile, or holds a newer bundle. Differs is true where the files hold something else.
+// toWrite returns the state of a volume that a bundle of its group is for; ok is false where the volume left the group or the node
+// meanwhile, or holds a newer bundle. Differs is true where the files hold something else.
 func (s *store) toWrite(g *refreshGroup, target string, bundle *volume.Bundle) (state *volumeState, differs, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -373,15 +371,9 @@ func (s *store) toWrite(g *refreshGroup, target string, bundle *volume.Bundle) (
 	return state, state.hash != hashOf(g.binding, bundle), true
 }
 
-// delivered notes what came of bringing a bundle to a volume. The caller holds the target's lock since toWrite. It is
-// false where the volume is gone.
-func (s *store) delivered(
-	g *refreshGroup,
-	target string,
-	bundle *volume.Bundle,
-	now time.Time,
-	err error,
-) (c change, ok bool) {
+// delivered notes what came of bringing a bundle to a volume. The caller holds the target's lock since toWrite. It is false where
+// the volume is gone.
+func (s *store) delivered(g *refreshGroup, target string, bundle *volume.Bundle, now time.Time, err error) (c change, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.volumes[target]; !known {
@@ -393,9 +385,7 @@ func (s *store) delivered(
 			return
 		}
 		state.hash = hashOf(g.binding, bundle)
-		after.Objects, after.Bytes, after.FetchedAt, after.Stale = bundle.Objects, sizeOf(
-			bundle,
-		), bundle.FetchedAt, false
+		after.Objects, after.Bytes, after.FetchedAt, after.Stale = bundle.Objects, sizeOf(bundle), bundle.FetchedAt, false
 		if state.resolveErr != nil {
 			after.Failure = after.Failure.Next(now, state.resolveErr)
 			return
@@ -466,8 +456,8 @@ func (s *store) edited(key classKey) {
 	s.awake()
 }
 
-// takeEdits begins with the edits that are pending. One class is resolved by one goroutine at a time: an older
-// resolution never comes last.
+// takeEdits begins with the edits that are pending. One class is resolved by one goroutine at a time: an older resolution never comes
+// last.
 func (s *store) takeEdits() (keys []classKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -536,8 +526,8 @@ func (s *store) drop(target string) {
 	}
 }
 
-// holdSources replaces the source hashes that a group holds, and forgets sources that no group holds any more. The
-// caller holds the lock.
+// holdSources replaces the source hashes that a group holds, and forgets sources that no group holds any more. The caller holds the
+// lock.
 func (s *store) holdSources(g *refreshGroup, hashes map[volume.SourceKey][32]byte) {
 	for key := range hashes {
 		if s.sources[key] == nil {
@@ -555,8 +545,8 @@ func (s *store) holdSources(g *refreshGroup, hashes map[volume.SourceKey][32]byt
 	g.hashes = hashes
 }
 
-// observe remembers what the sources of a group answered. Groups that hold another answer of a source that changed
-// become due. The caller holds the lock.
+// observe remembers what the sources of a group answered. Groups that hold another answer of a source that changed become due. The
+// caller holds the lock.
 func (s *store) observe(g *refreshGroup, bundle *volume.Bundle, now time.Time) {
 	g.failures, g.reason, g.fetchedAt = 0, "", bundle.FetchedAt
 	if len(g.members) == 0 {

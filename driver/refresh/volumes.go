@@ -21,17 +21,16 @@ import (
 
 // Classes is where SecretProviderClasses come from.
 type Classes interface {
-	// Get returns the class; the caller must not change it. A class that does not exist is a *volume.Error with
-	// ReasonClassNotFound, a source that is not ready yet one with ReasonNotReady.
+	// Get returns the class; the caller must not change it. A class that does not exist is a *volume.Error with ReasonClassNotFound,
+	// a source that is not ready yet one with ReasonNotReady.
 	Get(ctx context.Context, namespace, name string) (*v1.SecretProviderClass, error)
 }
 
 // Secrets writes the Kubernetes Secrets of a class from the bundles of its volumes.
 type Secrets interface {
-	// Apply writes the Secrets that the class asks for, unless they are like that already. It returns when they are
-	// written, when ctx ends, or when the API server fails. What is left is retried in the background and reported, and
-	// never fails the mount. Apply does not keep bundle.Files after its own retries end. From a stale bundle no value
-	// is written.
+	// Apply writes the Secrets that the class asks for, unless they are like that already. It returns when they are written, when
+	// ctx ends, or when the API server fails. What is left is retried in the background and reported, and never fails the mount.
+	// Apply does not keep bundle.Files after its own retries end. From a stale bundle no value is written.
 	Apply(ctx context.Context, ref volume.Ref, class *v1.SecretProviderClass, bundle *volume.Bundle)
 	// Forget ends all retries for the volume.
 	Forget(ref volume.Ref)
@@ -95,8 +94,8 @@ func New(o Options) *Volumes {
 	return v
 }
 
-// Publish fills one volume, or, where it is complete already, takes the newest token and class. One call at a time
-// works on a target; Unpublish ends the ones under way with ErrUnpublished.
+// Publish fills one volume, or, where it is complete already, takes the newest token and class. One call at a time works on a
+// target; Unpublish ends the ones under way with ErrUnpublished.
 func (v *Volumes) Publish(ctx context.Context, p Publication) error {
 	ctx, release, err := v.locks.AcquireInterruptible(ctx, p.Ref.TargetPath)
 	if err != nil {
@@ -118,8 +117,8 @@ func (v *Volumes) Publish(ctx context.Context, p Publication) error {
 	return err
 }
 
-// republish takes what kubelet says again of a complete volume. The Pod runs on its files: an error would let older
-// kubelets delete them, so a failure is reported and nothing else.
+// republish takes what kubelet says again of a complete volume. The Pod runs on its files: an error would let older kubelets
+// delete them, so a failure is reported and nothing else.
 func (v *Volumes) republish(ctx context.Context, p Publication) {
 	b, err := v.bind(ctx, p)
 	if err != nil {
@@ -171,8 +170,8 @@ func (v *Volumes) bind(ctx context.Context, p Publication) (bound, error) {
 	return bound{Publication: p, class: class, binding: binding}, nil
 }
 
-// Unpublish ends publishes of the target that are under way, forgets the volume and unmounts it. It answers from the
-// path alone, so that it works for a volume that this process does not know.
+// Unpublish ends publishes of the target that are under way, forgets the volume and unmounts it. It answers from the path alone, so
+// that it works for a volume that this process does not know.
 func (v *Volumes) Unpublish(ctx context.Context, ref volume.Ref) error {
 	v.locks.Interrupt(ref.TargetPath, ErrUnpublished)
 	release, err := v.locks.Acquire(ctx, ref.TargetPath)

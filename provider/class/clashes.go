@@ -5,8 +5,8 @@ import (
 	"strconv"
 )
 
-// Paths returns the files that the object writes at most; a certificate-backed secret may write more. A history writes
-// as many as there are versions.
+// Paths returns the files that the object writes at most; a certificate-backed secret may write more. A history writes as many as there
+// are versions.
 func (object *Object) Paths() []string {
 	if object.History <= 1 {
 		return []string{object.Path}
@@ -18,8 +18,8 @@ func (object *Object) Paths() []string {
 	return paths
 }
 
-// clashes finds objects that would write one path, or a path that is another's directory. A history is not expanded: it
-// owns its directory, and the numbered files in it.
+// clashes finds objects that would write one path, or a path that is another's directory. A history is not expanded: it owns its
+// directory, and the numbered files in it.
 func (p *parser) clashes() {
 	f := clashFinder{
 		parser:    p,
@@ -108,13 +108,7 @@ func (f *clashFinder) report(a, b *Object, at string) {
 		Object:    b.Name,
 		Field:     "objectAlias",
 		Value:     shorten(b.Path),
-		Problem: "writes " + strconv.Quote(
-			shorten(at),
-		) + ", as objects[" + strconv.Itoa(
-			a.Index,
-		) + "] " + strconv.Quote(
-			a.Name,
-		) + " does",
-		Fix: "give one of them another objectAlias",
+		Problem:   "writes " + strconv.Quote(shorten(at)) + ", as objects[" + strconv.Itoa(a.Index) + "] " + strconv.Quote(a.Name) + " does",
+		Fix:       "give one of them another objectAlias",
 	})
 }

@@ -169,12 +169,7 @@ func (o *objectParser) checkName(object *Object) {
 	case "":
 		o.wrong("objectType", "", "is not set", "write secret, key or cert")
 	default:
-		o.wrong(
-			"objectType",
-			string(object.Kind),
-			"is not a kind of object",
-			"write secret, key or cert, in lower case",
-		)
+		o.wrong("objectType", string(object.Kind), "is not a kind of object", "write secret, key or cert, in lower case")
 	}
 	if object.Name == "" && object.Path == "" {
 		return // reported already
@@ -201,12 +196,7 @@ func (o *objectParser) checkFormat(object *Object) {
 		case object.Format != PEM && object.Format != PFX:
 			o.wrong("objectFormat", text, "is not a format", "write pem or pfx")
 		case object.Format == PFX && object.Kind != Secret:
-			o.wrong(
-				"objectFormat",
-				text,
-				"goes with objectType secret only",
-				"use objectType: secret, or remove objectFormat",
-			)
+			o.wrong("objectFormat", text, "goes with objectType secret only", "use objectType: secret, or remove objectFormat")
 		}
 	}
 	if text := o.get("objectEncoding"); text != "" {
@@ -225,18 +215,10 @@ func (o *objectParser) checkVersions(object *Object) {
 		n, err := o.fields["objectVersionHistory"].integer()
 		switch {
 		case err != nil:
-			o.wrong(
-				"objectVersionHistory",
-				text,
-				"is not a whole number",
-				"write how many versions to fetch, such as 5",
-			)
+			o.wrong("objectVersionHistory", text, "is not a whole number", "write how many versions to fetch, such as 5")
 		case n > maxHistory:
-			o.warnings = append(
-				o.warnings,
-				o.mistake("objectVersionHistory", text, "is more than "+strconv.Itoa(maxHistory),
-					"the newest "+strconv.Itoa(maxHistory)+" are written"),
-			)
+			o.warnings = append(o.warnings, o.mistake("objectVersionHistory", text, "is more than "+strconv.Itoa(maxHistory),
+				"the newest "+strconv.Itoa(maxHistory)+" are written"))
 			object.History = maxHistory
 		case n > 1:
 			object.History = int(n)
@@ -249,12 +231,7 @@ func (o *objectParser) checkVersions(object *Object) {
 		object.Version = ""
 	}
 	if object.Version != "" && !versionPattern.MatchString(object.Version) {
-		o.wrong(
-			"objectVersion",
-			object.Version,
-			"is not a version",
-			"write the 32 digits of the version's id, or latest",
-		)
+		o.wrong("objectVersion", object.Version, "is not a version", "write the 32 digits of the version's id, or latest")
 	}
 }
 

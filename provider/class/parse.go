@@ -68,8 +68,8 @@ func Merge(parameters, attributes map[string]string) map[string]string {
 	return merged
 }
 
-// Parse reads parameters. It returns every mistake that it finds, and warnings, which do not stop a mount; the class is
-// nil if there is a mistake. Both are in a stable order.
+// Parse reads parameters. It returns every mistake that it finds, and warnings, which do not stop a mount; the class is nil
+// if there is a mistake. Both are in a stable order.
 func Parse(parameters map[string]string, opts Options) (c *Class, mistakes, warnings []Mistake) {
 	p := &parser{text: make(map[string]string, len(parameters)), opts: opts, class: &Class{}}
 	if !p.bounded(parameters) {
@@ -95,12 +95,7 @@ func Parse(parameters map[string]string, opts Options) (c *Class, mistakes, warn
 // bounded reports whether the parameters are few and small enough to be read.
 func (p *parser) bounded(parameters map[string]string) bool {
 	if len(parameters) > MaxParameters {
-		p.parameter(
-			"parameters",
-			strconv.Itoa(len(parameters)),
-			"are too many",
-			"write at most "+strconv.Itoa(MaxParameters),
-		)
+		p.parameter("parameters", strconv.Itoa(len(parameters)), "are too many", "write at most "+strconv.Itoa(MaxParameters))
 		return false
 	}
 	size, longest := 0, ""
@@ -111,12 +106,7 @@ func (p *parser) bounded(parameters map[string]string) bool {
 		}
 	}
 	if size > MaxSize {
-		p.parameter(
-			shorten(longest),
-			"",
-			fmt.Sprintf("makes the parameters %d bytes long", size),
-			"split the class: at most 1 MiB together",
-		)
+		p.parameter(shorten(longest), "", fmt.Sprintf("makes the parameters %d bytes long", size), "split the class: at most 1 MiB together")
 		return false
 	}
 	return true
@@ -133,10 +123,7 @@ type parser struct {
 
 // parameter notes a mistake in a parameter.
 func (p *parser) parameter(name, value, problem, fix string) {
-	p.mistakes = append(
-		p.mistakes,
-		Mistake{Parameter: name, Index: -1, Value: shorten(value), Problem: problem, Fix: fix},
-	)
+	p.mistakes = append(p.mistakes, Mistake{Parameter: name, Index: -1, Value: shorten(value), Problem: problem, Fix: fix})
 }
 
 func (p *parser) warn(name, problem, fix string) {
@@ -210,16 +197,11 @@ func (p *parser) identity() {
 		p.class.Mode = TokenProxy
 	}
 	if p.text["userAssignedIdentityID"] != "" || p.text["userAssignedIdentityObjectID"] != "" {
-		p.warn(
-			"userAssignedIdentityID",
-			"is ignored without useVMManagedIdentity",
-			"set useVMManagedIdentity to true, or remove it",
-		)
+		p.warn("userAssignedIdentityID", "is ignored without useVMManagedIdentity", "set useVMManagedIdentity to true, or remove it")
 	}
 }
 
-// tenantAndClient reads the ids. A managed identity needs neither, so for one any text is accepted, as the Azure
-// provider does.
+// tenantAndClient reads the ids. A managed identity needs neither, so for one any text is accepted, as the Azure provider does.
 func (p *parser) tenantAndClient(unused bool) {
 	c := p.class
 	c.TenantID, c.ClientID = p.text["tenantID"], p.text["clientID"]
@@ -234,45 +216,29 @@ func (p *parser) tenantAndClient(unused bool) {
 		p.parameter(tenantName, c.TenantID, "is not a tenant", "write the directory's id or domain, or adfs")
 	}
 	if c.ClientID != "" && !clientPattern.MatchString(c.ClientID) {
-		p.parameter(
-			"clientID",
-			c.ClientID,
-			"is not a client id",
-			"write the application's or identity's client id, a GUID",
-		)
+		p.parameter("clientID", c.ClientID, "is not a client id", "write the application's or identity's client id, a GUID")
 	}
 }
 
 var (
 	tenantPattern     = regexp.MustCompile(`^[A-Za-z0-9.-]+$`)
 	clientPattern     = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
-	resourceIDPattern = regexp.MustCompile(
-		`(?i)^/subscriptions/[^/]+/resourcegroups/[^/]+/providers/microsoft\.managedidentity/userassignedidentities/[^/]+$`,
-	)
+	resourceIDPattern = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/resourcegroups/[^/]+/providers/microsoft\.managedidentity/userassignedidentities/[^/]+$`)
 )
 
 func (p *parser) managedIdentity() {
 	c := p.class
 	id, object := p.text["userAssignedIdentityID"], p.text["userAssignedIdentityObjectID"]
 	if id != "" && object != "" {
-		p.parameter(
-			"userAssignedIdentityObjectID",
-			object,
-			"and userAssignedIdentityID are both set",
-			"keep one of them",
-		)
+		p.parameter("userAssignedIdentityObjectID", object, "and userAssignedIdentityID are both set", "keep one of them")
 	}
 	switch {
 	case object != "":
 		c.ManagedObjectID = object
 	case strings.HasPrefix(id, "/"):
 		if !resourceIDPattern.MatchString(id) {
-			p.parameter(
-				"userAssignedIdentityID",
-				id,
-				"is not the resource id of a user-assigned identity",
-				"write /subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME, or its client id",
-			)
+			p.parameter("userAssignedIdentityID", id, "is not the resource id of a user-assigned identity",
+				"write /subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME, or its client id")
 		}
 		c.ManagedResourceID = id
 	default:
@@ -313,12 +279,7 @@ func (p *parser) refresh() {
 		case err != nil:
 			p.parameter("rotationInterval", text, "is not a duration", "write one like 30s, 2m or 1h, or off")
 		case interval != 0 && interval < ShortestInterval:
-			p.parameter(
-				"rotationInterval",
-				text,
-				"is shorter than "+ShortestInterval.String(),
-				"write at least that, or off",
-			)
+			p.parameter("rotationInterval", text, "is shorter than "+ShortestInterval.String(), "write at least that, or off")
 		}
 		p.class.RotationInterval = &interval
 	}
@@ -368,8 +329,7 @@ func (p *parser) vaultURL(name, uri string) (base, problem, fix string) {
 
 func (p *parser) checkURI(uri string) (base, problem, fix string) {
 	u, err := url.Parse(uri)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.Port() != "" || u.User != nil || u.RawQuery != "" ||
-		u.Fragment != "" ||
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.Port() != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
 		strings.Trim(u.Path, "/") != "" {
 		return "", "is not a vault URI", "write https://HOST/ with nothing behind it"
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/yamlnode"
 )
 
-// maxIndicators bounds the characters of the objects parameter that can begin a YAML node, which bounds what parsing it
-// costs: 1,000 objects of maxFields fields do not reach it, because each object is text to the outer document.
+// maxIndicators bounds the characters of the objects parameter that can begin a YAML node, which bounds what parsing it costs:
+// 1,000 objects of maxFields fields do not reach it, because each object is text to the outer document.
 const maxIndicators = 50_000
 
 // item is the text of one object and the line of the parameter on which it begins.
@@ -25,9 +25,8 @@ type item struct {
 // objectsShape is how to write the objects parameter.
 const objectsShape = "write a mapping with the key array, whose items are strings: array: [ | …, | … ]"
 
-// readItems reads the objects parameter: a YAML mapping whose key array holds strings. The text is trimmed first, as
-// the Azure provider does it, and lines are counted in the text before that. A warning or a mistake has no Parameter
-// and Index yet.
+// readItems reads the objects parameter: a YAML mapping whose key array holds strings. The text is trimmed first, as the Azure provider
+// does it, and lines are counted in the text before that. A warning or a mistake has no Parameter and Index yet.
 func readItems(raw string) (items []item, warning, mistake *Mistake) {
 	text := strings.TrimSpace(raw)
 	trimmed, _, _ := strings.Cut(raw, text)
@@ -54,11 +53,7 @@ func mistakeAt(line int, problem, fix string) *Mistake {
 // readDocument reads the first YAML document of the text.
 func readDocument(text string) (top *yaml.Node, warning, mistake *Mistake) {
 	if n := indicators(text); n > maxIndicators {
-		return nil, nil, mistakeAt(
-			1,
-			fmt.Sprintf("has %d YAML indicators", n),
-			fmt.Sprintf("split the class: at most %d", maxIndicators),
-		)
+		return nil, nil, mistakeAt(1, fmt.Sprintf("has %d YAML indicators", n), fmt.Sprintf("split the class: at most %d", maxIndicators))
 	}
 	decoder := yaml.NewDecoder(strings.NewReader(text))
 	var doc, next yaml.Node
@@ -72,17 +67,9 @@ func readDocument(text string) (top *yaml.Node, warning, mistake *Mistake) {
 	case errors.Is(err, io.EOF):
 	case err != nil:
 		problem, line := yamlProblem(err)
-		return nil, nil, mistakeAt(
-			line,
-			"has text after the end of its YAML: "+problem,
-			"correct the indentation: "+objectsShape,
-		)
+		return nil, nil, mistakeAt(line, "has text after the end of its YAML: "+problem, "correct the indentation: "+objectsShape)
 	default:
-		warning = mistakeAt(
-			next.Line,
-			"has a second YAML document, which is ignored",
-			"remove the line --- and what follows it",
-		)
+		warning = mistakeAt(next.Line, "has a second YAML document, which is ignored", "remove the line --- and what follows it")
 	}
 	return yamlnode.Resolve(doc.Content[0]), warning, nil
 }
@@ -126,8 +113,7 @@ func arrayOf(top *yaml.Node) (array *yaml.Node, mistake *Mistake) {
 	if array == nil {
 		return nil, mistakeAt(top.Line, "has no key array", objectsShape)
 	}
-	empty := len(array.Content) == 0 &&
-		(array.Kind == yaml.SequenceNode || strings.TrimSpace(yamlnode.Text(array)) == "")
+	empty := len(array.Content) == 0 && (array.Kind == yaml.SequenceNode || strings.TrimSpace(yamlnode.Text(array)) == "")
 	switch {
 	case empty && array.Kind != yaml.MappingNode:
 		return nil, mistakeAt(array.Line, "names no object: array is empty", "add objects below array")
@@ -140,8 +126,8 @@ func arrayOf(top *yaml.Node) (array *yaml.Node, mistake *Mistake) {
 	return array, nil
 }
 
-// indicators counts the characters outside of block scalars that can begin a node. Block scalars are recognized by
-// their indentation: a line that is deeper than the one with the indicator.
+// indicators counts the characters outside of block scalars that can begin a node. Block scalars are recognized by their indentation: a
+// line that is deeper than the one with the indicator.
 func indicators(text string) (n int) {
 	block := -1 // the indentation of the line whose block scalar is being skipped
 	for line := range strings.Lines(text) {
@@ -161,8 +147,7 @@ func indicators(text string) (n int) {
 				n++
 			}
 		}
-		if end := strings.TrimRight(content, " \t\r\n0123456789+-"); strings.HasSuffix(end, "|") ||
-			strings.HasSuffix(end, ">") {
+		if end := strings.TrimRight(content, " \t\r\n0123456789+-"); strings.HasSuffix(end, "|") || strings.HasSuffix(end, ">") {
 			block = indent
 		}
 	}
@@ -197,8 +182,7 @@ type fieldMistake struct {
 	line                int
 }
 
-// readFields reads the YAML mapping of one object, its merge keys resolved. A null or empty text is an object without
-// fields.
+// readFields reads the YAML mapping of one object, its merge keys resolved. A null or empty text is an object without fields.
 func readFields(text string) (fields []field, mistakes []fieldMistake) {
 	const fix = "write a mapping: objectName: NAME, objectType: secret"
 	var doc yaml.Node
@@ -220,21 +204,11 @@ func readFields(text string) (fields []field, mistakes []fieldMistake) {
 	for _, pair := range yamlnode.Pairs(top) {
 		name := pair.Key.Value
 		if seen[name] {
-			mistakes = append(
-				mistakes,
-				fieldMistake{
-					field:   name,
-					problem: "is a duplicate in the object",
-					fix:     "remove one",
-					line:    pair.Key.Line,
-				},
-			)
+			mistakes = append(mistakes, fieldMistake{field: name, problem: "is a duplicate in the object", fix: "remove one", line: pair.Key.Line})
 			continue
 		}
 		if seen[name] = true; len(seen) > maxFields {
-			return nil, []fieldMistake{
-				{problem: "has too many fields", fix: fmt.Sprintf("write at most %d", maxFields), line: top.Line},
-			}
+			return nil, []fieldMistake{{problem: "has too many fields", fix: fmt.Sprintf("write at most %d", maxFields), line: top.Line}}
 		}
 		node := yamlnode.Resolve(pair.Value)
 		fields = append(fields, field{name: name, value: value{

@@ -10,8 +10,7 @@ import (
 	"slices"
 )
 
-// maxOrdered is how many certificates are ordered at most. No chain is that long; a trust store may be, and has no
-// order.
+// maxOrdered is how many certificates are ordered at most. No chain is that long; a trust store may be, and has no order.
 const maxOrdered = 32
 
 // maxVerified is the largest RSA key that a signature is checked with, in bits, as in crypto/tls.
@@ -32,12 +31,7 @@ func orderChain(ders [][]byte, keys []any) (ordered [][]byte, warning string) {
 	for i, der := range ders {
 		certificate, err := x509.ParseCertificate(der)
 		if err != nil {
-			return ders, fmt.Sprintf(
-				"certificate %d of %d in the PFX cannot be read, so they keep its order: %v",
-				i+1,
-				len(ders),
-				err,
-			)
+			return ders, fmt.Sprintf("certificate %d of %d in the PFX cannot be read, so they keep its order: %v", i+1, len(ders), err)
 		}
 		if !slices.ContainsFunc(c, certificate.Equal) {
 			c = append(c, certificate)
@@ -110,10 +104,7 @@ func (c chain) issuers() []int {
 		if issued(certificate, certificate) {
 			continue // a root
 		}
-		issuers[i] = slices.IndexFunc(
-			c,
-			func(other *x509.Certificate) bool { return other != certificate && issued(other, certificate) },
-		)
+		issuers[i] = slices.IndexFunc(c, func(other *x509.Certificate) bool { return other != certificate && issued(other, certificate) })
 		if issuers[i] < 0 {
 			issuers[i] = c.issuerByKeyID(i)
 		}
@@ -163,8 +154,8 @@ func mayIssue(issuer, certificate *x509.Certificate) bool {
 			bytes.Equal(certificate.AuthorityKeyId, issuer.SubjectKeyId))
 }
 
-// signed reports whether issuer's key made the signature of certificate. One that is too weak to be checked is taken
-// for right, because trust is not decided here; one by a key of absurd size, which would take long, for wrong.
+// signed reports whether issuer's key made the signature of certificate. One that is too weak to be checked is taken for
+// right, because trust is not decided here; one by a key of absurd size, which would take long, for wrong.
 func signed(issuer, certificate *x509.Certificate) bool {
 	if public, ok := issuer.PublicKey.(*rsa.PublicKey); ok && public.N.BitLen() > maxVerified {
 		return false

@@ -36,9 +36,7 @@ func Recognise(value string) Content {
 func decodePFXText(value string) ([]byte, error) {
 	der, err := base64.StdEncoding.DecodeString(strings.TrimSpace(value))
 	if err != nil {
-		return nil, errors.New(
-			"the value is no PFX in base64: import it as a certificate again, or correct the secret's content type",
-		)
+		return nil, errors.New("the value is no PFX in base64: import it as a certificate again, or correct the secret's content type")
 	}
 	return der, nil
 }
@@ -64,8 +62,5 @@ func skippedWarning(contents *pfx.Contents) string {
 	if contents.Skipped == 0 {
 		return ""
 	}
-	return fmt.Sprintf(
-		"the PFX holds things that are neither private keys nor certificates, which are left out: %d",
-		contents.Skipped,
-	)
+	return fmt.Sprintf("the PFX holds things that are neither private keys nor certificates, which are left out: %d", contents.Skipped)
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// LeafNotAfter returns when the leaf certificate in data ends. Data is PEM, a PFX (binary or in base64) or one
-// certificate in DER; ok is false where it holds no certificate that can be read.
+// LeafNotAfter returns when the leaf certificate in data ends. Data is PEM, a PFX (binary or in base64) or one certificate
+// in DER; ok is false where it holds no certificate that can be read.
 func LeafNotAfter(data []byte) (end time.Time, ok bool) {
 	if _, err := x509.ParseCertificate(data); err == nil {
 		end = leafOf([][]byte{data}, nil)

@@ -29,8 +29,8 @@ func CertificatePEM(der []byte) ([]byte, error) {
 	return armour(blockCertificate, der), nil
 }
 
-// SplitPEM returns the CERTIFICATE blocks of a text, in its order, and all its other blocks, in its order and with
-// their headers. Text between blocks is left out. What there is none of is empty.
+// SplitPEM returns the CERTIFICATE blocks of a text, in its order, and all its other blocks, in its order and with their
+// headers. Text between blocks is left out. What there is none of is empty.
 func SplitPEM(text []byte) (certificates, others []byte) {
 	certificates, others = []byte{}, []byte{}
 	for block := range blocks(text) {
@@ -102,11 +102,7 @@ func parsePrivateKey(block *pem.Block) (any, error) {
 	if key, err := x509.ParseECPrivateKey(block.Bytes); err == nil {
 		return key, nil
 	}
-	return nil, fmt.Errorf(
-		"the private key (%.30q) cannot be read: use RSA, EC on P-256, P-384 or P-521, or Ed25519: %w",
-		block.Type,
-		err,
-	)
+	return nil, fmt.Errorf("the private key (%.30q) cannot be read: use RSA, EC on P-256, P-384 or P-521, or Ed25519: %w", block.Type, err)
 }
 
 // isPrivateKey reports whether a block holds a private key, and not parameters or the like.

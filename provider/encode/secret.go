@@ -42,8 +42,8 @@ type CertificateSecret struct {
 // ConvertCertificateSecret turns the value of a certificate-backed secret into the bytes of its files. An empty content
 // type means that the vault gave none: the value is recognised by what it holds.
 //
-// PEM, and with Options.PFX a PFX, is written as it is. Else a PFX becomes PEM: its private keys first (PKCS#8), then
-// its certificates. Where these are no single chain they keep their order, with a warning.
+// PEM, and with Options.PFX a PFX, is written as it is. Else a PFX becomes PEM: its private keys first (PKCS#8), then its
+// certificates. Where these are no single chain they keep their order, with a warning.
 func ConvertCertificateSecret(value, contentType string, options Options) (*CertificateSecret, error) {
 	switch contentType {
 	case ContentTypePEM:
@@ -62,12 +62,8 @@ func ConvertCertificateSecret(value, contentType string, options Options) (*Cert
 		return pfxSecret(value, options)
 	case Unknown:
 	}
-	return nil, fmt.Errorf(
-		"the secret has no content type and its value is neither PEM nor PFX: set the content type to %s or %s, "+
-			"or import the certificate again",
-		ContentTypePEM,
-		ContentTypePFX,
-	)
+	return nil, fmt.Errorf("the secret has no content type and its value is neither PEM nor PFX: set the content type to %s or %s, "+
+		"or import the certificate again", ContentTypePEM, ContentTypePFX)
 }
 
 func pemSecret(value string, options Options) (*CertificateSecret, error) {
@@ -108,10 +104,8 @@ func pfxSecret(value string, options Options) (*CertificateSecret, error) {
 	case err != nil:
 		return nil, err
 	case options.Encoding != "" && options.Encoding != EncodingUTF8:
-		return nil, errors.New(
-			"objectEncoding " + options.Encoding + " does not fit a PFX that becomes PEM: remove objectEncoding, " +
-				"or set objectFormat: pfx",
-		)
+		return nil, errors.New("objectEncoding " + options.Encoding + " does not fit a PFX that becomes PEM: remove objectEncoding, " +
+			"or set objectFormat: pfx")
 	}
 	secret := &CertificateSecret{NotAfter: leafOf(contents.Certificates, contents.Keys)}
 	if err := secret.split(contents, options); err != nil {

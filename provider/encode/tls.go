@@ -26,8 +26,8 @@ func TLSCertificates(data []byte) ([]byte, error) {
 	return certificatesPEM(m.certificates), nil
 }
 
-// TLSKey returns what tls.key holds: the last private key of the file, as PKCS#1 RSA PRIVATE KEY, SEC 1 EC PRIVATE KEY,
-// or PKCS#8 PRIVATE KEY for Ed25519. A key that is missing, encrypted or unreadable is an error.
+// TLSKey returns what tls.key holds: the last private key of the file, as PKCS#1 RSA PRIVATE KEY, SEC 1 EC PRIVATE KEY, or
+// PKCS#8 PRIVATE KEY for Ed25519. A key that is missing, encrypted or unreadable is an error.
 func TLSKey(data []byte) ([]byte, error) {
 	m, err := readMaterial(data)
 	if err != nil {
@@ -56,9 +56,9 @@ func TLSKey(data []byte) ([]byte, error) {
 	}
 }
 
-// TLSAuthorities returns what ca.crt holds: the certificates of the file, in the order of tls.crt, without its leaf.
-// The leaf is the certificate of the file's private key; in a file without a key it is the first certificate, unless
-// that is a CA's. A self-signed leaf is its own authority and stays. A file of CA certificates is returned whole.
+// TLSAuthorities returns what ca.crt holds: the certificates of the file, in the order of tls.crt, without its leaf. The
+// leaf is the certificate of the file's private key; in a file without a key it is the first certificate, unless that is
+// a CA's. A self-signed leaf is its own authority and stays. A file of CA certificates is returned whole.
 func TLSAuthorities(data []byte) ([]byte, error) {
 	m, err := readMaterial(data)
 	if err != nil {
@@ -80,10 +80,8 @@ func TLSAuthorities(data []byte) ([]byte, error) {
 		}
 	}
 	if len(authorities) == 0 {
-		return nil, errors.New(
-			"the file holds no certificate of an issuer for ca.crt: import the certificate with its chain, or " +
-				"name an object that holds the CA certificates",
-		)
+		return nil, errors.New("the file holds no certificate of an issuer for ca.crt: import the certificate with its chain, or " +
+			"name an object that holds the CA certificates")
 	}
 	return certificatesPEM(authorities), nil
 }

@@ -72,8 +72,8 @@ func New(o Options) (*http.Transport, error) {
 // Client sends requests over a transport. It implements policy.Transporter of the Azure SDK.
 type Client struct{ RoundTripper http.RoundTripper }
 
-// Do sends a request. It follows no redirect: Key Vault and Entra ID never redirect, and a token must not follow one.
-// The body of the answer fails beyond BiggestBody.
+// Do sends a request. It follows no redirect: Key Vault and Entra ID never redirect, and a token must not follow one. The body of
+// the answer fails beyond BiggestBody.
 func (c Client) Do(req *http.Request) (*http.Response, error) {
 	// Not http.Client: on a redirect it rewinds the request's body, which an earlier write may still read.
 	resp, err := c.RoundTripper.RoundTrip(req)

@@ -19,8 +19,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// Vault is a provider whose objects are a map. A class's parameter "objects" is a comma-separated list of names; each
-// is one source, asked as the pod's service account.
+// Vault is a provider whose objects are a map. A class's parameter "objects" is a comma-separated list of names; each is
+// one source, asked as the pod's service account.
 type Vault struct {
 	clock clock.PassiveClock
 
@@ -36,8 +36,7 @@ type Vault struct {
 	Requests map[string]int
 	// At are the times of fetches.
 	At []time.Time
-	// Fail is what a fetch ends with; where StaleIfError is true, one that allows it gets the values as last known good
-	// ones.
+	// Fail is what a fetch ends with; where StaleIfError is true, one that allows it gets the values as last known good ones.
 	Fail         error
 	StaleIfError bool
 	// Hang makes a fetch wait for its context, and HangFor one that asks for the object. Hanging counts them.
@@ -149,10 +148,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 	return bundle, err
 }
 
-func (b *binding) fetch(
-	ctx context.Context,
-	opts volume.FetchOptions,
-) (_ *volume.Bundle, late chan struct{}, err error) {
+func (b *binding) fetch(ctx context.Context, opts volume.FetchOptions) (_ *volume.Bundle, late chan struct{}, err error) {
 	v := b.vault
 	v.mu.Lock()
 	if v.Hang || v.HangFor != "" && slices.Contains(b.names, v.HangFor) {
@@ -183,19 +179,13 @@ func (b *binding) fetch(
 		}
 		value, ok := v.Values[name]
 		if !ok {
-			return nil, nil, &volume.Error{
-				Reason:  volume.ReasonNotFound,
-				Message: fmt.Sprintf("vault \"v\": secret %q was not found", name),
-			}
+			return nil, nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf("vault \"v\": secret %q was not found", name)}
 		}
 		if at := v.asked[key]; at.Before(bundle.FetchedAt) {
 			bundle.FetchedAt = at
 		}
 		bundle.Files = append(bundle.Files, volume.File{Path: name, Mode: v.Mode, Data: []byte(value)})
-		bundle.Objects = append(
-			bundle.Objects,
-			volume.Object{ID: "secret/" + name, Version: value, Path: name, Expires: v.Expires[name]},
-		)
+		bundle.Objects = append(bundle.Objects, volume.Object{ID: "secret/" + name, Version: value, Path: name, Expires: v.Expires[name]})
 		bundle.Sources = append(bundle.Sources, volume.Source{
 			Key:   volume.SourceKey{Identity: b.identity, Name: name},
 			Hash:  sha256.Sum256([]byte(value)),

@@ -14,8 +14,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// The verbosities of what libraries log. The driver itself logs whether something failed: what libraries add is for a
-// closer look, and gRPC's connections and streams are noise below the highest levels.
+// The verbosities of what libraries log. The driver itself logs whether something failed: what libraries add is for a closer
+// look, and gRPC's connections and streams are noise below the highest levels.
 const (
 	grpcVerbosity = 9
 	sdkVerbosity  = 6
@@ -33,9 +33,7 @@ func Join(log *slog.Logger) {
 	azlog.SetListener(func(event azlog.Event, text string) {
 		// the first line says what the rest details
 		first, rest, _ := strings.Cut(strings.TrimSpace(text), "\n")
-		details := strings.Join(strings.Fields(rest), " ")
-		//nolint:sloglint // the SDK's own words
-		sdk.Log(context.Background(), Level(sdkVerbosity), first, "event", string(event), "details", details)
+		sdk.Log(context.Background(), Level(sdkVerbosity), first, "event", string(event), "details", strings.Join(strings.Fields(rest), " ")) //nolint:sloglint // the SDK's own words
 	})
 }
 

@@ -76,10 +76,7 @@ func (r *reader) decrypt(a algorithm, content []byte) ([]byte, error) {
 	}
 	s, ok := scheme(a.Type)
 	if !ok {
-		return nil, fmt.Errorf(
-			"the PFX is encrypted with the unknown algorithm %v: export it again with AES-256",
-			a.Type,
-		)
+		return nil, fmt.Errorf("the PFX is encrypted with the unknown algorithm %v: export it again with AES-256", a.Type)
 	}
 	var parameters struct {
 		Salt   []byte
@@ -144,11 +141,7 @@ func (r *reader) pbes2(a algorithm) (cipher.BlockMode, error) {
 		return nil, err
 	}
 	if len(iv) != blockSize {
-		return nil, fmt.Errorf(
-			"the PFX is damaged: its cipher has an initial vector of %d bytes instead of %d",
-			len(iv),
-			blockSize,
-		)
+		return nil, fmt.Errorf("the PFX is damaged: its cipher has an initial vector of %d bytes instead of %d", len(iv), blockSize)
 	}
 	key, err := r.pbkdf2(parameters.KDF, keySize)
 	if err != nil {
@@ -157,16 +150,12 @@ func (r *reader) pbes2(a algorithm) (cipher.BlockMode, error) {
 	return decrypter(key, iv)
 }
 
-// decryptCBC decrypts content and takes the padding of RFC 8018, section 6.1.1, away. Content that looks right but is
-// no DER is noise too: the padding of noise is right once in 256 times.
+// decryptCBC decrypts content and takes the padding of RFC 8018, section 6.1.1, away. Content that looks right but is no
+// DER is noise too: the padding of noise is right once in 256 times.
 func decryptCBC(mode cipher.BlockMode, content []byte) ([]byte, error) {
 	size := mode.BlockSize()
 	if len(content) == 0 || len(content)%size != 0 {
-		return nil, fmt.Errorf(
-			"the PFX is damaged: encrypted content of %d bytes is no multiple of %d",
-			len(content),
-			size,
-		)
+		return nil, fmt.Errorf("the PFX is damaged: encrypted content of %d bytes is no multiple of %d", len(content), size)
 	}
 	plain := make([]byte, len(content))
 	mode.CryptBlocks(plain, content)

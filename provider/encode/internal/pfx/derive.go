@@ -12,8 +12,7 @@ import (
 )
 
 // maxRounds is how many rounds of key derivation one file may ask for in all, at most two seconds of one core. Programs
-// write 1 to 100,000 for each of some eight keys and vectors; 600,000 for each is what cautious people choose with
-// PBES2.
+// write 1 to 100,000 for each of some eight keys and vectors; 600,000 for each is what cautious people choose with PBES2.
 const maxRounds = 2_000_000
 
 // maxDerivedKey is the longest key that a MAC may ask for (RFC 9579: the size of the hash).
@@ -27,17 +26,14 @@ func (b *budget) spend(rounds int) error {
 		return fmt.Errorf("the PFX is damaged: it asks for %d rounds of key derivation", rounds)
 	}
 	if rounds > int(*b) {
-		return fmt.Errorf(
-			"the PFX asks for more than %d rounds of key derivation: export it again with fewer iterations",
-			maxRounds,
-		)
+		return fmt.Errorf("the PFX asks for more than %d rounds of key derivation: export it again with fewer iterations", maxRounds)
 	}
 	*b -= budget(rounds)
 	return nil
 }
 
-// emptyPasswords returns the two forms in which programs write the empty password: the terminator of an empty BMP
-// string (RFC 7292, appendix B.1), and nothing at all.
+// emptyPasswords returns the two forms in which programs write the empty password: the terminator of an empty BMP string
+// (RFC 7292, appendix B.1), and nothing at all.
 func emptyPasswords() [][]byte { return [][]byte{{0, 0}, nil} }
 
 // purpose is the ID byte of RFC 7292, appendix B.3.
@@ -50,12 +46,7 @@ const (
 )
 
 // deriveKey is the key derivation of RFC 7292, appendix B.2.
-func (r *reader) deriveKey(
-	newHash func() hash.Hash,
-	id purpose,
-	password, salt []byte,
-	rounds, size int,
-) ([]byte, error) {
+func (r *reader) deriveKey(newHash func() hash.Hash, id purpose, password, salt []byte, rounds, size int) ([]byte, error) {
 	h := newHash()
 	// Each block of the result takes all rounds again.
 	for range (size + h.Size() - 1) / h.Size() {

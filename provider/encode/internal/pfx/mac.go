@@ -98,10 +98,7 @@ func (r *reader) pbmac1(a algorithm, content []byte) ([]byte, error) {
 	}
 	newHash := hmacHash(parameters.MAC.Type)
 	if newHash == nil {
-		return nil, fmt.Errorf(
-			"the MAC of the PFX uses the unknown hash %v: export it again with SHA-256",
-			parameters.MAC.Type,
-		)
+		return nil, fmt.Errorf("the MAC of the PFX uses the unknown hash %v: export it again with SHA-256", parameters.MAC.Type)
 	}
 	key, err := r.pbkdf2(parameters.KDF, 0)
 	if err != nil {

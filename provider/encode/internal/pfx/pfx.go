@@ -1,5 +1,5 @@
-// Package pfx reads PKCS#12 files (RFC 7292) whose password is empty, as Key Vault keeps them: with or without a
-// private key, in every encryption that Key Vault, OpenSSL, Windows and Java write.
+// Package pfx reads PKCS#12 files (RFC 7292) whose password is empty, as Key Vault keeps them: with or without a private
+// key, in every encryption that Key Vault, OpenSSL, Windows and Java write.
 //
 // The libraries for PKCS#12 want exactly one private key and at least one certificate, some of them exactly two safes,
 // and none bounds the work that a file may ask for. Here a vault's owner decides what the node computes, so every
@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// MaxKeySize is the largest private key in PKCS#8 that is read, in bytes: reading takes time with the square of its
-// size. RSA with 16,384 bits has 9,400.
+// MaxKeySize is the largest private key in PKCS#8 that is read, in bytes: reading takes time with the square of its size.
+// RSA with 16,384 bits has 9,400.
 const MaxKeySize = 16 << 10
 
 // The bounds of a file. Key Vault keeps at most 25 kB of text in a secret.
@@ -36,10 +36,8 @@ type Contents struct {
 }
 
 // ErrPassword means that the file opens with a password only.
-var ErrPassword = errors.New(
-	"the PFX is protected with a password: import it as a certificate, where Key Vault takes " +
-		"the password away, or store it without one",
-)
+var ErrPassword = errors.New("the PFX is protected with a password: import it as a certificate, where Key Vault takes " +
+	"the password away, or store it without one")
 
 var (
 	oidData          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}
@@ -87,8 +85,7 @@ type bag struct {
 	Attributes []asn1.RawValue `asn1:"set,optional"`
 }
 
-// Looks reports whether data begins like a PFX: a DER sequence whose first element is the integer 3. It may still be
-// damaged.
+// Looks reports whether data begins like a PFX: a DER sequence whose first element is the integer 3. It may still be damaged.
 func Looks(data []byte) bool {
 	var outer asn1.RawValue
 	if rest, err := asn1.Unmarshal(data, &outer); err != nil || len(rest) != 0 || outer.Class != asn1.ClassUniversal ||
@@ -150,11 +147,8 @@ func (r *reader) readSafes(content []byte) error {
 		return err
 	}
 	if len(safes) > maxSafes {
-		return fmt.Errorf(
-			"the PFX has %d safes, at most %d are supported: export it again with OpenSSL, Windows or Java",
-			len(safes),
-			maxSafes,
-		)
+		return fmt.Errorf("the PFX has %d safes, at most %d are supported: export it again with OpenSSL, Windows or Java",
+			len(safes), maxSafes)
 	}
 	for _, safe := range safes {
 		var data []byte
@@ -223,11 +217,8 @@ func (r *reader) addKey(pkcs8 []byte) error {
 	}
 	key, err := x509.ParsePKCS8PrivateKey(pkcs8)
 	if err != nil {
-		return fmt.Errorf(
-			"the private key in the PFX cannot be read (RSA, EC on P-256, P-384, P-521 and Ed25519 can): "+
-				"set objectFormat: pfx to mount the PFX as it is: %w",
-			err,
-		)
+		return fmt.Errorf("the private key in the PFX cannot be read (RSA, EC on P-256, P-384, P-521 and Ed25519 can): "+
+			"set objectFormat: pfx to mount the PFX as it is: %w", err)
 	}
 	r.contents.Keys = append(r.contents.Keys, key)
 	return nil

@@ -72,8 +72,7 @@ func (*decrypter) BlockSize() int { return BlockSize }
 // Encrypt implements cipher.Block. Nothing may be encrypted with RC2, so it panics; a CBC decrypter never calls it.
 func (*decrypter) Encrypt(_, _ []byte) { panic("rc2: decrypts only") }
 
-// Decrypt implements cipher.Block: 5 reverse mixing rounds, a mashing round, 6, a mashing round, 5 (RFC 2268, section
-// 4).
+// Decrypt implements cipher.Block: 5 reverse mixing rounds, a mashing round, 6, a mashing round, 5 (RFC 2268, section 4).
 func (d *decrypter) Decrypt(dst, src []byte) {
 	var r [4]uint16
 	for i := range r {
