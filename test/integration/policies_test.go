@@ -64,6 +64,7 @@ func TestClassesAtKubectlApply(t *testing.T) {
 	}{
 		"good":                 {nil, nil, ""},
 		"managed identity":     {map[string]string{"useVMManagedIdentity": "true", "tenantID": "-", "clientID": "-"}, nil, ""},
+		"managed, odd ids":     {map[string]string{"useVMManagedIdentity": "true", "tenantID": "{guid}", "clientID": "ä"}, nil, ""},
 		"resource id":          {map[string]string{"useVMManagedIdentity": " T ", "userAssignedIdentityID": "/Subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/n"}, nil, ""},
 		"spaces":               {map[string]string{"keyvaultName": " kv1\n", "useVMManagedIdentity": " false ", "tenantID": "\u00a0t"}, nil, ""},
 		"URI":                  {map[string]string{"keyvaultName": "-", "keyvaultURI": "HTTPS://kv1.vault.azure.net//"}, nil, ""},
