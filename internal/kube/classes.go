@@ -32,9 +32,9 @@ const (
 	classIdle = 10 * time.Minute
 	// mostWatches bounds the watches of a node. A class beyond it is read at each use.
 	mostWatches = 512
-	// shortestWatch is the shortest time after which the API server ends a watch; the longest is twice that, so that the watches of
-	// many nodes are not renewed together.
-	shortestWatch = 5 * time.Minute
+	// watchLife is after how long the API server ends a watch, give or take a half, so that the watches of many nodes are not renewed
+	// together.
+	watchLife = 8 * time.Minute
 	// steadyWatch is how long a watch lasts that did work: the waits between tries begin anew, and one that the API server ended is
 	// renewed without a wait.
 	steadyWatch = 10 * time.Second
@@ -104,7 +104,7 @@ func (c *Cluster) Get(ctx context.Context, namespace, name string) (*v1.SecretPr
 }
 
 func (k *classes) get(ctx context.Context, name types.NamespacedName) (*v1.SecretProviderClass, error) {
-	w, class, err := k.use(name)
+	w, class, err := k.use(name) //nolint:contextcheck // the watch outlives the call that starts it
 	if class != nil || err != nil {
 		return class, err
 	}
@@ -122,7 +122,7 @@ func (k *classes) get(ctx context.Context, name types.NamespacedName) (*v1.Secre
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-k.ctx.Done():
-		return nil, context.Cause(k.ctx)
+		return nil, context.Canceled
 	case <-w.first:
 	}
 	k.mu.Lock()
@@ -158,8 +158,8 @@ func (k *classes) use(name types.NamespacedName) (w *watchedClass, class *v1.Sec
 	}
 	if len(k.watched) >= mostWatches {
 		if !k.full {
-			k.log.WarnContext(k.ctx, fmt.Sprintf(
-				"this node uses more than %d SecretProviderClasses: the others are not watched but read at each use", mostWatches))
+			k.log.WarnContext(k.ctx, "this node uses too many SecretProviderClasses to watch all: the others are read at each use",
+				logkeys.Class, name)
 		}
 		k.full = true
 		return nil, nil, nil
@@ -264,11 +264,16 @@ func (k *classes) follow(ctx context.Context, w *watchedClass) {
 		case err == nil && steady:
 			continue
 		}
-		if !k.api.pause(ctx, wait/2+rand.N(wait)) {
+		if !k.api.pause(ctx, jitter(wait)) {
 			return
 		}
 		wait = min(2*wait, lastWait)
 	}
+}
+
+// jitter returns half of a duration to one and a half, so that nodes that fail together do not try again together.
+func jitter(d time.Duration) time.Duration {
+	return d/2 + rand.N(d) //nolint:gosec // it guards nothing
 }
 
 const watchFailed = "the watch of a SecretProviderClass failed; it is used as it was known"
@@ -334,7 +339,7 @@ func onlyName(name string) string { return fields.OneTermEqualSelector("metadata
 
 // watch follows one watch to its end and moves at along.
 func (k *classes) watch(ctx context.Context, w *watchedClass, at *place) error {
-	seconds := int64((shortestWatch + rand.N(shortestWatch)).Seconds())
+	seconds := int64(jitter(watchLife).Seconds())
 	stream, err := k.request(w.name, metav1.ListOptions{
 		FieldSelector:       onlyName(w.name.Name),
 		ResourceVersion:     at.version,

@@ -111,24 +111,24 @@ func (a *fakeAPI) close(name string, writer *io.PipeWriter) {
 	a.open[name] = slices.DeleteFunc(a.open[name], func(w *io.PipeWriter) bool { return w == writer })
 }
 
-// end ends the watches of a class, as the API server does after some minutes.
-func (a *fakeAPI) end(name string) {
+// end ends the watches of the class web, as the API server does after some minutes.
+func (a *fakeAPI) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, w := range a.open[name] {
+	for _, w := range a.open["web"] {
 		_ = w.Close()
 	}
-	a.open[name] = nil
+	a.open["web"] = nil
 }
 
-// send sends an event to the watches of a class.
-func (a *fakeAPI) send(kind, name string, object any) {
+// send sends an event to the watches of the class web.
+func (a *fakeAPI) send(kind string, object any) {
 	text, err := json.Marshal(map[string]any{"type": kind, "object": object})
 	if err != nil {
 		panic(err)
 	}
 	a.mu.Lock()
-	open := slices.Clone(a.open[name])
+	open := slices.Clone(a.open["web"])
 	a.mu.Unlock()
 	for _, w := range open {
 		_, _ = w.Write(append(text, '\n'))
@@ -262,12 +262,12 @@ func TestClassIsWatchedWhileItIsUsed(t *testing.T) {
 		if got := a.requests(); got != "" {
 			t.Errorf("requests while the watch is open: %s", got)
 		}
-		a.send("MODIFIED", "web", a.put("web", "b"))
+		a.send("MODIFIED", a.put("web", "b"))
 		if got := edited(); !slices.Equal(got, []string{"web"}) || vaultOf(t, c, "web") != "b" {
 			t.Errorf("edits: %v", got)
 		}
 		same := a.put("web", "b") // its status, or what is not kept
-		a.send("MODIFIED", "web", same)
+		a.send("MODIFIED", same)
 		if got := edited(); got != nil {
 			t.Errorf("a class that differs in nothing that is read: %v", got)
 		}
@@ -296,7 +296,7 @@ func TestWatchIsStartedAgain(t *testing.T) {
 	refuseAll := func(code int, status *metav1.Status) func(*fakeAPI) {
 		return func(a *fakeAPI) {
 			a.refuses(func(_, _ string, r *http.Request) (*http.Response, error) { return answer(r, code, status), nil })
-			a.end("web")
+			a.end()
 		}
 	}
 	tests := map[string]struct {
@@ -306,15 +306,15 @@ func TestWatchIsStartedAgain(t *testing.T) {
 		// first is the first request after it.
 		first string
 	}{
-		"410 in the watch": {func(a *fakeAPI) { a.send("ERROR", "web", gone) }, 2, "list web"},
-		"500 in the watch": {func(a *fakeAPI) { a.send("ERROR", "web", broken) }, 2, "list web"},
+		"410 in the watch": {func(a *fakeAPI) { a.send("ERROR", gone) }, 2, "list web"},
+		"500 in the watch": {func(a *fakeAPI) { a.send("ERROR", broken) }, 2, "list web"},
 		"410":              {refuseAll(http.StatusGone, gone), 60, "list web"},
 		"500":              {refuseAll(http.StatusInternalServerError, broken), 60, "list web"},
 		"refused": {func(a *fakeAPI) {
 			a.refuses(func(string, string, *http.Request) (*http.Response, error) {
 				return nil, errors.New("connection refused")
 			})
-			a.end("web")
+			a.end()
 		}, 60, "watch web"},
 		"watches that end at once": {func(a *fakeAPI) {
 			a.refuses(func(verb, _ string, r *http.Request) (*http.Response, error) {
@@ -325,9 +325,9 @@ func TestWatchIsStartedAgain(t *testing.T) {
 					StatusCode: http.StatusOK, Request: r, Body: http.NoBody, Header: http.Header{"Content-Type": {"application/json"}},
 				}, nil
 			})
-			a.end("web")
+			a.end()
 		}, 60, "watch web"},
-		"ended in time": {func(a *fakeAPI) { a.end("web") }, 1, "watch web"},
+		"ended in time": {func(a *fakeAPI) { a.end() }, 1, "watch web"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -352,12 +352,12 @@ func TestWatchIsStartedAgain(t *testing.T) {
 				if got := edited(); got != nil {
 					t.Errorf("edits of a class that was not edited: %v", got)
 				}
-				a.send("MODIFIED", "web", a.put("web", "b"))
+				a.send("MODIFIED", a.put("web", "b"))
 				if got := edited(); !slices.Equal(got, []string{"web"}) || vaultOf(t, c, "web") != "b" {
 					t.Errorf("edits after the fault: %v", got)
 				}
 				a.put("web", "c") // an edit whose event is lost
-				a.send("ERROR", "web", gone)
+				a.send("ERROR", gone)
 				time.Sleep(2 * lastWait)
 				if got := edited(); !slices.Equal(got, []string{"web"}) || vaultOf(t, c, "web") != "c" {
 					t.Errorf("edits after an event that was lost: %v", got)
@@ -365,7 +365,7 @@ func TestWatchIsStartedAgain(t *testing.T) {
 				a.mu.Lock()
 				delete(a.classes, "web")
 				a.mu.Unlock()
-				a.send("ERROR", "web", gone)
+				a.send("ERROR", gone)
 				time.Sleep(2 * lastWait)
 				if _, err := c.Get(t.Context(), "shop", "web"); volume.ReasonOf(err) != volume.ReasonClassNotFound || len(edited()) != 1 {
 					t.Errorf("a deletion whose event is lost: %v", err)
@@ -396,7 +396,7 @@ func TestMissingClassIsReadAtEachUse(t *testing.T) {
 		a.mu.Lock()
 		delete(a.classes, "web")
 		a.mu.Unlock()
-		a.send("DELETED", "web", deleted)
+		a.send("DELETED", deleted)
 		if got := edited(); len(got) != 1 {
 			t.Errorf("a deletion: %v", got)
 		}
@@ -406,7 +406,7 @@ func TestMissingClassIsReadAtEachUse(t *testing.T) {
 		if got := vaultOf(t, c, "web"); got != "b" { // before the watch knows
 			t.Errorf("created again: %q", got)
 		}
-		a.send("ADDED", "web", again)
+		a.send("ADDED", again)
 		if got := edited(); len(got) != 1 {
 			t.Errorf("created again: %v", got)
 		}
@@ -483,7 +483,7 @@ func TestPanicInAWatch(t *testing.T) {
 		c.goes(ctx, "panics", func(ctx context.Context) { _ = c.Watch(ctx, func(string, string) { panic("defect") }) })
 		a.put("web", "a")
 		vaultOf(t, c, "web")
-		a.send("MODIFIED", "web", a.put("web", "b"))
+		a.send("MODIFIED", a.put("web", "b"))
 		synctest.Wait()
 		cancel()
 		if got := vaultOf(t, c, "web"); got != "b" || a.watches() != 1 {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -190,7 +189,7 @@ func (c *Cluster) firstAnswer(ctx context.Context) {
 			c.answered.Store(true)
 			return
 		}
-		timer := c.clock.NewTimer(wait/2 + rand.N(wait))
+		timer := c.clock.NewTimer(jitter(wait))
 		select {
 		case <-ctx.Done():
 			timer.Stop()

@@ -20,7 +20,7 @@ import (
 func TestPages(t *testing.T) {
 	const classes = 1200
 	gone := failed(http.StatusGone, metav1.StatusReasonExpired, "the provided continue parameter is too old")
-	gone.ListMeta.Continue = "800"
+	gone.Continue = "800"
 	tests := map[string]struct {
 		// fault answers the page from that class on; tries counts how often it was asked for.
 		fault func(r *http.Request, from, limit, tries int) (*http.Response, error)

@@ -35,7 +35,7 @@ func (c *counted) behind(t *testing.T, kubeconfig string) string {
 	t.Helper()
 	raw, err := clientcmd.LoadFromFile(kubeconfig)
 	must(t, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	must(t, err)
 	t.Cleanup(func() { _ = listener.Close() })
 	to := ""
@@ -55,7 +55,7 @@ func (c *counted) behind(t *testing.T, kubeconfig string) string {
 			}
 			go func() {
 				defer func() { _ = from.Close() }()
-				server, err := net.Dial("tcp", to)
+				server, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", to)
 				if err != nil {
 					return
 				}

@@ -46,7 +46,7 @@ func TestFiguresOfMemory(t *testing.T) {
 	makeClasses(t, config, s.system, classes)
 	s.class("web")
 	n.Run()
-	row(fmt.Sprintf("%d classes listed at start", classes), n)
+	row(fmt.Sprintf("%d classes, none of them used", classes), n)
 	n.Secret("db", "s3cret")
 	for i := range volumes {
 		must(t, s.publish(n, s.pod(fmt.Sprintf("cart-%d", i)), "web"))
