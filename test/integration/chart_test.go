@@ -25,12 +25,12 @@ func helm(t *testing.T, c *controlplane.ControlPlane, args ...string) (string, e
 	return out.String(), err
 }
 
-// all switches on what the API server of Kubernetes itself can judge.
+// all enables the options whose objects the API server knows without further CustomResourceDefinitions.
 const all = "syncSecret.enabled=true,serviceAccountAnnotations.enabled=true,rbac.ownerReferences=true,emulator.enabled=true," +
 	"networkPolicy.enabled=true,openshift.scc=privileged,linux.hostNetwork=true,linux.metricsAddr=127.0.0.1:9095," +
 	"proxy.https=http://proxy:3128,linux.podAnnotations.a=b,linux.driver.resources.limits.memory=1Gi,commonLabels.team=platform"
 
-// before are the objects of the driver that this one replaces, as its chart leaves them in a cluster.
+// before are objects of the Secrets Store CSI Driver, as its chart leaves them in a cluster.
 const before = `
 apiVersion: storage.k8s.io/v1
 kind: CSIDriver
@@ -86,7 +86,7 @@ metadata: {name: old, namespace: default}
 spec: {provider: azure, parameters: {keyvaultName: kv1, tenantID: t, objects: "array: []"}}
 `
 
-// TestChartOverAnotherDriversObjects goes the way of docs/migration.md: over what another installation left, and away again.
+// TestChartOverAnotherDriversObjects follows docs/migration.md: it installs over the objects of another installation, and uninstalls.
 func TestChartOverAnotherDriversObjects(t *testing.T) {
 	c := controlplane.Start(t, controlplane.Options{})
 	release := func(verb string, more ...string) (string, error) {
@@ -140,7 +140,7 @@ func TestChartOverAnotherDriversObjects(t *testing.T) {
 		"-l", "app.kubernetes.io/instance=keyvault-csi", "-o", "name"); left != "" {
 		t.Errorf("left after uninstalling:\n%s", left)
 	}
-	// the same release again finds its own objects
+	// A second installation of the release finds its own objects.
 	if out, err := release("install"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -149,7 +149,7 @@ func TestChartOverAnotherDriversObjects(t *testing.T) {
 	}
 }
 
-// TestChartDryRun sends every object of the chart and of the manifests through the API server's strict validation.
+// TestChartDryRun has the API server validate every object of the chart and of the manifests strictly.
 func TestChartDryRun(t *testing.T) {
 	c := controlplane.Start(t, controlplane.Options{})
 	for name, args := range map[string][]string{"as it is": nil, "everything": {"--set", all}} {
@@ -163,7 +163,7 @@ func TestChartDryRun(t *testing.T) {
 	}
 	root, err := binaries.Root()
 	must(t, err)
-	// the driver first without Secret sync, then with it
+	// Secret sync is turned on later.
 	c.Apply(root + "/deploy/manifests/kubernetes-1.35.yaml")
 	c.Apply(root + "/deploy/manifests/kubernetes-1.35-secret-sync.yaml")
 }

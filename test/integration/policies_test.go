@@ -26,7 +26,7 @@ import (
 
 const goodObjects = "array:\n- |\n  objectName: s\n  objectType: secret\n"
 
-// with are the parameters of a good class with more over them; "-" takes one away.
+// with returns the parameters of a valid class, overridden by more; the value "-" removes a parameter.
 func with(more map[string]string) map[string]string {
 	all := map[string]string{"keyvaultName": "kv1", "tenantID": "tenant", "clientID": "client", "objects": goodObjects}
 	maps.Copy(all, more)
@@ -34,7 +34,7 @@ func with(more map[string]string) map[string]string {
 	return all
 }
 
-// judge says what the driver says of parameters: a policy must not refuse what it accepts.
+// judge returns the mistakes that the driver finds in the parameters: a policy must not reject what the driver accepts.
 func judge(t *testing.T, parameters map[string]string) []kvclass.Mistake {
 	t.Helper()
 	clouds, err := cloud.NewResolver("AzurePublicCloud", t.TempDir())
@@ -43,7 +43,7 @@ func judge(t *testing.T, parameters map[string]string) []kvclass.Mistake {
 	return mistakes
 }
 
-// apply asks the API server, without leaving anything, what it says of a class.
+// apply creates a class as a dry run and returns the API server's answer.
 func apply(c caller, namespace string, spec v1.SecretProviderClassSpec) answer {
 	c.t.Helper()
 	body, err := json.Marshal(map[string]any{
@@ -59,8 +59,8 @@ func TestClassesAtKubectlApply(t *testing.T) {
 	admin := newCaller(t, c.Admin())
 	for name, tt := range map[string]struct {
 		parameters map[string]string
-		refused    []string // each stands in the refusal
-		warned     string   // stands in a warning
+		refused    []string // each is in the error
+		warned     string   // is in a warning
 	}{
 		"good":                 {nil, nil, ""},
 		"managed identity":     {map[string]string{"useVMManagedIdentity": "true", "tenantID": "-", "clientID": "-"}, nil, ""},
@@ -151,8 +151,8 @@ func TestSecretObjectsAtKubectlApply(t *testing.T) {
 	}
 }
 
-// TestPoliciesRefuseNothingThatTheDriverTakes tries many classes of odd values.
-func TestPoliciesRefuseNothingThatTheDriverTakes(t *testing.T) {
+// TestPoliciesAcceptWhatTheDriverAccepts tries many classes with unusual values.
+func TestPoliciesAcceptWhatTheDriverAccepts(t *testing.T) {
 	c := controlplane.Shared(t)
 	s := install(t, c)
 	admin := newCaller(t, c.Admin())
@@ -210,7 +210,7 @@ func TestPoliciesRefuseNothingThatTheDriverTakes(t *testing.T) {
 	t.Logf("%d accepted, %d refused", accepted, refused)
 }
 
-// TestDocumentedClassesPass: every class in the documentation and the examples is taken without a word.
+// TestDocumentedClassesPass: every class in the documentation and the examples is accepted without a warning.
 func TestDocumentedClassesPass(t *testing.T) {
 	c := controlplane.Shared(t)
 	s := install(t, c)
@@ -253,20 +253,20 @@ func TestDocumentedClassesPass(t *testing.T) {
 	}
 }
 
-// TestClassesThatStand are not judged again before their spec changes.
-func TestClassesThatStand(t *testing.T) {
+// TestExistingClassesAreNotChecked: an existing class is not checked again until its spec changes.
+func TestExistingClassesAreNotChecked(t *testing.T) {
 	c := controlplane.Shared(t)
 	s := install(t, c)
 	policy := s.account + "-classes"
 	stored := strings.Replace(fmt.Sprintf(class, "old", s.shop), "keyvaultName: ", "keyvaultName: not_a_name_", 1)
-	// it was there before the policies: those of all releases on this control plane look away for a moment
+	// The class is older than the policies: the bindings of all releases on this control plane exclude the namespace for a moment.
 	c.MustKubectl("", "label", "namespace", s.shop, "judged=no")
 	for name := range strings.FieldsSeq(c.MustKubectl("", "get", "validatingadmissionpolicybindings", "-o", "name")) {
 		c.MustKubectl("", "patch", name, "--type=merge", "-p", `{"spec":{"matchResources":{"namespaceSelector":{"matchExpressions":[{"key":"judged","operator":"NotIn","values":["no"]}]}}}}`)
 	}
-	c.Eventually("the policies to look away", func() bool { _, err := c.Kubectl(stored, "apply", "-f", "-"); return err == nil })
+	c.Eventually("the policies to ignore the namespace", func() bool { _, err := c.Kubectl(stored, "apply", "-f", "-"); return err == nil })
 	c.MustKubectl("", "label", "namespace", s.shop, "judged-")
-	c.Eventually("the policies to look again", func() bool {
+	c.Eventually("the policies to apply again", func() bool {
 		_, err := c.Kubectl(strings.Replace(stored, "name: old", "name: new", 1), "create", "--dry-run=server", "-f", "-")
 		return err != nil && strings.Contains(err.Error(), policy)
 	})
@@ -278,7 +278,7 @@ func TestClassesThatStand(t *testing.T) {
 	c.MustKubectl("", "-n", s.shop, "patch", "spc", "old", "--type=merge", "-p", `{"spec":{"parameters":{"keyvaultName":"kv1"}}}`)
 }
 
-// TestPoliciesKnowTheParameters: a parameter that the driver learns is no unknown one to the policy.
+// TestPoliciesKnowTheParameters: the policy does not report a parameter of the driver as unknown.
 func TestPoliciesKnowTheParameters(t *testing.T) {
 	c := controlplane.Shared(t)
 	s := install(t, c)

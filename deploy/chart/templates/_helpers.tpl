@@ -69,7 +69,7 @@ failureThreshold: {{ index . 3 }}
 {{- end -}}
 
 {{- /* proxyEnv: HTTPS_PROXY, HTTP_PROXY and, where a proxy is set here or in linux.env, NO_PROXY: client-go honours them too, and the
-API server is not behind a proxy. What linux.env sets itself stands. */ -}}
+API server is not behind a proxy. Variables that linux.env sets are not changed. */ -}}
 {{- define "keyvault-csi.proxyEnv" -}}
 {{- $own := dict -}}
 {{- range .Values.linux.env }}{{ $_ := set $own .name true }}{{ end -}}
