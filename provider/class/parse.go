@@ -349,11 +349,15 @@ func (p *parser) checkURI(uri string) (base, problem, fix string) {
 
 func hash(c *Class) string {
 	bare := *c
-	bare.Warnings = nil
-	data, err := json.Marshal(bare)
+	bare.Warnings, bare.Objects = nil, nil
+	h := sha256.New()
+	encoder := json.NewEncoder(h) // a document for each part, so that no part of a large class is copied as a whole
+	err := encoder.Encode(bare)
+	for i := range c.Objects {
+		err = errors.Join(err, encoder.Encode(&c.Objects[i]))
+	}
 	if err != nil {
 		panic(fmt.Sprintf("a class does not marshal: %v", err)) // it holds plain values only
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
+	return hex.EncodeToString(h.Sum(nil))
 }
