@@ -243,7 +243,12 @@ func openClasses(ctx context.Context, f *driverFlags, seen *observed) (source, e
 
 // openSecrets returns what writes Kubernetes Secrets; nil where Secret sync is off.
 func openSecrets(
-	ctx context.Context, f *driverFlags, from source, reporter report.Reporter, refetch func(volume.Ref), clk clock.WithTicker,
+	ctx context.Context,
+	f *driverFlags,
+	from source,
+	reporter report.Reporter,
+	refetch func(volume.Ref),
+	clk clock.WithTicker,
 	log *slog.Logger,
 ) *nodesync.Syncer {
 	if from.cluster == nil || !f.syncSecrets {

@@ -81,9 +81,24 @@ func (f *driverFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.cacheTTL, "cache-ttl", 10*time.Second,
 		"how long pods of one identity that start together share a value")
 	fs.BoolVar(&f.syncSecrets, "sync-secrets", false, "sync the Kubernetes Secrets of a class's secretObjects")
-	fs.StringSliceVar(&f.secretTypes, "secret-types", nil, "`types` of Secrets that may be written beside those that always may (Opaque, TLS, basic-auth, ssh-auth, dockercfg, dockerconfigjson)")
-	fs.StringSliceVar(&f.secretNamespaces, "secret-namespaces", nil, "`namespaces` in which Secrets may be written; empty: all but --no-secret-namespaces")
-	fs.StringSliceVar(&f.noSecrets, "no-secret-namespaces", []string{"kube-system", "kube-public", "kube-node-lease"}, "`namespaces` in which no Secret is written unless --secret-namespaces names them")
+	fs.StringSliceVar(
+		&f.secretTypes,
+		"secret-types",
+		nil,
+		"`types` of Secrets that may be written beside those that always may (Opaque, TLS, basic-auth, ssh-auth, dockercfg, dockerconfigjson)",
+	)
+	fs.StringSliceVar(
+		&f.secretNamespaces,
+		"secret-namespaces",
+		nil,
+		"`namespaces` in which Secrets may be written; empty: all but --no-secret-namespaces",
+	)
+	fs.StringSliceVar(
+		&f.noSecrets,
+		"no-secret-namespaces",
+		[]string{"kube-system", "kube-public", "kube-node-lease"},
+		"`namespaces` in which no Secret is written unless --secret-namespaces names them",
+	)
 	f.nodeIdentity.Register(fs, "")
 	fs.BoolVar(&f.accounts, "service-account-annotations", false,
 		"take client and tenant id from the ServiceAccount's annotations if a class does not set them")
@@ -154,7 +169,13 @@ func (f *driverFlags) check() error {
 	}
 	for _, kind := range f.secretTypes {
 		if secretdata.NeverType(kind) {
-			wrong = append(wrong, fmt.Errorf("--secret-types: Secrets of the type %s give access to the cluster itself and are never written: leave it out", kind))
+			wrong = append(
+				wrong,
+				fmt.Errorf(
+					"--secret-types: Secrets of the type %s give access to the cluster itself and are never written: leave it out",
+					kind,
+				),
+			)
 		}
 	}
 	if _, err := f.nodeIdentity.Rule(); err != nil {
@@ -176,7 +197,10 @@ func (f *driverFlags) checkClasses() (wrong []error) {
 		return nil
 	}
 	if f.kubeconfig != "" {
-		wrong = append(wrong, errors.New("--classes and --kubeconfig are mutually exclusive: classes come from one source"))
+		wrong = append(
+			wrong,
+			errors.New("--classes and --kubeconfig are mutually exclusive: classes come from one source"),
+		)
 	}
 	for _, other := range []struct {
 		name string

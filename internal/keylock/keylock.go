@@ -52,7 +52,11 @@ func (l *Locks[K]) Interrupt(key K, cause error) {
 	}
 }
 
-func (l *Locks[K]) acquire(ctx context.Context, key K, cancel *context.CancelCauseFunc) (context.Context, func(), error) {
+func (l *Locks[K]) acquire(
+	ctx context.Context,
+	key K,
+	cancel *context.CancelCauseFunc,
+) (context.Context, func(), error) {
 	one := l.join(key, cancel)
 	select {
 	case <-one.token:

@@ -15,9 +15,9 @@ import (
 // identityPrefix begins the annotations that are kept of a ServiceAccount.
 const identityPrefix = "azure.workload.identity/"
 
-// Annotations returns the annotations of a ServiceAccount that name an identity. It implements provider.Accounts. They are read once
-// and then kept: an edit is seen after some minutes, an annotation where there was none after seconds. While the API server does not
-// answer, what is known stays in use. Errors are of type *volume.Error.
+// Annotations returns the annotations of a ServiceAccount that name an identity. It implements provider.Accounts. They
+// are read once and then kept: an edit is seen after some minutes, an annotation where there was none after seconds.
+// While the API server does not answer, what is known stays in use. Errors are of type *volume.Error.
 func (c *Cluster) Annotations(ctx context.Context, namespace, name string) (map[string]string, error) {
 	key := types.NamespacedName{Namespace: namespace, Name: name}
 	found, err := c.accounts.get(ctx, key)
@@ -54,7 +54,9 @@ func accountError(name types.NamespacedName, err error) error {
 	case apierrors.IsForbidden(err):
 		return &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: fmt.Sprintf(
 			"serviceaccount %s must not be read by the driver: its operator sets serviceAccountAnnotations.enabled in the chart; "+
-				"or set clientID and tenantID in the class", name)}
+				"or set clientID and tenantID in the class",
+			name,
+		)}
 	}
 	return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
 		"serviceaccount %s cannot be read from the API server: %s: kubelet tries again", name, oneLine(err))}

@@ -84,7 +84,10 @@ func (c *Caller) Class(ctx context.Context, namespace, name string) (*v1.SecretP
 	}
 	if apierrors.IsNotFound(err) {
 		return nil, &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: fmt.Sprintf(
-			"secretproviderclass %s/%s was not found: correct the name or --namespace, or check --context", namespace, name)}
+			"secretproviderclass %s/%s was not found: correct the name or --namespace, or check --context",
+			namespace,
+			name,
+		)}
 	}
 	return nil, refused(fmt.Sprintf("secretproviderclass %s/%s", namespace, name), "get secretproviderclasses", err)
 }
@@ -104,8 +107,8 @@ func (c *Caller) Classes(ctx context.Context, namespace string) ([]string, error
 	return names, nil
 }
 
-// EachClass gives the classes of a namespace, of all where it is empty, until take fails. Where a page fails for good, those before it
-// were given. Other errors are of type *volume.Error.
+// EachClass gives the classes of a namespace, of all where it is empty, until take fails. Where a page fails for good,
+// those before it were given. Other errors are of type *volume.Error.
 func (c *Caller) EachClass(ctx context.Context, namespace string, take func(*v1.SecretProviderClass) error) error {
 	var stopped error
 	err := c.api.eachPage(ctx, namespace, func(page *v1.SecretProviderClassList) error {
@@ -120,8 +123,12 @@ func (c *Caller) EachClass(ctx context.Context, namespace string, take func(*v1.
 	case stopped != nil:
 		return stopped
 	case apierrors.IsNotFound(err):
-		return &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: "the cluster has no SecretProviderClasses: " +
-			"its CustomResourceDefinitions are not installed, or --context is another cluster's"}
+		return &volume.Error{
+			Reason: volume.ReasonClassNotFound,
+			Cause:  err,
+			Message: "the cluster has no SecretProviderClasses: " +
+				"its CustomResourceDefinitions are not installed, or --context is another cluster's",
+		}
 	case err != nil:
 		return refused("secretproviderclasses", "list secretproviderclasses", err)
 	}
@@ -174,11 +181,17 @@ func (c *Caller) Token(ctx context.Context, namespace, serviceAccount, audience 
 		return volume.Token{}, fmt.Errorf("token request: %w", err)
 	}
 	var answer tokenRequest
-	err = into(core(c.api.rest.Post(), namespace, "serviceaccounts", serviceAccount, "token").Body(body).Do(ctx), &answer)
+	err = into(
+		core(c.api.rest.Post(), namespace, "serviceaccounts", serviceAccount, "token").Body(body).Do(ctx),
+		&answer,
+	)
 	if err != nil {
 		if apierrors.IsNotFound(err) {
 			return volume.Token{}, &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: fmt.Sprintf(
-				"service account %s/%s was not found: correct --service-account or --namespace", namespace, serviceAccount)}
+				"service account %s/%s was not found: correct --service-account or --namespace",
+				namespace,
+				serviceAccount,
+			)}
 		}
 		return volume.Token{}, refused(fmt.Sprintf("a token of service account %s/%s", namespace, serviceAccount),
 			"create serviceaccounts/token", err)
@@ -201,5 +214,9 @@ func refused(what, right string, err error) error {
 		return &volume.Error{Reason: volume.ReasonPermission, Cause: err, Message: fmt.Sprintf(
 			"the API server refuses you %s: ask for the right to %s (%s)", what, right, oneLine(err))}
 	}
-	return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf("the API server did not give %s: %s", what, oneLine(err))}
+	return &volume.Error{
+		Reason:  volume.ReasonNotReady,
+		Cause:   err,
+		Message: fmt.Sprintf("the API server did not give %s: %s", what, oneLine(err)),
+	}
 }

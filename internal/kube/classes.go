@@ -27,24 +27,24 @@ import (
 )
 
 const (
-	// classIdle is how long a class is watched after its last use. kubelet publishes each volume again every 60 to 90 s, and some of
-	// these calls may be late or fail.
+	// classIdle is how long a class is watched after its last use. kubelet publishes each volume again every 60 to 90
+	// s, and some of these calls may be late or fail.
 	classIdle = 10 * time.Minute
 	// mostWatches bounds the watches of a node. A class beyond it is read at each use.
 	mostWatches = 512
-	// watchLife is after how long the API server ends a watch, give or take a half, so that the watches of many nodes are not renewed
-	// together.
+	// watchLife is after how long the API server ends a watch, give or take a half, so that the watches of many nodes
+	// are not renewed together.
 	watchLife = 8 * time.Minute
-	// steadyWatch is how long a watch lasts that did work: the waits between tries begin anew, and one that the API server ended is
-	// renewed without a wait.
+	// steadyWatch is how long a watch lasts that did work: the waits between tries start again from the first, and one
+	// that the API server ended is renewed without a wait.
 	steadyWatch = 10 * time.Second
 	// firstWait and lastWait bound the waits between tries to watch, which double.
 	firstWait = 500 * time.Millisecond
 	lastWait  = 30 * time.Second
 )
 
-// classes are those that Pods of this node use. Each is read at its first use and watched by name until some minutes after the last
-// one, so that a node pays for what its Pods use and not for all classes of the cluster.
+// classes are those that Pods of this node use. Each is read at its first use and watched by name until some minutes
+// after the last one, so that a node pays for what its Pods use and not for all classes of the cluster.
 type classes struct {
 	api   client
 	clock clock.WithTicker
@@ -96,9 +96,9 @@ func (k *classes) close() {
 	k.closed = true
 }
 
-// Get returns the class, which the caller must not change. The first use of a class reads it from the API server; after that a watch
-// keeps it, also while the API server is away. A class that is not known to exist is read at each call, since it may be created after
-// the Pod that names it. Errors are of type *volume.Error, or those of ctx and Close.
+// Get returns the class, which the caller must not change. The first use of a class reads it from the API server; after
+// that a watch keeps it, also while the API server is away. A class that is not known to exist is read at each call,
+// since it may be created after the Pod that names it. Errors are of type *volume.Error, or those of ctx and Close.
 func (c *Cluster) Get(ctx context.Context, namespace, name string) (*v1.SecretProviderClass, error) {
 	return c.classes.get(ctx, types.NamespacedName{Namespace: namespace, Name: name})
 }
@@ -131,13 +131,17 @@ func (k *classes) get(ctx context.Context, name types.NamespacedName) (*v1.Secre
 	case w.class != nil:
 		return w.class, nil
 	case w.err == nil: // it existed and was deleted since
-		return nil, classError(name, apierrors.NewNotFound(groupVersion().WithResource(classResource).GroupResource(), name.Name))
+		return nil, classError(
+			name,
+			apierrors.NewNotFound(groupVersion().WithResource(classResource).GroupResource(), name.Name),
+		)
 	}
 	return nil, classError(name, w.err)
 }
 
-// use notes that the class is in use, and starts to read and watch it where that is new. Where class is nil, w.first has to be awaited;
-// where w is nil too, the class has to be read: its watch says that it was deleted and may be late, or there is no watch for it.
+// use notes that the class is in use, and starts to read and watch it where that is new. Where class is nil, w.first
+// has to be awaited; where w is nil too, the class has to be read: its watch says that it was deleted and may be late,
+// or there is no watch for it.
 func (k *classes) use(name types.NamespacedName) (w *watchedClass, class *v1.SecretProviderClass, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -158,8 +162,12 @@ func (k *classes) use(name types.NamespacedName) (w *watchedClass, class *v1.Sec
 	}
 	if len(k.watched) >= mostWatches {
 		if !k.full {
-			k.log.WarnContext(k.ctx, "this node uses too many SecretProviderClasses to watch all: the others are read at each use",
-				logkeys.Class, name)
+			k.log.WarnContext(
+				k.ctx,
+				"this node uses too many SecretProviderClasses to watch all: the others are read at each use",
+				logkeys.Class,
+				name,
+			)
 		}
 		k.full = true
 		return nil, nil, nil
@@ -236,7 +244,8 @@ func (k *classes) follow(ctx context.Context, w *watchedClass) {
 	var (
 		wait   = firstWait
 		logged string
-		// The version of the class itself is no place to watch from: where the API server has started since the last edit, it answers
+		// The version of the class itself is no place to watch from: where the API server has started since the last
+		// edit, it answers
 		// 410. So the class is listed by name, from the API server's own memory, which gives the version of the list.
 		at = place{atLeast: class.ResourceVersion}
 	)
@@ -256,7 +265,7 @@ func (k *classes) follow(ctx context.Context, w *watchedClass) {
 			k.log.WarnContext(ctx, watchFailed, logkeys.Class, w.name, logkeys.Error, printable.OneLine(err.Error()))
 			return
 		case answered:
-			at = place{} // whatever it was, what is listed anew is right
+			at = place{} // for every cause, what is listed again is right
 			if text := printable.OneLine(err.Error()); text != logged && !isExpired(err) {
 				k.log.WarnContext(ctx, watchFailed, logkeys.Class, w.name, logkeys.Error, text)
 				logged = text
@@ -310,7 +319,8 @@ func (k *classes) read(ctx context.Context, name types.NamespacedName) (*v1.Secr
 	return class, nil
 }
 
-// list reads the class and the version to watch it from. A class that is gone is watched all the same: Pods of this node use it.
+// list reads the class and the version to watch it from. A class that is gone is watched all the same: Pods of this
+// node use it.
 func (k *classes) list(ctx context.Context, w *watchedClass, at *place) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -364,7 +374,9 @@ func (k *classes) watch(ctx context.Context, w *watchedClass, at *place) error {
 			}
 			class, ok := event.Object.(*v1.SecretProviderClass)
 			if !ok {
-				return apierrors.NewInternalError(fmt.Errorf("the API server sent %T in a watch of classes", event.Object))
+				return apierrors.NewInternalError(
+					fmt.Errorf("the API server sent %T in a watch of classes", event.Object),
+				)
 			}
 			at.version = class.ResourceVersion
 			switch event.Type {
@@ -413,19 +425,20 @@ func (c *Cluster) Watch(ctx context.Context, changed func(namespace, name string
 	return nil
 }
 
-// edited says whether what the driver reads of a class differs. A class that was created anew under its name counts. Nil is a class that
-// does not exist.
+// edited reports whether what the driver reads of a class differs. A class that was deleted and created again counts.
+// Nil is a class that does not exist.
 func edited(a, b *v1.SecretProviderClass) bool {
 	if a == nil || b == nil {
 		return a != b
 	}
-	return a.UID != b.UID || a.Generation != b.Generation || !maps.Equal(a.Annotations, b.Annotations) || !reflect.DeepEqual(a.Spec, b.Spec)
+	return a.UID != b.UID || a.Generation != b.Generation || !maps.Equal(a.Annotations, b.Annotations) ||
+		!reflect.DeepEqual(a.Spec, b.Spec)
 }
 
 // lastApplied is where kubectl keeps a copy of the whole object.
 const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 
-// slim drops what nobody reads here and what would fill the memory of every node.
+// slim drops what is not read here and would fill the memory of every node.
 func slim(class *v1.SecretProviderClass) {
 	class.ManagedFields = nil
 	delete(class.Annotations, lastApplied)
@@ -441,11 +454,16 @@ func classError(name types.NamespacedName, err error) error {
 	case apierrors.IsNotFound(err):
 		return &volume.Error{Reason: volume.ReasonClassNotFound, Cause: err, Message: fmt.Sprintf(
 			"failed to get secretproviderclass %s: not found: create it in the pod's namespace, or correct the name in the pod's "+
-				"volumeAttributes.secretProviderClass", name)}
+				"volumeAttributes.secretProviderClass",
+			name,
+		)}
 	case apierrors.IsForbidden(err):
 		return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
 			"failed to get secretproviderclass %s: the driver may not read it: give its ServiceAccount the rights to get, list and watch "+
-				"secretproviderclasses, as the chart's rbac.install does: %s", name, oneLine(err))}
+				"secretproviderclasses, as the chart's rbac.install does: %s",
+			name,
+			oneLine(err),
+		)}
 	}
 	return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
 		"failed to get secretproviderclass %s from the API server: %s: kubelet tries again", name, oneLine(err))}

@@ -36,15 +36,15 @@ func groupVersion() schema.GroupVersion {
 	return schema.GroupVersion{Group: "secrets-store.csi.x-k8s.io", Version: "v1"}
 }
 
-// client talks JSON to the API server about the project's own kinds, and about metadata of others. It knows no other types: a typed
-// clientset would link those of all API groups.
+// client talks JSON to the API server about the project's own kinds, and about metadata of others. It knows no other
+// types: a typed clientset would link those of all API groups.
 type client struct {
 	rest  rest.Interface
 	clock clock.Clock
 }
 
-// newClient returns a client without a limit of its own: the API server's priority and fairness is the limiter, whose 429 and
-// Retry-After are honoured. Wrap may be nil.
+// newClient returns a client without a limit of its own: the API server's priority and fairness is the limiter, whose
+// 429 and Retry-After are honoured. Wrap may be nil.
 func newClient(config *rest.Config, clk clock.Clock, wrap func(http.RoundTripper) http.RoundTripper) (client, error) {
 	gv := groupVersion()
 	scheme := runtime.NewScheme()
@@ -86,7 +86,10 @@ func core(r *rest.Request, namespace, resource string, names ...string) *rest.Re
 }
 
 // getMetadata returns the metadata of one object.
-func (c client) getMetadata(ctx context.Context, namespace, resource, name string) (*metav1.PartialObjectMetadata, error) {
+func (c client) getMetadata(
+	ctx context.Context,
+	namespace, resource, name string,
+) (*metav1.PartialObjectMetadata, error) {
 	return metadataOf(core(c.rest.Get(), namespace, resource, name).SetHeader("Accept", metadataOnly).Do(ctx))
 }
 
@@ -96,7 +99,13 @@ func (c client) namespace(ctx context.Context, name string) (*metav1.PartialObje
 }
 
 // patchMetadata patches an object and returns its metadata.
-func (c client) patchMetadata(ctx context.Context, namespace, resource, name string, kind types.PatchType, body []byte, o metav1.PatchOptions) (
+func (c client) patchMetadata(
+	ctx context.Context,
+	namespace, resource, name string,
+	kind types.PatchType,
+	body []byte,
+	o metav1.PatchOptions,
+) (
 	*metav1.PartialObjectMetadata, error,
 ) {
 	return metadataOf(core(c.rest.Patch(kind), namespace, resource, name).SetHeader("Accept", metadataOnly).
@@ -114,7 +123,8 @@ func metadataOf(result rest.Result) (*metav1.PartialObjectMetadata, error) {
 	return object, nil
 }
 
-// into reads an answer whose type the client does not know. Result.Into would need to; Result.Raw leaves out the API server's Status.
+// into reads an answer whose type the client does not know. Result.Into would need to; Result.Raw leaves out the API
+// server's Status.
 func into(result rest.Result, object any) error {
 	if err := result.Error(); err != nil {
 		return err
@@ -139,19 +149,20 @@ func (c client) class(ctx context.Context, namespace, name string) (*v1.SecretPr
 }
 
 const (
-	// classPage is how many classes one answer holds, and smallestPage where the API server or the way to it is too slow for that many,
-	// or the classes too large.
+	// classPage is how many classes one answer holds, and smallestPage where the API server or the way to it is too
+	// slow for that many, or the classes too large.
 	classPage    = 500
 	smallestPage = 25
-	// pageTries bounds how often one page is asked for, pageTimeout each try, and pageWait is the first wait between two, which doubles.
+	// pageTries bounds how often one page is asked for, pageTimeout each try, and pageWait is the first wait between
+	// two, which doubles.
 	pageTries   = 4
 	pageTimeout = 30 * time.Second
 	pageWait    = time.Second
 )
 
-// eachPage lists the classes of a namespace, of all where it is empty, page by page. A page that fails is asked for again, with fewer
-// classes where it was too slow or too large; where the API server has forgotten the state of the first page, the list goes on with
-// the newest. Take has the pages before the one that failed for good.
+// eachPage lists the classes of a namespace, of all where it is empty, page by page. A page that fails is asked for
+// again, with fewer classes where it was too slow or too large; where the API server has forgotten the state of the
+// first page, the list goes on with the newest. Take has the pages before the one that failed for good.
 func (c client) eachPage(ctx context.Context, namespace string, take func(*v1.SecretProviderClassList) error) error {
 	options := metav1.ListOptions{Limit: classPage}
 	for {
@@ -169,7 +180,11 @@ func (c client) eachPage(ctx context.Context, namespace string, take func(*v1.Se
 }
 
 // page reads one page, and leaves in options what the next one is to be asked with.
-func (c client) page(ctx context.Context, namespace string, options *metav1.ListOptions) (*v1.SecretProviderClassList, error) {
+func (c client) page(
+	ctx context.Context,
+	namespace string,
+	options *metav1.ListOptions,
+) (*v1.SecretProviderClassList, error) {
 	for try := 1; ; try++ {
 		page, err := c.tryPage(ctx, namespace, *options)
 		status := apierrors.APIStatus(nil)
@@ -192,11 +207,20 @@ func (c client) page(ctx context.Context, namespace string, options *metav1.List
 	}
 }
 
-func (c client) tryPage(ctx context.Context, namespace string, options metav1.ListOptions) (*v1.SecretProviderClassList, error) {
+func (c client) tryPage(
+	ctx context.Context,
+	namespace string,
+	options metav1.ListOptions,
+) (*v1.SecretProviderClassList, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
 	page := &v1.SecretProviderClassList{}
-	err := c.rest.Get().Namespace(namespace).Resource(classResource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(page)
+	err := c.rest.Get().
+		Namespace(namespace).
+		Resource(classResource).
+		VersionedParams(&options, metav1.ParameterCodec).
+		Do(ctx).
+		Into(page)
 	return page, err
 }
 

@@ -30,7 +30,8 @@ const (
 	eventInterval = 5 * time.Minute
 	// eventQueue bounds the events that wait to be written; more are dropped.
 	eventQueue = 1024
-	// eventsKnown bounds the events that are remembered so that a repetition is counted, and the Pods whose events are bounded.
+	// eventsKnown bounds the events that are remembered so that a repetition is counted, and the Pods whose events are
+	// bounded.
 	eventsKnown = 4096
 	// eventTries bounds how often one event is tried while the API server does not serve.
 	eventTries = 5
@@ -39,7 +40,8 @@ const (
 	typeWarning = "Warning"
 )
 
-// Events returns a reporter that tells people what happened to a pod's volume, as events on the Pod. Put a report.Dedup in front of it.
+// Events returns a reporter that shows what happened to a Pod's volume as events on the Pod. Put a report.Deduplicated
+// in front of it.
 func (c *Cluster) Events() report.Reporter { return c.events }
 
 // event is the part of a core/v1 Event that the driver writes.
@@ -72,7 +74,8 @@ type objectReference struct {
 	UID        types.UID `json:"uid"`
 }
 
-// eventWriter writes events in the background. It counts those that repeat, bounds those of one Pod, and drops what it cannot deliver.
+// eventWriter writes events in the background. It counts those that repeat, bounds those of one Pod, and drops what it
+// cannot deliver.
 type eventWriter struct {
 	driverName, nodeID string
 	clock              clock.WithTicker
@@ -118,7 +121,14 @@ func (w *eventWriter) Report(ctx context.Context, e report.Event) {
 	select {
 	case w.queue <- made:
 	default:
-		w.log.WarnContext(ctx, "an event is dropped, because too many wait", "pod", ref.Pod.String(), "reason", says.reason)
+		w.log.WarnContext(
+			ctx,
+			"an event is dropped, because too many wait",
+			"pod",
+			ref.Pod.String(),
+			"reason",
+			says.reason,
+		)
 	}
 }
 
@@ -143,7 +153,10 @@ func (w *eventWriter) next(pod volume.Pod, kind, reason, message string) *event 
 	made := &event{
 		APIVersion: "v1",
 		Kind:       "Event",
-		Metadata:   eventMetadata{Namespace: pod.Namespace, Name: shorten(pod.Name, maxName-17) + "." + strconv.FormatInt(now.UnixNano(), 16)},
+		Metadata: eventMetadata{
+			Namespace: pod.Namespace,
+			Name:      shorten(pod.Name, maxName-17) + "." + strconv.FormatInt(now.UnixNano(), 16),
+		},
 		InvolvedObject: objectReference{
 			APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
 		},
@@ -204,9 +217,19 @@ func (w *eventWriter) deliver(ctx context.Context, e *event) {
 			return
 		}
 		status := apierrors.APIStatus(nil)
-		answered := asStatus(err, &status) && status.Status().Code < 500 && !apierrors.IsTooManyRequests(err) && !apierrors.IsUnauthorized(err)
+		answered := asStatus(err, &status) && status.Status().Code < 500 && !apierrors.IsTooManyRequests(err) &&
+			!apierrors.IsUnauthorized(err)
 		if answered || try == eventTries-1 {
-			w.log.DebugContext(ctx, "an event is not written", "pod", e.InvolvedObject.Namespace+"/"+e.InvolvedObject.Name, "reason", e.Reason, "error", err)
+			w.log.DebugContext(
+				ctx,
+				"an event is not written",
+				"pod",
+				e.InvolvedObject.Namespace+"/"+e.InvolvedObject.Name,
+				"reason",
+				e.Reason,
+				"error",
+				err,
+			)
 			return
 		}
 		timer := w.clock.NewTimer(time.Second << (2 * try))
@@ -249,8 +272,8 @@ func (c *Cluster) writeEvent(ctx context.Context, e *event) error {
 
 type podEvent struct{ kind, reason, message string }
 
-// podEvents are the events that people see on a Pod. Reasons are upstream's where it has, or had, one. For a mount that failed kubelet has
-// an event too (FailedMount), at each try and around its own text, which may be cut at the end.
+// podEvents are the events that people see on a Pod. Reasons are upstream's where it has, or had, one. For a mount that
+// failed kubelet has an event too (FailedMount), at each try and around its own text, which may be cut at the end.
 func podEvents() map[report.Kind]podEvent {
 	return map[report.Kind]podEvent{
 		report.KindPublishFailed: {typeWarning, "FailedToMount", ""},

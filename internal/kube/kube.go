@@ -1,5 +1,5 @@
-// Package kube is all that talks to the API server: it reads SecretProviderClasses, keeps a status object for each pod and class,
-// writes events on pods, and gives Secret sync its requests.
+// Package kube is all that talks to the API server: it reads SecretProviderClasses, keeps a status object for each pod
+// and class, writes events on pods, and gives Secret sync its requests.
 package kube
 
 import (
@@ -42,8 +42,8 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Cluster is the connection to one API server. It implements driver.Classes, provider.Accounts and what package secretsync asks for;
-// Events and Status are its reporters.
+// Cluster is the connection to one API server. It implements driver.Classes, provider.Accounts and what package
+// secretsync asks for; Events and Status are its reporters.
 type Cluster struct {
 	log   *slog.Logger
 	clock clock.WithTicker
@@ -63,7 +63,7 @@ type Cluster struct {
 	accounts *lookup[map[string]string]
 }
 
-// Open connects. It does not wait for the API server: Ready tells whether it has answered. Close must be called.
+// Open connects. It does not wait for the API server: Ready reports whether it has answered. Close must be called.
 func Open(ctx context.Context, o Options) (*Cluster, error) {
 	config, err := credentials(o.Kubeconfig)
 	if err != nil {
@@ -109,7 +109,8 @@ func (c *Cluster) Close() error {
 	return nil
 }
 
-// credentials are those of the file, else of the pod's own service account, whose token is read again when it changes or is refused.
+// credentials are those of the file, else of the pod's own service account, whose token is read again when it changes
+// or is refused.
 func credentials(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		return rest.InClusterConfig()
@@ -127,7 +128,13 @@ func (c *Cluster) PodMetadata(ctx context.Context, namespace, name string) (*met
 }
 
 // Patch implements secretsync.Secrets.
-func (c *Cluster) Patch(ctx context.Context, name types.NamespacedName, kind types.PatchType, body []byte, o metav1.PatchOptions) (
+func (c *Cluster) Patch(
+	ctx context.Context,
+	name types.NamespacedName,
+	kind types.PatchType,
+	body []byte,
+	o metav1.PatchOptions,
+) (
 	*metav1.PartialObjectMetadata, error,
 ) {
 	return c.api.patchMetadata(ctx, name.Namespace, "secrets", name.Name, kind, body, o)
@@ -180,9 +187,9 @@ var (
 	errNoKinds  = errors.New("it does not know secretproviderclasses: install the CustomResourceDefinitions")
 )
 
-// firstAnswer asks the API server for the resources of the classes' group until it has answered. Everyone who is authenticated may ask
-// (system:discovery), and where discovery is closed the refusal is an answer too: the driver needs no right for it. Nodes that start
-// together do not repeat it together.
+// firstAnswer asks the API server for the resources of the classes' group until it has answered. Everyone who is
+// authenticated may ask (system:discovery), and where discovery is closed the refusal is an answer too: the driver
+// needs no right for it. Nodes that start together do not repeat it together.
 func (c *Cluster) firstAnswer(ctx context.Context) {
 	for wait := time.Second; !c.answered.Load(); wait = min(2*wait, 30*time.Second) {
 		if c.askKinds(ctx) {
@@ -236,10 +243,15 @@ func (o observed) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
-// noteTrouble keeps err for whoever asks why nothing goes, and logs it where it is news.
+// noteTrouble keeps err for Ready, and logs it where it differs from the last one.
 func (c *Cluster) noteTrouble(ctx context.Context, err error) {
 	before := c.trouble.Swap(&err)
 	if before == nil || (*before).Error() != err.Error() {
-		c.log.WarnContext(ctx, "the API server does not serve; known SecretProviderClasses stay in use", logkeys.Error, err)
+		c.log.WarnContext(
+			ctx,
+			"the API server does not serve; known SecretProviderClasses stay in use",
+			logkeys.Error,
+			err,
+		)
 	}
 }

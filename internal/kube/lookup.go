@@ -24,13 +24,13 @@ const (
 	maxLookups = 1024
 )
 
-// lookup reads small facts about objects of the API server and keeps them for some minutes, so that a republish costs no request. While
-// the API server does not answer, what is known stays in use.
+// lookup reads small facts about objects of the API server and keeps them for some minutes, so that a republish costs
+// no request. While the API server does not answer, what is known stays in use.
 type lookup[V any] struct {
 	// read asks the API server.
 	read func(ctx context.Context, name types.NamespacedName) (V, error)
-	// settled reports whether the value is likely to stay. One that is not is read again after seconds: somebody may be about to
-	// change the object, and a Pod waits for it.
+	// settled reports whether the value is likely to stay. One that is not is read again after seconds: somebody may be
+	// about to change the object, and a Pod waits for it.
 	settled func(V) bool
 	// spawn runs work in a goroutine whose owner waits for it, with the owner's context.
 	spawn func(work func(context.Context))
@@ -57,7 +57,11 @@ type read[V any] struct {
 }
 
 // newLookup returns a lookup whose reads end with the cluster.
-func newLookup[V any](c *Cluster, ask func(context.Context, types.NamespacedName) (V, error), settled func(V) bool) *lookup[V] {
+func newLookup[V any](
+	c *Cluster,
+	ask func(context.Context, types.NamespacedName) (V, error),
+	settled func(V) bool,
+) *lookup[V] {
 	return &lookup[V]{
 		read:    ask,
 		settled: settled,
@@ -141,7 +145,8 @@ func (l *lookup[V]) end(name types.NamespacedName, r *read[V]) {
 	}
 }
 
-// makeRoom drops what is not used, and where that is not enough, the value that was not used for longest. The caller holds mu.
+// makeRoom drops what is not used, and where that is not enough, the value that was not used for longest. The caller
+// holds mu.
 func (l *lookup[V]) makeRoom(now time.Time) {
 	maps.DeleteFunc(l.known, func(_ types.NamespacedName, k *known[V]) bool { return now.Sub(k.used) > lookupIdle })
 	if len(l.known) < maxLookups {

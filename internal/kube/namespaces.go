@@ -31,8 +31,9 @@ func (c *Cluster) Namespaces(selector labels.Selector) *Namespaces {
 	return n
 }
 
-// Match reports whether the selector matches the namespace's labels. A label that is removed is noticed after some minutes, one that is
-// added after seconds. While the API server does not answer, what is known stays in use. Errors are of type *volume.Error.
+// Match reports whether the selector matches the namespace's labels. A label that is removed is noticed after some
+// minutes, one that is added after seconds. While the API server does not answer, what is known stays in use. Errors
+// are of type *volume.Error.
 func (n *Namespaces) Match(ctx context.Context, namespace string) (bool, error) {
 	found, err := n.matches.get(ctx, types.NamespacedName{Name: namespace})
 	if err != nil {
@@ -50,9 +51,14 @@ func namespaceError(namespace string, err error) error {
 	case apierrors.IsForbidden(err):
 		return &volume.Error{Reason: volume.ReasonIdentity, Cause: err, Message: fmt.Sprintf(
 			"useVMManagedIdentity depends on the labels of the namespace %s, which the driver must not read: its operator grants get on namespaces, as "+
-				"the chart does for a selector in nodeIdentity.namespaces", namespace)}
+				"the chart does for a selector in nodeIdentity.namespaces",
+			namespace,
+		)}
 	}
 	return &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
 		"useVMManagedIdentity depends on the labels of the namespace %s, which cannot be read from the API server: %s: "+
-			"kubelet tries again", namespace, oneLine(err))}
+			"kubelet tries again",
+		namespace,
+		oneLine(err),
+	)}
 }

@@ -23,8 +23,8 @@ import (
 // fieldManager owns what the driver applies.
 const fieldManager = "keyvault-csi"
 
-// Status returns a reporter that keeps one SecretProviderClassPodStatus for each Pod and class, written in the background and only
-// when it changes. SetVolumes says what it reads. Put no report.Deduplicated in front of it.
+// Status returns a reporter that keeps one SecretProviderClassPodStatus for each Pod and class, written in the
+// background and only when it changes. SetVolumes says what it reads. Put no report.Deduplicated in front of it.
 func (c *Cluster) Status() report.Reporter { return c.status }
 
 // SetVolumes says where the snapshots of the node's volumes are to be had. Until then no status object is written.
@@ -42,7 +42,8 @@ func (c *Cluster) applyStatus(ctx context.Context, name types.NamespacedName, bo
 	return nil
 }
 
-// statusWriter writes status objects off the mounts' path. It keeps no state of the volumes: an event makes it look at them.
+// statusWriter writes status objects off the mounts' path. It keeps no state of the volumes: an event makes it look at
+// them.
 type statusWriter struct {
 	driverName, nodeID string
 	apply              func(ctx context.Context, name types.NamespacedName, body []byte) error
@@ -73,10 +74,22 @@ func newStatusWriter(o Options,
 // Report implements report.Reporter.
 func (w *statusWriter) Report(_ context.Context, e report.Event) {
 	switch e.Kind() {
-	case report.KindPublished, report.KindRefreshed, report.KindRecovered, report.KindServedStale, report.KindRefreshFailed,
+	case report.KindPublished,
+		report.KindRefreshed,
+		report.KindRecovered,
+		report.KindServedStale,
+		report.KindRefreshFailed,
 		report.KindUnpublished:
-	case report.KindPublishFailed, report.KindUnpublishFailed, report.KindAdopted, report.KindConfirmed, report.KindWarning,
-		report.KindExpiring, report.KindSyncFailed, report.KindSyncConflict, report.KindSynced, report.KindPanicked:
+	case report.KindPublishFailed,
+		report.KindUnpublishFailed,
+		report.KindAdopted,
+		report.KindConfirmed,
+		report.KindWarning,
+		report.KindExpiring,
+		report.KindSyncFailed,
+		report.KindSyncConflict,
+		report.KindSynced,
+		report.KindPanicked:
 		return
 	}
 	if ref := e.Ref(); ref.Pod.UID != "" {
@@ -141,9 +154,9 @@ func (w *statusWriter) setWritten(name types.NamespacedName, body []byte) {
 	w.written[name] = body
 }
 
-// render makes the object from the volumes of its Pod and class; nil where there are none whose content is known. A volume of which
-// no content is known, after a restart, is left out: applying would take away what the object says of it. Of two Pods of one name
-// the newer one counts.
+// render makes the object from the volumes of its Pod and class; nil where there are none whose content is known. A
+// volume of which no content is known, after a restart, is left out: applying would take away what the object says of
+// it. Of two Pods of one name the newer one counts.
 func (w *statusWriter) render(name types.NamespacedName) *v1.SecretProviderClassPodStatus {
 	volumes := w.volumes.Load()
 	if volumes == nil {

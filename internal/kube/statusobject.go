@@ -30,12 +30,15 @@ const (
 	maxLabel = 63
 )
 
-// statusOf makes one object of the volumes: one Pod may mount one class twice. The first by path gives the path, all give objects,
-// and the worst gives the annotations.
+// statusOf makes one object of the volumes: one Pod may mount one class twice. The first by path gives the path, all
+// give objects, and the worst gives the annotations.
 func statusOf(
 	volumes []*volume.Snapshot, driverName, nodeID string, name types.NamespacedName,
 ) *v1.SecretProviderClassPodStatus {
-	slices.SortFunc(volumes, func(a, b *volume.Snapshot) int { return strings.Compare(a.Ref.TargetPath, b.Ref.TargetPath) })
+	slices.SortFunc(
+		volumes,
+		func(a, b *volume.Snapshot) int { return strings.Compare(a.Ref.TargetPath, b.Ref.TargetPath) },
+	)
 	first := volumes[0].Ref
 	status := &v1.SecretProviderClassPodStatus{
 		TypeMeta: metav1.TypeMeta{APIVersion: groupVersion().String(), Kind: "SecretProviderClassPodStatus"},
@@ -71,7 +74,10 @@ func statusOf(
 	}
 	status.Annotations[lastSuccessAnnotation] = stamp(oldest)
 	for _, id := range slices.Sorted(maps.Keys(objects)) {
-		status.Status.Objects = append(status.Status.Objects, v1.SecretProviderClassObject{ID: id, Version: objects[id]})
+		status.Status.Objects = append(
+			status.Status.Objects,
+			v1.SecretProviderClassObject{ID: id, Version: objects[id]},
+		)
 	}
 	return status
 }

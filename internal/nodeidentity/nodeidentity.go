@@ -1,5 +1,5 @@
-// Package nodeidentity decides which namespaces may use the node's identity. The author of a class, or of a Pod through its
-// volumeAttributes, asks for it with useVMManagedIdentity; who may is the operator's choice.
+// Package nodeidentity decides which namespaces may use the node's identity. The author of a class, or of a Pod through
+// its volumeAttributes, asks for it with useVMManagedIdentity; who may is the operator's choice.
 package nodeidentity
 
 import (
@@ -33,7 +33,8 @@ func Modes() []string { return []string{string(All), string(Namespaces), string(
 // Rule is the operator's choice. The zero value allows every namespace.
 type Rule struct {
 	Mode Mode
-	// Names and Selector apply to the mode Namespaces: a namespace is allowed that is named or selected. A nil Selector selects none.
+	// Names and Selector apply to the mode Namespaces: a namespace is allowed that is named or selected. A nil Selector
+	// selects none.
 	Names    []string
 	Selector labels.Selector
 }

@@ -21,8 +21,8 @@ func OneLine(text string) string {
 	return strings.Join(strings.Fields(printable), " ")
 }
 
-// Cut returns the text where it is at most limit bytes long, else its beginning and an ellipsis, which together are at most
-// limit bytes long. The limit is at least the ellipsis' three bytes.
+// Cut returns the text where it is at most limit bytes long, else its beginning and an ellipsis, which together are at
+// most limit bytes long. The limit is at least the ellipsis' three bytes.
 func Cut(text string, limit int) string {
 	if len(text) <= limit {
 		return text

@@ -7,8 +7,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 )
 
-// Log returns a reporter that writes each event as one line. Failed calls and panics are left out: they are logged where they
-// end.
+// Log returns a reporter that writes each event as one line. Failed calls and panics are left out: they are logged
+// where they end.
 func Log(log *slog.Logger) Reporter { return logger{log} }
 
 type logger struct{ log *slog.Logger }

@@ -1,12 +1,13 @@
 // Package report is how the parts of the driver say what happened.
 //
-// An Event is one thing that happened, most often to one volume. The types of this package are all events there are. An event
-// about a change of a volume carries the volume's snapshots before and after, so that a reporter needs no state of its own:
-// metrics, the audit log, status objects and events on Pods are derived from that pair, or read snapshots when they are asked.
+// An Event is one thing that happened, most often to one volume. The types of this package are all events there are. An
+// event about a change of a volume carries the volume's snapshots before and after, so that a reporter needs no state
+// of its own: metrics, the audit log, status objects and events on Pods are derived from that pair, or read snapshots
+// when they are asked.
 //
-// A Reporter takes events. Log, Recent and Deduplicated are reporters of this package; metrics, audit and internal/kube have
-// more. The context of Report is that of the call or refresh in which the event happened: it carries the request id and the
-// trace to the log.
+// A Reporter takes events. Log, Recent and Deduplicated are reporters of this package; metrics, audit and internal/kube
+// have more. The context of Report is that of the call or refresh in which the event happened: it carries the request
+// id and the trace to the log.
 package report
 
 import (
@@ -90,8 +91,15 @@ func Took(e Event) time.Duration {
 // Failed reports whether the event is about something that went wrong and that people should see.
 func Failed(e Event) bool {
 	switch e.Kind() {
-	case KindPublishFailed, KindUnpublishFailed, KindRefreshFailed, KindServedStale, KindWarning, KindExpiring, KindSyncFailed,
-		KindSyncConflict, KindPanicked:
+	case KindPublishFailed,
+		KindUnpublishFailed,
+		KindRefreshFailed,
+		KindServedStale,
+		KindWarning,
+		KindExpiring,
+		KindSyncFailed,
+		KindSyncConflict,
+		KindPanicked:
 		return true
 	case KindPublished, KindAdopted, KindUnpublished, KindRefreshed, KindConfirmed, KindRecovered, KindSynced:
 	}

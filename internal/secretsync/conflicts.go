@@ -87,7 +87,8 @@ func asStatus(err error, status *apierrors.APIStatus) bool { return errors.As(er
 // hasCause says whether the API server names the field as a cause.
 func hasCause(status apierrors.APIStatus, field string) bool {
 	details := status.Status().Details
-	return details != nil && slices.ContainsFunc(details.Causes, func(c metav1.StatusCause) bool { return c.Field == field })
+	return details != nil &&
+		slices.ContainsFunc(details.Causes, func(c metav1.StatusCause) bool { return c.Field == field })
 }
 
 // hasCauseType says whether the API server gives a cause of the type.
@@ -96,19 +97,24 @@ func hasCauseType(err error, kind metav1.CauseType) bool {
 	if !asStatus(err, &status) || status.Status().Details == nil {
 		return false
 	}
-	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Type == kind })
+	return slices.ContainsFunc(
+		status.Status().Details.Causes,
+		func(c metav1.StatusCause) bool { return c.Type == kind },
+	)
 }
 
 // namespaceTerminating is the cause that the API server gives where a namespace is being deleted.
 const namespaceTerminating metav1.CauseType = "NamespaceTerminating"
 
-// isNamespaceGone tells a namespace that does not exist from a Secret that does not.
+// isNamespaceGone reports whether the namespace does not exist, and not only the Secret.
 func isNamespaceGone(err error) bool {
 	status := apierrors.APIStatus(nil)
-	return apierrors.IsNotFound(err) && asStatus(err, &status) && status.Status().Details != nil && status.Status().Details.Kind == "namespaces"
+	return apierrors.IsNotFound(err) && asStatus(err, &status) && status.Status().Details != nil &&
+		status.Status().Details.Kind == "namespaces"
 }
 
-// deniedByPolicy tells the answer of an admission policy, webhook or quota from the API server's own.
+// deniedByPolicy reports whether an admission policy, a webhook or a quota rejected the request, and not the API server
+// itself.
 func deniedByPolicy(status apierrors.APIStatus) bool {
 	return strings.Contains(status.Status().Message, "denied")
 }

@@ -38,13 +38,15 @@ func (d *Desired) GoString() string { return d.String() }
 
 // Writer is in whose name Secrets are written.
 type Writer struct {
-	// FieldManager is the prefix of field managers. Each class has one of its own: the prefix, a slash and the class's name.
+	// FieldManager is the prefix of field managers. Each class has one of its own: the prefix, a slash and the class's
+	// name.
 	FieldManager string
 	// Label and LabelValue mark the Secrets that may be written.
 	Label, LabelValue string
 	// Record is the prefix of the annotations that hold records.
 	Record string
-	// Predecessor is the field manager of a tool that wrote the same Secrets by update. Its keys are taken over. May be empty.
+	// Predecessor is the field manager of a tool that wrote the same Secrets by update. Its keys are taken over. May be
+	// empty.
 	Predecessor string
 }
 
@@ -63,7 +65,8 @@ type Attributes struct {
 	Created time.Time
 }
 
-// Source is one answer of a vault that the data was made from. An object that does not exist is a source without a version.
+// Source is one answer of a vault that the data was made from. An object that does not exist is a source without a
+// version.
 type Source struct {
 	// ID names the object and the vault. It is part of the record.
 	ID string

@@ -11,9 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// inherit makes the keys that the predecessor wrote the class's own, as if the class had applied them: otherwise a key that the class
-// drops one day would stay for ever. It returns what the Secret is now, and the keys. A failure changes nothing: the apply then takes
-// what conflicts by force.
+// inherit makes the keys that the predecessor wrote the class's own, as if the class had applied them: otherwise a key
+// that the class drops one day would stay for ever. It returns what the Secret is now, and the keys. A failure changes
+// nothing: the apply then takes what conflicts by force.
 func (r *Reconciler) inherit(ctx context.Context, d *Desired, seen *observed) (after *observed, keys []string) {
 	if d.Writer.Predecessor == "" || seen.applied != nil {
 		return seen, nil
@@ -29,7 +29,8 @@ func (r *Reconciler) inherit(ctx context.Context, d *Desired, seen *observed) (a
 	return after, keys
 }
 
-// handOver returns the patch that gives the predecessor's data to the manager; nil where there is none. Labels are not the apply's.
+// handOver returns the patch that gives the predecessor's data to the manager; nil where there is none. Labels are not
+// the apply's.
 func handOver(seen *observed, predecessor, manager string) (body []byte, keys []string) {
 	var entries []metav1.ManagedFieldsEntry
 	data := map[string]json.RawMessage{}

@@ -11,11 +11,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// observationAge is how long an answer of the API server is trusted without a probe. A write that builds on an older one is safe all
-// the same, since it carries the resourceVersion; this bounds how long a Secret that was deleted goes unnoticed by Pods that start.
+// observationAge is how long an answer of the API server is trusted without a probe. A write that builds on an older
+// one is safe all the same, since it carries the resourceVersion; this bounds how long a Secret that was deleted goes
+// unnoticed by Pods that start.
 const observationAge = 10 * time.Second
 
-// Known is what the caller keeps of a Secret between calls. The zero value knows nothing. It is not safe for concurrent use.
+// Known is what the caller keeps of a Secret between calls. The zero value knows nothing. It is not safe for concurrent
+// use.
 type Known struct {
 	// seen is the last answer; nil where there was none, or the Secret changed since.
 	seen *observed
@@ -28,7 +30,8 @@ type Known struct {
 // Forget makes the next call ask the API server.
 func (k *Known) Forget() { k.seen = nil }
 
-// Holds says whether the Secret was brought in step with the hash, and with all of these owners, when it was last looked at.
+// Holds says whether the Secret was brought in step with the hash, and with all of these owners, when it was last
+// looked at.
 func (k *Known) Holds(hash [32]byte, owners []metav1.OwnerReference) bool {
 	return k.seen != nil && k.seen.exists() && k.hash == hash && len(k.seen.missing(owners)) == 0
 }
@@ -49,7 +52,8 @@ type observed struct {
 	applied *appliedFields
 	// managed are the fields of all managers; nil where the class's own has applied before.
 	managed []metav1.ManagedFieldsEntry
-	// stringData is true where somebody applied stringData. That changes data and leaves its fields to the class's manager.
+	// stringData is true where somebody applied stringData. That changes data and leaves its fields to the class's
+	// manager.
 	stringData bool
 }
 
@@ -125,8 +129,8 @@ func cutPrefix(text, prefix string) (rest string, ok bool) {
 	return text[len(prefix):], true
 }
 
-// intact says whether the class's field manager owns exactly the fields that an apply of d sets: then nobody has changed one of them
-// since the last apply.
+// intact reports whether the class's field manager owns exactly the fields that an apply of d sets: then none of them
+// was changed since the last apply.
 func (o *observed) intact(d *Desired) bool {
 	a := o.applied
 	if a == nil || o.stringData || !a.kind || len(a.data) != len(d.Data) {
@@ -138,7 +142,8 @@ func (o *observed) intact(d *Desired) bool {
 		}
 	}
 	labels, annotations := d.labels(), d.Annotations
-	if len(a.labels) != len(labels) || len(a.annotations) != len(annotations)+1 || !a.annotations[d.Writer.annotation(d.Class.Name)] {
+	if len(a.labels) != len(labels) || len(a.annotations) != len(annotations)+1 ||
+		!a.annotations[d.Writer.annotation(d.Class.Name)] {
 		return false
 	}
 	for key := range labels {

@@ -98,9 +98,13 @@ func (o Outcome) held(d *Desired, order order) Outcome {
 
 // Overruled is the outcome for values whose volume attributes differ from those of a younger Pod.
 func Overruled(d *Desired) Outcome {
-	return Outcome{Result: Conflict, overruled: true, Message: d.String() + " is not written for this Pod, because a younger Pod uses the " +
-		"class with other volumeAttributes, and the youngest Pod's values win: give each set of volumeAttributes a class with a secretName " +
-		"of its own"}
+	return Outcome{
+		Result:    Conflict,
+		overruled: true,
+		Message: d.String() + " is not written for this Pod, because a younger Pod uses the " +
+			"class with other volumeAttributes, and the youngest Pod's values win: give each set of volumeAttributes a class with a secretName " +
+			"of its own",
+	}
 }
 
 // IsOverruled says whether the Secret holds the values of a younger Pod with other volume attributes.
@@ -119,13 +123,22 @@ func notFromStale(d *Desired) Outcome {
 }
 
 func taken(d *Desired, claims []claim) string {
-	return fmt.Sprintf("%s had other values than the vault, and was corrected: %s: change the value in the vault, or take the key out of "+
-		"the class", d, list(claims))
+	return fmt.Sprintf(
+		"%s had other values than the vault, and was corrected: %s: change the value in the vault, or take the key out of "+
+			"the class",
+		d,
+		list(claims),
+	)
 }
 
 func inheritedFrom(d *Desired, keys []string) string {
-	return fmt.Sprintf("%s was taken over from the Secrets Store CSI Driver (field manager %q) with its keys %s: let no other driver "+
-		"write it any more", d, d.Writer.Predecessor, strings.Join(keys, ", "))
+	return fmt.Sprintf(
+		"%s was taken over from the Secrets Store CSI Driver (field manager %q) with its keys %s: let no other driver "+
+			"write it any more",
+		d,
+		d.Writer.Predecessor,
+		strings.Join(keys, ", "),
+	)
 }
 
 // contestedError means that another class that exists sets fields to other values.
@@ -140,7 +153,7 @@ func (e *ownersForbiddenError) Error() string { return e.cause.Error() }
 
 func (e *ownersForbiddenError) Unwrap() error { return e.cause }
 
-// ownersForbidden tells a refusal of owners (OwnerReferencesPermissionEnforcement) from one of the whole write.
+// ownersForbidden reports whether owners were rejected (OwnerReferencesPermissionEnforcement), and not the whole write.
 func ownersForbidden(err error) bool {
 	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "ownerRef")
 }
@@ -159,22 +172,38 @@ func (r *Reconciler) explain(d *Desired, err error) Outcome {
 // explainOwn explains the errors of this package and of the class. Others have no message.
 func explainOwn(d *Desired, err error) Outcome {
 	if invalid, ok := errors.AsType[*volume.Error](err); ok {
-		return Outcome{Result: Failed, Reason: invalid.Reason, Message: d.String() + " cannot be created: " + invalid.Message}
+		return Outcome{
+			Result:  Failed,
+			Reason:  invalid.Reason,
+			Message: d.String() + " cannot be created: " + invalid.Message,
+		}
 	}
 	if contested, ok := errors.AsType[*contestedError](err); ok {
-		return Outcome{Result: Conflict, Retry: RetryWithFreshValues, Message: fmt.Sprintf("%s is not written, because another class of this "+
-			"namespace sets it to other values: %s: give each class keys of its own, or take the Secret out of one of them",
-			d, list(contested.claims))}
+		return Outcome{
+			Result: Conflict,
+			Retry:  RetryWithFreshValues,
+			Message: fmt.Sprintf("%s is not written, because another class of this "+
+				"namespace sets it to other values: %s: give each class keys of its own, or take the Secret out of one of them",
+				d, list(contested.claims)),
+		}
 	}
 	if forbidden, ok := errors.AsType[*ownersForbiddenError](err); ok {
-		return Outcome{Result: Failed, Retry: RetryWithSameValues, Message: fmt.Sprintf("%s exists, but the driver may not add an owner to it, "+
-			"so that it may be deleted too early, or never: on OpenShift, set rbac.ownerReferences in the chart: %s",
-			d, quote(forbidden.cause, d))}
+		return Outcome{
+			Result: Failed,
+			Retry:  RetryWithSameValues,
+			Message: fmt.Sprintf("%s exists, but the driver may not add an owner to it, "+
+				"so that it may be deleted too early, or never: on OpenShift, set rbac.ownerReferences in the chart: %s",
+				d, quote(forbidden.cause, d)),
+		}
 	}
 	if errors.Is(err, errForeign) {
-		return Outcome{Result: Conflict, Retry: RetryWithFreshValues, Message: fmt.Sprintf("%s exists and is not the driver's, because it has no "+
-			"label %s=%s: it is left as it is: write another secretName in the class, or delete the Secret, or give it the label so that the "+
-			"driver takes it over", d, d.Writer.Label, d.Writer.LabelValue)}
+		return Outcome{
+			Result: Conflict,
+			Retry:  RetryWithFreshValues,
+			Message: fmt.Sprintf("%s exists and is not the driver's, because it has no "+
+				"label %s=%s: it is left as it is: write another secretName in the class, or delete the Secret, or give it the label so that the "+
+				"driver takes it over", d, d.Writer.Label, d.Writer.LabelValue),
+		}
 	}
 	return Outcome{}
 }
@@ -188,8 +217,12 @@ func explainBlocked(d *Desired, err error) Outcome {
 	case hasCauseType(err, namespaceTerminating) || isNamespaceGone(err):
 		o.Message = d.String() + " is not written, because its namespace is being deleted"
 	case answered && hasCause(status, "type"):
-		o.Message = fmt.Sprintf("%s has another type than the class asks for (%s), and Kubernetes lets no type change: delete the Secret, "+
-			"and it is created again at the next refresh", d, d.Type)
+		o.Message = fmt.Sprintf(
+			"%s has another type than the class asks for (%s), and Kubernetes lets no type change: delete the Secret, "+
+				"and it is created again at the next refresh",
+			d,
+			d.Type,
+		)
 	case answered && apierrors.IsInvalid(err) && hasCause(status, "data"):
 		o.Message = d.String() + " is immutable and holds older values: delete the Secret, and it is created again at the next refresh; " +
 			"leave immutable out of it"
@@ -204,15 +237,26 @@ func explainAnswer(d *Desired, err error) Outcome {
 	notWritten := d.String() + " is not written, because "
 	switch {
 	case apierrors.IsForbidden(err) || answered && deniedByPolicy(status):
-		return Outcome{Result: Failed, Retry: RetryWithSameValues, Message: notWritten + "the driver may not: enable Secret sync in the chart, " +
-			"which grants it, or ask who keeps the cluster's policies and quotas: " + quote(err, d)}
+		return Outcome{
+			Result: Failed,
+			Retry:  RetryWithSameValues,
+			Message: notWritten + "the driver may not: enable Secret sync in the chart, " +
+				"which grants it, or ask who keeps the cluster's policies and quotas: " + quote(err, d),
+		}
 	case apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err):
-		return Outcome{Result: Failed, Reason: volume.ReasonInvalidClass, Message: notWritten + "the API server rejected it: " + quote(err, d)}
+		return Outcome{
+			Result:  Failed,
+			Reason:  volume.ReasonInvalidClass,
+			Message: notWritten + "the API server rejected it: " + quote(err, d),
+		}
 	}
 	o := Outcome{Result: Failed, Reason: volume.ReasonUnavailable, Retry: RetryWithSameValues}
 	switch {
 	case apierrors.IsUnauthorized(err):
-		o.Message = notWritten + "the API server does not accept the driver's token: it is read again and tried again: " + quote(err, d)
+		o.Message = notWritten + "the API server does not accept the driver's token: it is read again and tried again: " + quote(
+			err,
+			d,
+		)
 	case errors.Is(err, errRaced):
 		o.Message = notWritten + "others write it at the same time: it is tried again"
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):

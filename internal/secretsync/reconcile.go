@@ -32,7 +32,8 @@ type Options struct {
 	Rules   Rules
 }
 
-// Reconciler brings Secrets in step. It holds no state and may be used concurrently, for one Secret of one class at a time.
+// Reconciler brings Secrets in step. It holds no state and may be used concurrently, for one Secret of one class at a
+// time.
 type Reconciler struct {
 	secrets Secrets
 	classes Classes
@@ -45,8 +46,8 @@ func New(o Options) *Reconciler {
 	return &Reconciler{secrets: o.Secrets, classes: o.Classes, clock: o.Clock, rules: o.Rules}
 }
 
-// Observe asks the API server about the Secret unless the last answer is fresh, so that it can go on in parallel with what the caller
-// has to find out first. What fails is found again by Reconcile.
+// Observe asks the API server about the Secret unless the last answer is fresh, so that it can go on in parallel with
+// what the caller has to find out first. What fails is found again by Reconcile.
 func (r *Reconciler) Observe(ctx context.Context, d *Desired, k *Known) {
 	if k.Fresh(r.clock.Now()) || r.rules.Check(d) != nil {
 		return
@@ -93,7 +94,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, d *Desired, k *Known) Outcom
 	return r.explain(d, errRaced)
 }
 
-// pause waits a random time that grows with the round, so that nodes which write one Secret get out of each other's way.
+// pause waits a random time that grows with the round, so that nodes which write one Secret get out of each other's
+// way.
 func (r *Reconciler) pause(ctx context.Context, round int) bool {
 	timer := r.clock.NewTimer(rand.N(raceWait << (round - 1))) //nolint:gosec // spreads nodes, hides nothing
 	defer timer.Stop()
@@ -138,8 +140,9 @@ func (r *Reconciler) once(ctx context.Context, d *Desired, k *Known, notices *[]
 		if k.hash == d.Hash && (k.seen.version == k.version || k.seen.intact(d)) {
 			return r.own(ctx, d, k)
 		}
-		// The same versions: what is written differs only where somebody changed the Secret, or another version of the driver makes
-		// other bytes of them. With the record as it is the API server stores nothing where nothing differs.
+		// The same versions: what is written differs only where somebody changed the Secret, or another version of the
+		// driver makes other bytes of them. With the record as it is the API server stores nothing where nothing
+		// differs.
 		return r.update(ctx, d, k, k.seen.record, notices)
 	case older, undecided, undated, superseded, overruled, otherClass:
 	}
@@ -205,7 +208,12 @@ func (r *Reconciler) update(ctx context.Context, d *Desired, k *Known, as *recor
 }
 
 // put applies, by force where no class that exists has a claim. The notice says what was taken from whom.
-func (r *Reconciler) put(ctx context.Context, d *Desired, seen *observed, as *record) (after *observed, notice string, err error) {
+func (r *Reconciler) put(
+	ctx context.Context,
+	d *Desired,
+	seen *observed,
+	as *record,
+) (after *observed, notice string, err error) {
 	after, err = r.applyWithOwners(ctx, d, seen, as, false)
 	claims := claimsOf(err)
 	if claims == nil {
@@ -222,9 +230,15 @@ func (r *Reconciler) put(ctx context.Context, d *Desired, seen *observed, as *re
 	return after, taken(d, claims), err
 }
 
-// applyWithOwners applies without new owners where the API server does not let the driver add them. Then the error is an
-// ownersForbiddenError, and the values are written all the same.
-func (r *Reconciler) applyWithOwners(ctx context.Context, d *Desired, seen *observed, as *record, force bool) (*observed, error) {
+// applyWithOwners applies without new owners where the API server does not let the driver add them. Then the error is
+// an ownersForbiddenError, and the values are written all the same.
+func (r *Reconciler) applyWithOwners(
+	ctx context.Context,
+	d *Desired,
+	seen *observed,
+	as *record,
+	force bool,
+) (*observed, error) {
 	after, err := r.apply(ctx, d, seen, as, force)
 	if !ownersForbidden(err) || !seen.exists() || len(seen.missing(d.Owners)) == 0 {
 		return after, err

@@ -126,8 +126,8 @@ func compare(d *Desired, was *record) order {
 	return compareSources(is, was, same)
 }
 
-// compareSources compares records of the same class. Same is true where generation and attributes are equal, so that equal versions
-// mean equal data.
+// compareSources compares records of the same class. Same is true where generation and attributes are equal, so that
+// equal versions mean equal data.
 func compareSources(is, was *record, same bool) order {
 	var c comparison
 	versions := len(is.Sources) == len(was.Sources)
@@ -145,7 +145,8 @@ func compareSources(is, was *record, same bool) order {
 		return undated
 	case c.before > 0:
 		return older
-	case c.ties > 0, same && c.shared > 0 && c.after == 0: // other sources in the same second: a list of versions that changed
+	case c.ties > 0,
+		same && c.shared > 0 && c.after == 0: // other sources in the same second: a list of versions that changed
 		return undecided
 	}
 	return newer
@@ -181,7 +182,8 @@ func (r *record) undated() bool {
 	return false
 }
 
-// younger says whether r is of a younger Pod. Of two Pods that were created in one second the greater hash counts as younger.
+// younger says whether r is of a younger Pod. Of two Pods that were created in one second the greater hash counts as
+// younger.
 func (r *record) younger(than *record) bool {
 	switch {
 	case r.Created == nil:

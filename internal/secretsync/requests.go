@@ -26,7 +26,8 @@ type Classes interface {
 	SecretClasses(ctx context.Context, namespace, secret string) ([]string, error)
 }
 
-// noVersion is a resourceVersion that no object has: an apply with it creates, and is a conflict where there is a Secret.
+// noVersion is a resourceVersion that no object has: an apply with it creates, and is a conflict where there is a
+// Secret.
 const noVersion = "1"
 
 // probe asks whether the Secret is the writer's: a patch that changes nothing and holds only where the label is there.
@@ -96,7 +97,13 @@ func (r *Reconciler) addOwners(ctx context.Context, d *Desired, seen *observed) 
 	return after, err
 }
 
-func (r *Reconciler) patch(ctx context.Context, d *Desired, kind types.PatchType, body []byte, o metav1.PatchOptions) (*observed, error) {
+func (r *Reconciler) patch(
+	ctx context.Context,
+	d *Desired,
+	kind types.PatchType,
+	body []byte,
+	o metav1.PatchOptions,
+) (*observed, error) {
 	o.FieldManager = d.Writer.manager(d.Class.Name)
 	got, err := r.secrets.Patch(ctx, types.NamespacedName{Namespace: d.Namespace, Name: d.Name}, kind, body, o)
 	if err != nil {

@@ -16,8 +16,8 @@ const (
 	ReasonInvalidRequest Reason = "InvalidRequest"
 	// ReasonClassNotFound means that no SecretProviderClass of that name is in the pod's namespace.
 	ReasonClassNotFound Reason = "ClassNotFound"
-	// ReasonIdentity means that Entra, IMDS or the token proxy refused the identity, that a credential is missing, or that the
-	// driver's operator does not allow the identity.
+	// ReasonIdentity means that Entra, IMDS or the token proxy refused the identity, that a credential is missing, or
+	// that the driver's operator does not allow the identity.
 	ReasonIdentity Reason = "Identity"
 	// ReasonTokenExpired means that kubelet has sent no valid service account token since the last one ended.
 	ReasonTokenExpired Reason = "TokenExpired"

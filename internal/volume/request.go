@@ -30,7 +30,8 @@ type Ref struct {
 	Pod        Pod
 	// Class is the name of the SecretProviderClass; it lives in the pod's namespace.
 	Class string
-	// Attributes is HashAttributes of the volume attributes that override parameters of the class; empty where there are none.
+	// Attributes is HashAttributes of the volume attributes that override parameters of the class; empty where there
+	// are none.
 	Attributes string
 }
 

@@ -1,5 +1,5 @@
-// Package yamlnode reads YAML nodes as the decoder of go.yaml.in/yaml/v3 would, and keeps their lines: aliases and merge keys are
-// followed, within bounds.
+// Package yamlnode reads YAML nodes as the decoder of go.yaml.in/yaml/v3 would, and keeps their lines: aliases and
+// merge keys are followed, within bounds.
 package yamlnode
 
 import (
@@ -20,8 +20,8 @@ const (
 // Pair is one key of a mapping and its value.
 type Pair struct{ Key, Value *yaml.Node }
 
-// Pairs returns the keys and values of a mapping. Those of merge keys (<<) follow, except where a key before them has the name
-// (https://yaml.org/type/merge.html).
+// Pairs returns the keys and values of a mapping. Those of merge keys (<<) follow, except where a key before them has
+// the name (https://yaml.org/type/merge.html).
 func Pairs(mapping *yaml.Node) []Pair {
 	merges := maxMerges
 	return mergedPairs(mapping, &merges)
@@ -85,8 +85,8 @@ func Text(n *yaml.Node) (text string) {
 
 var yamlLine = regexp.MustCompile(`line (\d+): `)
 
-// Problem returns the parser's message in one line, and the line that it is about, from 1; 0 where it names none. The parser has it in
-// the text of its errors alone.
+// Problem returns the parser's message in one line, and the line that it is about, from 1; 0 where it names none. The
+// parser has it in the text of its errors alone.
 func Problem(err error) (problem string, line int) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if at := yamlLine.FindStringSubmatchIndex(text); at != nil {

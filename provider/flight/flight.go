@@ -33,7 +33,7 @@ type call[V any] struct {
 	err     error
 }
 
-// Do returns what fn returns for the key, from a call under way where there is one; shared tells which. The call runs
+// Do returns what fn returns for the key, from a call under way where there is one; shared says which. The call runs
 // with the values of the first caller's context; it is canceled when the last caller's context has ended.
 func (g *Group[K, V]) Do(
 	ctx context.Context,

@@ -47,7 +47,7 @@ func (c *Client) Ask(ctx context.Context, key volume.SourceKey, name string) (An
 			return Answer{}, last
 		}
 		if cause := context.Cause(ctx); errors.Is(cause, context.Canceled) {
-			return Answer{}, cause // whoever asked does not wait any more
+			return Answer{}, cause // the caller does not wait any more
 		}
 		last = c.explain(err, raw, d)
 		c.observe(d, last.Reason, start)
@@ -125,7 +125,7 @@ func (c *Client) pause(ctx context.Context, try int, asked time.Duration) bool {
 	}
 }
 
-// requestIDPattern is what a request id may be: it is printed, and comes from whoever answered.
+// requestIDPattern is what a request id may be: it is printed, and comes from the server.
 var requestIDPattern = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
 
 func requestID(raw *http.Response) string {

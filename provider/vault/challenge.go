@@ -14,7 +14,7 @@ const biggestClaims = 8 << 10
 
 // Challenge is what a vault says in its WWW-Authenticate header
 // (https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses). Nothing in it decides
-// where a token is asked for or sent: it comes from whoever answered.
+// where a token is asked for or sent: it comes from the server.
 type Challenge struct {
 	// Tenant is the directory that the vault trusts; empty where the challenge does not name one.
 	Tenant string

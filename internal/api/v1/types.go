@@ -28,7 +28,7 @@ type SecretProviderClass struct {
 
 	// Spec is what a user asks for.
 	Spec SecretProviderClassSpec `json:"spec,omitempty"`
-	// Status is empty. What is mounted where stands in SecretProviderClassPodStatus objects, one for each pod.
+	// Status is empty. SecretProviderClassPodStatus objects say what is mounted where, one for each Pod.
 	Status SecretProviderClassStatus `json:"status,omitempty"`
 }
 

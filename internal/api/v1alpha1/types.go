@@ -1,5 +1,5 @@
 // Package v1alpha1 holds the types of secrets-store.csi.x-k8s.io/v1alpha1, which is deprecated and still served: objects
-// are stored as v1 and differ from it in one status field that nobody writes. The schemas of the CRDs are made from it; the
+// are stored as v1 and differ from it in one status field that is not written. The schemas of the CRDs are made from it; the
 // driver itself speaks v1.
 //
 // +kubebuilder:object:generate=true

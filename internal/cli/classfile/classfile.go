@@ -95,8 +95,16 @@ type checker struct {
 }
 
 func (c *checker) say(line int, s Severity, class, message string) {
-	c.findings = append(c.findings,
-		Finding{File: c.file, Line: max(line, 1), Severity: s, Class: printable.OneLine(class), Message: printable.OneLine(message)})
+	c.findings = append(
+		c.findings,
+		Finding{
+			File:     c.file,
+			Line:     max(line, 1),
+			Severity: s,
+			Class:    printable.OneLine(class),
+			Message:  printable.OneLine(message),
+		},
+	)
 }
 
 // field returns the value of a mapping's key, aliases and merge keys followed; nil where there is none.

@@ -48,8 +48,13 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 			c.say(object.Line, Note, who, where+" has no data: every mounted file becomes a key")
 		}
 		if !secretdata.NeverType(o.Type) && !secretdata.AllowedType(o.Type, c.rules.SecretTypes) {
-			c.say(lineOf(field(object, "type"), object), Warning, who, fmt.Sprintf("%s.type %q is not written unless the driver's operator allows it: "+
-				"ask for syncSecret.types in the chart, or write one of %s", where, o.Type, strings.Join(secretdata.Types(c.rules.SecretTypes), ", ")))
+			c.say(
+				lineOf(field(object, "type"), object),
+				Warning,
+				who,
+				fmt.Sprintf("%s.type %q is not written unless the driver's operator allows it: "+
+					"ask for syncSecret.types in the chart, or write one of %s", where, o.Type, strings.Join(secretdata.Types(c.rules.SecretTypes), ", ")),
+			)
 		}
 		for _, m := range secretdata.Check(&o, paths) {
 			text := where + " " + m.Text

@@ -47,8 +47,8 @@ type Dir struct {
 	broken []string
 }
 
-// Open reads the directory. Mistakes in single files are logged, and are part of the error for a class that is not found;
-// they do not stop the others. Close must be called.
+// Open reads the directory. Mistakes in single files are logged, and are part of the error for a class that is not
+// found; they do not stop the others. Close must be called.
 func Open(path string, log *slog.Logger) (*Dir, error) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -148,7 +148,10 @@ func (d *Dir) read() error {
 		for _, class := range classes {
 			name := types.NamespacedName{Namespace: class.Namespace, Name: class.Name}
 			if first, twice := origin[name]; twice {
-				d.broken = append(d.broken, fmt.Sprintf("%s: class %s is a duplicate of the one in %s: remove one", file, name, first))
+				d.broken = append(
+					d.broken,
+					fmt.Sprintf("%s: class %s is a duplicate of the one in %s: remove one", file, name, first),
+				)
 				continue
 			}
 			found[name], origin[name] = class, file
@@ -222,8 +225,8 @@ func readFile(path string) (classes []*v1.SecretProviderClass, err error) {
 	return classes, err
 }
 
-// Decode returns the classes in YAML or JSON documents, those in Lists too; other kinds are passed over. Classes before a
-// mistake are returned with the error.
+// Decode returns the classes in YAML or JSON documents, those in Lists too; other kinds are passed over. Classes before
+// a mistake are returned with the error.
 func Decode(data []byte) (classes []*v1.SecretProviderClass, err error) {
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
 	for document := 1; ; document++ {

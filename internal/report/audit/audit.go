@@ -1,5 +1,5 @@
-// Package audit writes one JSON line for each object that was delivered to a pod: who got what, from where, as whom. Never a
-// value. A line that cannot be written does not stop the delivery: it is counted as lost, and logged.
+// Package audit writes one JSON line for each object that was delivered to a pod: who got what, from where, as whom.
+// Never a value. A line that cannot be written does not stop the delivery: it is counted as lost, and logged.
 package audit
 
 import (
@@ -137,8 +137,8 @@ func (l *Log) Report(ctx context.Context, e report.Event) {
 	}
 }
 
-// added returns the objects that the volume did not hold before: all of them where that is not known, or where the files changed in
-// another way.
+// added returns the objects that the volume did not hold before: all of them where that is not known, or where the
+// files changed in another way.
 func added(before, after *volume.Snapshot) (objects []volume.Object) {
 	type delivery struct{ vault, object, version, path string }
 	deliveryOf := func(o volume.Object) delivery {

@@ -33,8 +33,8 @@ func New(w io.Writer, format string, level slog.Leveler) (*slog.Logger, error) {
 	return nil, fmt.Errorf("log format %q is not known: use %s or %s", format, Text, JSON)
 }
 
-// Level turns a verbosity as people know it from --v (0 to 10) into a level: 0 is Info, 1 and above are ever finer debug
-// levels.
+// Level turns a verbosity as people know it from --v (0 to 10) into a level: 0 is Info, 1 and above are ever finer
+// debug levels.
 func Level(verbosity int) slog.Level {
 	if verbosity <= 0 {
 		return slog.LevelInfo
@@ -67,8 +67,8 @@ func With(ctx context.Context, attrs ...slog.Attr) context.Context {
 	return context.WithValue(ctx, attrsKey{}, &scope{parent: slices.Concat(have, attrs)})
 }
 
-// Add gives all later log lines of the context that With returned the attributes too, also those that its caller writes. It
-// does nothing for a context that With has not made.
+// Add gives all later log lines of the context that With returned the attributes too, also those that its caller
+// writes. It does nothing for a context that With has not made.
 func Add(ctx context.Context, attrs ...slog.Attr) {
 	if s, ok := ctx.Value(attrsKey{}).(*scope); ok {
 		s.mu.Lock()

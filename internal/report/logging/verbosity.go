@@ -12,12 +12,12 @@ import (
 // MostVerbose is the highest verbosity.
 const MostVerbose = 10
 
-// klogLimit bounds what client-go and others log through klog: from 8 on they print the bodies of requests, which may be
-// Kubernetes Secrets.
+// klogLimit bounds what client-go and others log through klog: from 8 on they print the bodies of requests, which may
+// be Kubernetes Secrets.
 const klogLimit = 7
 
-// Verbosity is how much is logged, as people know it from --v: 0 is Info, 1 to MostVerbose are ever finer debug levels. It
-// may change at any time. It implements slog.Leveler.
+// Verbosity is how much is logged, as people know it from --v: 0 is Info, 1 to MostVerbose are ever finer debug levels.
+// It may change at any time. It implements slog.Leveler.
 type Verbosity struct{ current atomic.Int32 }
 
 // Level implements slog.Leveler.

@@ -24,20 +24,36 @@ func newGauges() gauges {
 		ready:   d("ready", "1 while volumes can be published, else 0; /readyz says why."),
 		volumes: d("volumes", "Volumes that this process keeps."),
 		failing: d("volumes_failing", "Volumes whose last refresh failed, by reason.", "reason"),
-		waiting: d("volumes_waiting_for_token", "Volumes that wait for kubelet to republish them with a valid service account token."),
-		bytes:   d("mounted_bytes", "Bytes of the files that this process wrote and that are mounted."),
-		age:     d("oldest_value_age_seconds", "Age of the oldest values that a volume holds: seconds since they left the vault."),
-		overdue: d("oldest_value_overdue_seconds",
-			"Seconds by which the oldest values are older than the volume's refresh interval, at most of all volumes; volumes that are never refreshed do not count."),
+		waiting: d(
+			"volumes_waiting_for_token",
+			"Volumes that wait for kubelet to republish them with a valid service account token.",
+		),
+		bytes: d("mounted_bytes", "Bytes of the files that this process wrote and that are mounted."),
+		age: d(
+			"oldest_value_age_seconds",
+			"Age of the oldest values that a volume holds: seconds since they left the vault.",
+		),
+		overdue: d(
+			"oldest_value_overdue_seconds",
+			"Seconds by which the oldest values are older than the volume's refresh interval, at most of all volumes; volumes that are never refreshed do not count.",
+		),
 		expiry:   d("nearest_expiry_seconds", "Seconds until the first mounted object ends; negative after its end."),
 		expiring: d("objects_expiring", "Mounted objects that end within the time, ended ones included.", "within"),
 		expired:  d("volumes_with_expired_objects", "Volumes that hold an object past its end."),
 
-		rate:      d("gate_rate", "Requests a second that the host may be sent now; absent where they are not limited.", "host"),
+		rate: d(
+			"gate_rate",
+			"Requests a second that the host may be sent now; absent where they are not limited.",
+			"host",
+		),
 		inFlight:  d("gate_in_flight", "Requests under way.", "host"),
 		queued:    d("gate_waiting", "Requests that wait.", "host"),
 		notBefore: d("gate_closed_seconds", "Seconds for which nothing is sent to the host.", "host"),
-		open:      d("gate_circuit_open", "1 while the host does not answer and only a probe is sent now and then.", "host"),
+		open: d(
+			"gate_circuit_open",
+			"1 while the host does not answer and only a probe is sent now and then.",
+			"host",
+		),
 		throttled: d("gate_throttled_total", "Answers that asked for fewer requests.", "host"),
 	}
 }

@@ -1,5 +1,5 @@
-// Package metrics turns what happens into Prometheus metrics. Labels are bounded: no object name, no pod, no error text.
-// docs/metrics.md lists each metric.
+// Package metrics turns what happens into Prometheus metrics. Labels are bounded: no object name, no pod, no error
+// text. docs/metrics.md lists each metric.
 package metrics
 
 import (
@@ -54,30 +54,83 @@ type Metrics struct {
 func New(clk clock.PassiveClock) *Metrics {
 	m := &Metrics{clock: clk}
 	m.published = m.counter("node_publish_total", "Volumes that were mounted and filled.", "provider", "os_type")
-	m.publishFailed = m.counter("node_publish_error_total", "Calls of NodePublishVolume that failed, by reason.", "provider", "os_type", "error_type")
+	m.publishFailed = m.counter(
+		"node_publish_error_total",
+		"Calls of NodePublishVolume that failed, by reason.",
+		"provider",
+		"os_type",
+		"error_type",
+	)
 	m.unpublished = m.counter("node_unpublish_total", "Volumes that were unmounted.", "os_type")
 	m.unpublishFailed = m.counter("node_unpublish_error_total", "Volumes that could not be unmounted.", "os_type")
-	m.refreshed = m.counter("rotation_reconcile_total", "Refreshes of a volume; rotated says whether files changed.", "provider", "os_type", "rotated")
-	m.refreshFailed = m.counter("rotation_reconcile_error_total", "Refreshes of a volume that failed, by reason; the files stay as they are.",
-		"provider", "os_type", "error_type")
-	m.refreshSeconds = m.histogram("rotation_reconcile_duration_sec", "How long a refresh took, up to the volume's files.", seconds(), "os_type")
+	m.refreshed = m.counter(
+		"rotation_reconcile_total",
+		"Refreshes of a volume; rotated says whether files changed.",
+		"provider",
+		"os_type",
+		"rotated",
+	)
+	m.refreshFailed = m.counter(
+		"rotation_reconcile_error_total",
+		"Refreshes of a volume that failed, by reason; the files stay as they are.",
+		"provider",
+		"os_type",
+		"error_type",
+	)
+	m.refreshSeconds = m.histogram(
+		"rotation_reconcile_duration_sec",
+		"How long a refresh took, up to the volume's files.",
+		seconds(),
+		"os_type",
+	)
 	m.synced = m.counter("sync_k8s_secret_total", "Kubernetes Secrets that were written.", "provider", "os_type")
-	m.syncTook = m.histogram("k8s_secret_duration_sec", "How long it took to write a Kubernetes Secret.", seconds(), "os_type")
-	m.syncFailed = m.counter("keyvault_csi_sync_errors_total", "Kubernetes Secrets that could not be written, by kind.", "kind")
+	m.syncTook = m.histogram(
+		"k8s_secret_duration_sec",
+		"How long it took to write a Kubernetes Secret.",
+		seconds(),
+		"os_type",
+	)
+	m.syncFailed = m.counter(
+		"keyvault_csi_sync_errors_total",
+		"Kubernetes Secrets that could not be written, by kind.",
+		"kind",
+	)
 	m.stale = m.counter("keyvault_csi_stale_mounts_total", "Pods that started from last known good values.")
 	m.panics = m.counter("keyvault_csi_panics_total", "Panics that were recovered.")
 	m.auditFailed = m.counter("keyvault_csi_audit_errors_total", "Lines of the audit log that were lost.")
-	m.vaultRequests = m.counter("keyvault_csi_vault_requests_total", "Requests to Key Vault, by operation and reason (empty: success).", "operation", "reason")
+	m.vaultRequests = m.counter(
+		"keyvault_csi_vault_requests_total",
+		"Requests to Key Vault, by operation and reason (empty: success).",
+		"operation",
+		"reason",
+	)
 	m.vaultSeconds = m.histogram("keyvault_csi_vault_request_duration_seconds",
 		"How long requests to Key Vault took, waiting at the limiter included.", seconds(), "operation")
-	m.tokens = m.counter("keyvault_csi_token_requests_total", "Token requests, by identity mode and reason (empty: success).", "mode", "reason")
+	m.tokens = m.counter(
+		"keyvault_csi_token_requests_total",
+		"Token requests, by identity mode and reason (empty: success).",
+		"mode",
+		"reason",
+	)
 	m.tokenSeconds = m.histogram("keyvault_csi_token_request_duration_seconds",
 		"How long token requests took, waiting at the limiter included.", seconds(), "mode")
-	m.sources = m.counter("keyvault_csi_sources_total", "How sources were answered: requested, joined, cached or stale.", "how")
-	m.publishSeconds = m.histogram("keyvault_csi_publish_duration_seconds", "How long it took to mount and fill a volume.", seconds())
+	m.sources = m.counter(
+		"keyvault_csi_sources_total",
+		"How sources were answered: requested, joined, cached or stale.",
+		"how",
+	)
+	m.publishSeconds = m.histogram(
+		"keyvault_csi_publish_duration_seconds",
+		"How long it took to mount and fill a volume.",
+		seconds(),
+	)
 	m.phaseSeconds = m.histogram("keyvault_csi_publish_phase_duration_seconds",
 		"How long the parts of a publish took: class, token, fetch, write and sync.", seconds(), "phase")
-	m.refreshGap = m.histogram("keyvault_csi_refresh_gap_seconds", "Seconds between two good answers that a volume's values are from.", ages())
+	m.refreshGap = m.histogram(
+		"keyvault_csi_refresh_gap_seconds",
+		"Seconds between two good answers that a volume's values are from.",
+		ages(),
+	)
 	m.start()
 	return m
 }

@@ -16,12 +16,15 @@ func (t *Traces) Azure() tracing.Provider {
 	provider := azotel.NewTracingProvider(t.TracerProvider, nil)
 	return tracing.NewProvider(func(name, version string) tracing.Tracer {
 		tracer := provider.NewTracer(name, version)
-		return tracing.NewTracer(func(ctx context.Context, name string, o *tracing.SpanOptions) (context.Context, tracing.Span) {
-			ctx, span := tracer.Start(ctx, name, o)
-			return ctx, discreet(span)
-		}, &tracing.TracerOptions{
-			SpanFromContext: func(ctx context.Context) tracing.Span { return discreet(tracer.SpanFromContext(ctx)) },
-		})
+		return tracing.NewTracer(
+			func(ctx context.Context, name string, o *tracing.SpanOptions) (context.Context, tracing.Span) {
+				ctx, span := tracer.Start(ctx, name, o)
+				return ctx, discreet(span)
+			},
+			&tracing.TracerOptions{
+				SpanFromContext: func(ctx context.Context) tracing.Span { return discreet(tracer.SpanFromContext(ctx)) },
+			},
+		)
 	}, nil)
 }
 

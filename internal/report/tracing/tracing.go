@@ -60,7 +60,8 @@ type Traces struct {
 	end func(context.Context) error
 }
 
-// Start returns traces, which are off unless an endpoint is named. It does not wait for the collector. Close must be called.
+// Start returns traces, which are off unless an endpoint is named. It does not wait for the collector. Close must be
+// called.
 func Start(ctx context.Context, o Options) (*Traces, error) {
 	off := strings.EqualFold(os.Getenv(envDisabled), "true") ||
 		o.Endpoint == "" && os.Getenv(envEndpoint) == "" && os.Getenv(envTracesEndpoint) == ""
@@ -105,8 +106,12 @@ func newExporter(ctx context.Context, endpoint string) (*otlptrace.Exporter, err
 	var base *url.URL
 	if endpoint != "" {
 		var err error
-		if base, err = url.Parse(endpoint); err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
-			return nil, fmt.Errorf("--otlp-endpoint %q is not an http or https URL: write http://collector.example:4318", endpoint)
+		if base, err = url.Parse(endpoint); err != nil || base.Host == "" ||
+			base.Scheme != "http" && base.Scheme != "https" {
+			return nil, fmt.Errorf(
+				"--otlp-endpoint %q is not an http or https URL: write http://collector.example:4318",
+				endpoint,
+			)
 		}
 	}
 	var exporter *otlptrace.Exporter

@@ -1,8 +1,9 @@
 // Package nodesync keeps the Kubernetes Secrets of classes in step with the volumes of this node.
 //
-// A Secret is brought in step when a volume is published, when what it is made of changes, and when a refresh finds that it was last
-// looked at longer than driftCheck ago; always with values just fetched. What fails is tried again in the background, with the values
-// of the last fetch while they are kept. Volumes that ask for the same Secret share its requests.
+// A Secret is brought in step when a volume is published, when what it is made of changes, and when a refresh finds
+// that it was last looked at longer than driftCheck ago; always with values just fetched. What fails is tried again in
+// the background, with the values of the last fetch while they are kept. Volumes that ask for the same Secret share its
+// requests.
 package nodesync
 
 import (
@@ -31,12 +32,13 @@ const (
 	lastRetry  = 5 * time.Minute
 	// backgroundWorkers bounds how many Secrets are tried again at the same time.
 	backgroundWorkers = 4
-	// startRequests bounds the requests that Pods which start have under way. Background work has its own bound, so that it never
-	// holds up a Pod.
+	// startRequests bounds the requests that Pods which start have under way. Background work has its own bound, so
+	// that it never holds up a Pod.
 	startRequests = 64
 	// requestTimeout bounds each request.
 	requestTimeout = 10 * time.Second
-	// refetchWait is the shortest wait before values are asked for again. A volume that is being published is known by then.
+	// refetchWait is the shortest wait before values are asked for again. A volume that is being published is known by
+	// then.
 	refetchWait = time.Second
 	// callTimeout bounds one call in the background.
 	callTimeout = 30 * time.Second
@@ -48,7 +50,7 @@ type Pods interface {
 	PodMetadata(ctx context.Context, namespace, name string) (*metav1.PartialObjectMetadata, error)
 }
 
-// Kind is what an Event tells. The set is closed.
+// Kind is what an Event is about. The set is closed.
 type Kind string
 
 const (
@@ -62,7 +64,7 @@ const (
 	Left Kind = "Left"
 )
 
-// Event is what happened to a Secret, told for one volume that asks for it. It holds no secret.
+// Event is what happened to a Secret, for one volume that asks for it. It holds no secret.
 type Event struct {
 	Kind   Kind
 	Time   time.Time
@@ -83,8 +85,8 @@ type Options struct {
 	Rules   secretsync.Rules
 	// Report takes events. It must not block.
 	Report func(context.Context, Event)
-	// Refetch asks for a refresh of the volume now, because its values are older than what a Secret was made from. It must not block.
-	// Nil waits for the next refresh.
+	// Refetch asks for a refresh of the volume now, because its values are older than what a Secret was made from. It
+	// must not block. Nil waits for the next refresh.
 	Refetch func(ref volume.Ref)
 	Clock   clock.WithTicker
 	// Safe handles panics.
@@ -177,7 +179,13 @@ type bounded struct {
 }
 
 // Patch implements secretsync.Secrets.
-func (b bounded) Patch(ctx context.Context, name types.NamespacedName, kind types.PatchType, body []byte, o metav1.PatchOptions) (
+func (b bounded) Patch(
+	ctx context.Context,
+	name types.NamespacedName,
+	kind types.PatchType,
+	body []byte,
+	o metav1.PatchOptions,
+) (
 	*metav1.PartialObjectMetadata, error,
 ) {
 	release, err := acquire(ctx, b.slots)
@@ -203,9 +211,10 @@ func acquire(ctx context.Context, slots chan struct{}) (release func(), err erro
 	}
 }
 
-// Apply brings the Secrets that the class asks for in step with the bundle. It returns when they are, when ctx ends, or when the API
-// server fails; what is left is tried again in the background and reported, and never fails the mount. It does not keep bundle.Files
-// after its own retries end. Of a stale bundle no value is written: it could be older than what another node wrote.
+// Apply brings the Secrets that the class asks for in step with the bundle. It returns when they are, when ctx ends, or
+// when the API server fails; what is left is tried again in the background and reported, and never fails the mount. It
+// does not keep bundle.Files after its own retries end. Of a stale bundle no value is written: it could be older than
+// what another node wrote.
 func (s *Syncer) Apply(ctx context.Context, ref volume.Ref, class *v1.SecretProviderClass, bundle *volume.Bundle) {
 	if len(class.Spec.SecretObjects) == 0 {
 		s.Forget(ref)

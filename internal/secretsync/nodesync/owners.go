@@ -16,7 +16,8 @@ type podOwners struct {
 	volumes int
 	// reading is not nil while somebody reads the Pod.
 	reading *podRead
-	// refs are the owners that the Pod gives its Secrets: its own owners, or itself where it has none. Nil until they are read.
+	// refs are the owners that the Pod gives its Secrets: its own owners, or itself where it has none. Nil until they
+	// are read.
 	refs    []metav1.OwnerReference
 	created time.Time
 }
@@ -96,13 +97,20 @@ func (s *Syncer) readPod(ctx context.Context, pod volume.Pod, held *podOwners, r
 		held.refs = nil
 		for _, o := range found.OwnerReferences {
 			// neither controller nor blockOwnerDeletion: the Secret is controlled by none of them and holds none up
-			held.refs = append(held.refs, metav1.OwnerReference{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Name, UID: o.UID})
+			held.refs = append(
+				held.refs,
+				metav1.OwnerReference{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Name, UID: o.UID},
+			)
 		}
 	}
 	read.found = held
 }
 
-func (s *Syncer) podMetadata(ctx context.Context, pod volume.Pod, slots chan struct{}) (*metav1.PartialObjectMetadata, error) {
+func (s *Syncer) podMetadata(
+	ctx context.Context,
+	pod volume.Pod,
+	slots chan struct{},
+) (*metav1.PartialObjectMetadata, error) {
 	release, err := acquire(ctx, slots)
 	if err != nil {
 		return nil, err

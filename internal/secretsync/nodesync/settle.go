@@ -90,7 +90,7 @@ func (s *Syncer) failed(st *secretState, c call, outcome secretsync.Outcome) (tr
 	f.next = s.clock.Now().Add(wait(f.tries))
 	st.failure, st.done = f, [32]byte{}
 	if s.states[st.secretKey] != st {
-		return f.tries // nobody asks for it any more
+		return f.tries // no volume asks for it any more
 	}
 	if outcome.Retry == secretsync.RetryWithSameValues {
 		if c.desired.Data != nil && (st.want == nil || !c.fetched.Before(st.want.fetched)) {
@@ -142,8 +142,13 @@ func (s *Syncer) overrule(ctx context.Context, st *secretState, refs []volume.Re
 
 // reject notes a request whose Secret cannot be made from its class or its files.
 func (s *Syncer) reject(ctx context.Context, r *request, err error) {
-	outcome := secretsync.Outcome{Result: secretsync.Failed, Reason: volume.ReasonOf(err), Err: err, Message: r.state.String() +
-		" cannot be created: " + err.Error()}
+	outcome := secretsync.Outcome{
+		Result: secretsync.Failed,
+		Reason: volume.ReasonOf(err),
+		Err:    err,
+		Message: r.state.String() +
+			" cannot be created: " + err.Error(),
+	}
 	s.failed(r.state, call{
 		state: r.state, fetched: r.bundle.FetchedAt, desired: &secretsync.Desired{Hash: r.hash},
 	}, outcome)
@@ -153,8 +158,15 @@ func (s *Syncer) reject(ctx context.Context, r *request, err error) {
 // tellLeft reports Secrets that the class of a volume does not ask for any more.
 func (s *Syncer) tellLeft(ctx context.Context, ref volume.Ref, keys []secretKey) {
 	for _, key := range keys {
-		s.send(ctx, Event{Kind: Left, Volume: ref, Message: key.String() + " is not in the class any more: it stays as it is, without " +
-			"updates, until its owners are gone: delete it if nothing uses it, which takes the right to delete Secrets in this namespace"})
+		s.send(
+			ctx,
+			Event{
+				Kind:   Left,
+				Volume: ref,
+				Message: key.String() + " is not in the class any more: it stays as it is, without " +
+					"updates, until its owners are gone: delete it if nothing uses it, which takes the right to delete Secrets in this namespace",
+			},
+		)
 	}
 }
 
@@ -186,7 +198,11 @@ func unreadPod(key secretKey, err error) string {
 			text = status.Error()
 		}
 		return key.String() + " has no owner yet, because the driver may not read its Pod: give it the right to get pods, which the chart's " +
-			"syncSecret.enabled does: " + printable.OneLine(text)
+			"syncSecret.enabled does: " + printable.OneLine(
+			text,
+		)
 	}
-	return key.String() + " has no owner yet, because its Pod could not be read: it is tried again: " + printable.OneLine(text)
+	return key.String() + " has no owner yet, because its Pod could not be read: it is tried again: " + printable.OneLine(
+		text,
+	)
 }

@@ -23,7 +23,7 @@ func (k secretKey) String() string { return "Secret " + k.namespace + "/" + k.se
 type secretState struct {
 	secretKey
 
-	// known belongs to whoever set busy.
+	// known belongs to the goroutine that set busy.
 	known secretsync.Known
 
 	// What follows is guarded by Syncer.mu.
@@ -33,7 +33,7 @@ type secretState struct {
 	// again asks it to write what is wanted, and to add the owners of all users.
 	again bool
 	users map[string]volume.Ref // by target path
-	// waiting are requests that nobody works on yet.
+	// waiting are requests that no goroutine works on yet.
 	waiting []*request
 	// want is what the background is to write; nil where nothing is left, or owners alone.
 	want *wanted
@@ -204,7 +204,10 @@ func (r *request) build() error {
 // sources are those of the Secret's data. Their identity is left out: a vault's answer is the same for all who may ask.
 func (r *request) sources() (list []secretsync.Source) {
 	for _, s := range secretdata.Used(r.object, r.bundle.Files, r.bundle.Sources) {
-		list = append(list, secretsync.Source{ID: strings.TrimPrefix(s.Key.String(), "https://"), Date: s.Date, Version: s.Version})
+		list = append(
+			list,
+			secretsync.Source{ID: strings.TrimPrefix(s.Key.String(), "https://"), Date: s.Date, Version: s.Version},
+		)
 	}
 	return list
 }

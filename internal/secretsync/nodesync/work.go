@@ -58,7 +58,8 @@ func (s *Syncer) bound(ctx context.Context) (context.Context, context.CancelFunc
 	}
 }
 
-// skip says whether the request needs nothing of the API server: the Secret is in place, or what it asks for was just tried.
+// skip says whether the request needs nothing of the API server: the Secret is in place, or what it asks for was just
+// tried.
 func (s *Syncer) skip(ctx context.Context, r *request) bool {
 	if r.twice {
 		s.tell(ctx, r.ref, twice(r.state.secretKey))
@@ -78,7 +79,8 @@ func (s *Syncer) skip(ctx context.Context, r *request) bool {
 	return failure != nil && s.failedBefore(ctx, r, failure, now)
 }
 
-// failedBefore says whether the failure was one of the same Secret, and is not to be tried again now. It is told for the volume too.
+// failedBefore reports whether the failure was one of the same Secret, and is not to be tried again now. It is reported
+// for the volume too.
 func (s *Syncer) failedBefore(ctx context.Context, r *request, f *failure, now time.Time) bool {
 	if f.outcome.Result == secretsync.Held || f.hash != r.hash {
 		return false
@@ -105,7 +107,9 @@ func (f *failure) blocks(now time.Time) bool {
 // hashOf is equal for requests that make the same Secret of the same class version.
 func (s *Syncer) hashOf(r *request) [32]byte {
 	content := secretdata.Hash(s.hashKey, r.object, r.bundle.Files)
-	return sha256.Sum256(fmt.Appendf(content[:], "\x00%s\x00%d\x00%s", r.class.UID, r.class.Generation, r.ref.Attributes))
+	return sha256.Sum256(
+		fmt.Appendf(content[:], "\x00%s\x00%d\x00%s", r.class.UID, r.class.Generation, r.ref.Attributes),
+	)
 }
 
 // lead works on a Secret until nothing waits. The caller has set busy.
@@ -220,7 +224,8 @@ func (s *Syncer) serve(ctx context.Context, st *secretState, batch []*request) {
 	}
 }
 
-// better says whether r decides over another request: of a younger Pod where volume attributes differ, else with newer values.
+// better says whether r decides over another request: of a younger Pod where volume attributes differ, else with newer
+// values.
 func (r *request) better(than *request) bool {
 	if r.ref.Attributes != than.ref.Attributes && r.pod != nil && than.pod != nil {
 		if !r.pod.created.Equal(than.pod.created) {
@@ -250,7 +255,8 @@ func (s *Syncer) retry(ctx context.Context, st *secretState) {
 			continue
 		}
 		c.add(ref, pod, err)
-		if want != nil && pod != nil && ref.Attributes == want.desired.Attributes.Hash && pod.created.After(want.desired.Attributes.Created) {
+		if want != nil && pod != nil && ref.Attributes == want.desired.Attributes.Hash &&
+			pod.created.After(want.desired.Attributes.Created) {
 			want.desired.Attributes.Created = pod.created
 		}
 	}

@@ -15,7 +15,8 @@ import (
 type Mistake struct {
 	// Field is where: secretName, type, labels, annotations or data; empty for the object as a whole.
 	Field string
-	// Entry is the entry of data, counted from one, and Part its field; zero and empty where the mistake is about no single entry.
+	// Entry is the entry of data, counted from one, and Part its field; zero and empty where the mistake is about no
+	// single entry.
 	Entry int
 	Part  string
 	// Text says what is wrong and what to write.
@@ -53,7 +54,11 @@ func Check(o *v1.SecretObject, paths []string) []Mistake {
 		c.say("secretName", "%q is not a name: write lower-case letters, digits, hyphens and dots", o.SecretName)
 	}
 	if NeverType(o.Type) {
-		c.say("type", "%s gives access to the cluster itself: no such Secret is ever written: write another type", TypeOf(o))
+		c.say(
+			"type",
+			"%s gives access to the cluster itself: no such Secret is ever written: write another type",
+			TypeOf(o),
+		)
 	}
 	c.labels(o)
 	c.annotations(o)
@@ -99,16 +104,28 @@ func (c *checker) say(field, format string, args ...any) {
 
 // entry is say about a field of an entry of data.
 func (c *checker) entry(index int, part, format string, args ...any) {
-	c.mistakes = append(c.mistakes, Mistake{Field: "data", Entry: index + 1, Part: part, Text: fmt.Sprintf(format, args...)})
+	c.mistakes = append(
+		c.mistakes,
+		Mistake{Field: "data", Entry: index + 1, Part: part, Text: fmt.Sprintf(format, args...)},
+	)
 }
 
 func (c *checker) labels(o *v1.SecretObject) {
 	for _, key := range slices.Sorted(maps.Keys(o.Labels)) {
 		switch {
 		case len(validation.IsQualifiedName(key)) > 0:
-			c.say("labels", "%.80q is not a label's key: write letters, digits, hyphens, underscores and dots, with a DNS name and a slash before it or not", key)
+			c.say(
+				"labels",
+				"%.80q is not a label's key: write letters, digits, hyphens, underscores and dots, with a DNS name and a slash before it or not",
+				key,
+			)
 		case len(validation.IsValidLabelValue(o.Labels[key])) > 0:
-			c.say("labels", "%s has %.80q, which is not a label's value: write at most 63 letters, digits, hyphens, underscores and dots", key, o.Labels[key])
+			c.say(
+				"labels",
+				"%s has %.80q, which is not a label's value: write at most 63 letters, digits, hyphens, underscores and dots",
+				key,
+				o.Labels[key],
+			)
 		case key == ManagedLabel && o.Labels[key] != Managed:
 			c.say("labels", "%s is the driver's own: leave it out", key)
 		}
@@ -120,7 +137,11 @@ func (c *checker) annotations(o *v1.SecretObject) {
 	for _, key := range slices.Sorted(maps.Keys(o.Annotations)) {
 		size += len(key) + len(o.Annotations[key])
 		if len(validation.IsQualifiedName(strings.ToLower(key))) > 0 {
-			c.say("annotations", "%.80q is not an annotation's key: write letters, digits, hyphens, underscores and dots, with a DNS name and a slash before it or not", key)
+			c.say(
+				"annotations",
+				"%.80q is not an annotation's key: write letters, digits, hyphens, underscores and dots, with a DNS name and a slash before it or not",
+				key,
+			)
 		}
 	}
 	if size > maxAnnotations {
@@ -139,7 +160,12 @@ func (c *checker) kind(kind string, keys map[string]string) {
 	if len(missing) == 0 || kind == TypeBasicAuth && len(missing) < len(needs()[kind]) {
 		return
 	}
-	c.say("data", "has no key %s, which a Secret of the type %s needs: add it", strings.Join(missing, " and no key "), kind)
+	c.say(
+		"data",
+		"has no key %s, which a Secret of the type %s needs: add it",
+		strings.Join(missing, " and no key "),
+		kind,
+	)
 }
 
 // keysOf maps each key of the Secret to the file that fills it.
@@ -158,8 +184,13 @@ func keysOf(o *v1.SecretObject, paths []string) (keys map[string]string, mistake
 			c.entry(i, "key", "%q is a duplicate: remove one", key)
 		}
 		if path == "" || paths != nil && !slices.Contains(paths, path) {
-			c.entry(i, "objectName", "%.80q is not mounted by the class: write the alias of an object, or its name where it has none%s",
-				path, offer(paths))
+			c.entry(
+				i,
+				"objectName",
+				"%.80q is not mounted by the class: write the alias of an object, or its name where it has none%s",
+				path,
+				offer(paths),
+			)
 		}
 		keys[key] = path
 	}
@@ -192,7 +223,13 @@ func allKeys(kind string, paths []string) (keys map[string]string, mistakes []Mi
 		case len(validation.IsConfigMapKey(key)) > 0:
 			c.say("data", "is left out and the file %.80q cannot be a key: write data", path)
 		case twice:
-			c.say("data", "is left out and the files %.80q and %.80q would both be the key %s: write data", other, path, key)
+			c.say(
+				"data",
+				"is left out and the files %.80q and %.80q would both be the key %s: write data",
+				other,
+				path,
+				key,
+			)
 		}
 		keys[key] = path
 	}

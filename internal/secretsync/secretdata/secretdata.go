@@ -1,5 +1,5 @@
 // Package secretdata makes Kubernetes Secrets from a volume's files as a class's secretObjects ask for, and judges
-// secretObjects before any value is known. It holds the rules alone and talks to nobody.
+// secretObjects before any value is known. It holds the rules alone and makes no request.
 //
 // No error and no mistake holds any part of a file's content.
 package secretdata
@@ -42,8 +42,8 @@ func (s *Secret) String() string { return "Secret " + s.Name }
 // GoString hides the data from %#v.
 func (s *Secret) GoString() string { return s.String() }
 
-// Build makes the Secret. Its errors are *volume.Error: InvalidClass for a mistake of the class, InvalidContent for a file
-// that cannot become what the type needs; each names everything that is wrong.
+// Build makes the Secret. Its errors are *volume.Error: InvalidClass for a mistake of the class, InvalidContent for a
+// file that cannot become what the type needs; each names everything that is wrong.
 func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 	contents := make(map[string][]byte, len(files))
 	paths := make([]string, 0, len(files))
@@ -77,7 +77,10 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 		size += len(value)
 	}
 	if size > maxSize {
-		wrong = append(wrong, fmt.Errorf("the values have %d bytes together, a Secret takes %d: spread them over several", size, maxSize))
+		wrong = append(
+			wrong,
+			fmt.Errorf("the values have %d bytes together, a Secret takes %d: spread them over several", size, maxSize),
+		)
 	}
 	if err := errors.Join(wrong...); err != nil {
 		return nil, &volume.Error{
@@ -87,8 +90,8 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 	return s, nil
 }
 
-// Used returns the sources of the files that the object's data is made from, lists of versions included. There are none where a file
-// does not say its source.
+// Used returns the sources of the files that the object's data is made from, lists of versions included. There are none
+// where a file does not say its source.
 func Used(o *v1.SecretObject, files []volume.File, sources []volume.Source) []volume.Source {
 	objects := map[volume.SourceKey]bool{}
 	keys := map[volume.SourceKey]bool{}
@@ -135,7 +138,10 @@ func convert(kind string, key string, file []byte) ([]byte, error) {
 	case kind == TypeDockerConfigJSON && key == keyDockerJSON,
 		kind == TypeDockercfg && key == keyDockercfg:
 		if json.Unmarshal(file, &map[string]any{}) != nil {
-			return nil, fmt.Errorf("the value is not a JSON object, as %s needs it: store the whole file in the vault", kind)
+			return nil, fmt.Errorf(
+				"the value is not a JSON object, as %s needs it: store the whole file in the vault",
+				kind,
+			)
 		}
 	case kind == TypeSSHAuth && key == keySSH && len(file) == 0:
 		return nil, errors.New("the value is empty: store the private key in the vault")
@@ -143,7 +149,7 @@ func convert(kind string, key string, file []byte) ([]byte, error) {
 	return file, nil
 }
 
-// Hash is equal for a Secret's inputs that make the same Secret. It is keyed, so that it tells nothing of values.
+// Hash is equal for a Secret's inputs that make the same Secret. It is keyed, so that it reveals nothing of values.
 func Hash(key []byte, o *v1.SecretObject, files []volume.File) [sha256.Size]byte {
 	h := hmac.New(sha256.New, key)
 	add := func(data []byte) {

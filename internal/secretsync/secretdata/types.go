@@ -1,6 +1,7 @@
 package secretdata
 
-// Types of Secrets and their keys, as Kubernetes names them. k8s.io/api/core/v1 has them too, and links all types of the core group.
+// Types of Secrets and their keys, as Kubernetes names them. k8s.io/api/core/v1 has them too, and links all types of
+// the core group.
 const (
 	TypeOpaque              = "Opaque"
 	TypeTLS                 = "kubernetes.io/tls"
