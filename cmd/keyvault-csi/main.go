@@ -18,6 +18,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	err := newRootCommand().ExecuteContext(ctx)
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT) // a second signal must not turn a clean end into a failure
 	stop()
 	if err != nil {
 		if !errors.Is(err, cli.ErrReported) {
