@@ -242,8 +242,9 @@ func (k *classes) follow(ctx context.Context, w *watchedClass) {
 		return
 	}
 	var (
-		wait   = firstWait
-		logged string
+		wait      = firstWait
+		logged    string
+		forbidden int
 		// The version of the class itself is no place to watch from: where the API server has started since the last
 		// edit, it answers
 		// 410. So the class is listed by name, from the API server's own memory, which gives the version of the list.
@@ -254,12 +255,15 @@ func (k *classes) follow(ctx context.Context, w *watchedClass) {
 		err := k.keep(ctx, w, &at)
 		steady := k.clock.Since(start) >= steadyWatch
 		if steady {
-			wait, logged = firstWait, ""
+			wait, logged, forbidden = firstWait, "", 0
 		}
 		status := apierrors.APIStatus(nil)
 		switch answered := asStatus(err, &status); {
 		case ctx.Err() != nil:
 			return
+		case apierrors.IsForbidden(err) && forbidden < forbiddenTries:
+			forbidden++ // an API server that has just started forbids everything until it has read the roles
+			at = place{}
 		case apierrors.IsForbidden(err):
 			// What is known would grow old without anyone's notice. The next use reads the class, and its error names the rule.
 			k.log.WarnContext(ctx, watchFailed, logkeys.Class, w.name, logkeys.Error, printable.OneLine(err.Error()))
@@ -279,6 +283,9 @@ func (k *classes) follow(ctx context.Context, w *watchedClass) {
 		wait = min(2*wait, lastWait)
 	}
 }
+
+// forbiddenTries is how often a watch that is forbidden is tried again before the class is dropped: some seconds in all.
+const forbiddenTries = 4
 
 // jitter returns half of a duration to one and a half, so that nodes that fail together do not try again together.
 func jitter(d time.Duration) time.Duration {

@@ -444,10 +444,36 @@ func TestForbiddenClass(t *testing.T) {
 				if got := vaultOf(t, c, "web"); got != value {
 					t.Errorf("%s is forbidden: the class is %q, want %q", verb, got, value)
 				}
+				time.Sleep(30 * time.Second) // the bubble's clock: it was tried again in vain, and the class dropped
+				synctest.Wait()
 			}
 			if n := a.watches(); n != 0 {
 				t.Errorf("%d watches", n)
 			}
+		}
+	})
+}
+
+// An API server that has just started forbids everything for a moment. The class stays in use meanwhile.
+func TestClassStaysInUseWhileTheAPIServerStarts(t *testing.T) {
+	watching(t, func(t *testing.T, a *fakeAPI, c *Cluster, _ func() []string) {
+		a.put("web", "a")
+		refused := 0
+		a.refuses(func(verb, name string, r *http.Request) (*http.Response, error) {
+			if verb == "get" || refused == 2 {
+				return nil, nil
+			}
+			refused++
+			return answer(r, http.StatusForbidden, failed(403, metav1.StatusReasonForbidden, name+" is forbidden")), nil
+		})
+		vaultOf(t, c, "web")
+		time.Sleep(time.Second) // the bubble's clock
+		synctest.Wait()
+		a.refuses(func(string, string, *http.Request) (*http.Response, error) {
+			return nil, errors.New("connection refused")
+		})
+		if got := vaultOf(t, c, "web"); got != "a" {
+			t.Errorf("while the API server is away the class is %q", got)
 		}
 	})
 }
