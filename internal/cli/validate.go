@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -101,17 +102,14 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 	if err := printFindings(cmd.OutOrStdout(), f.output, findings); err != nil {
 		return err
 	}
-	failed := 0
-	for _, one := range findings {
-		if one.Severity == classfile.Error || f.strict && one.Severity == classfile.Warning {
-			failed++
-		}
-	}
+	failed := slices.ContainsFunc(findings, func(one classfile.Finding) bool {
+		return one.Severity == classfile.Error || f.strict && one.Severity == classfile.Warning
+	})
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s checked, %s\n", count(classes, "class"), count(len(findings), "finding"))
 	switch {
 	case err != nil: // some classes could be read
 		return fmt.Errorf("not all classes were checked: %w", err)
-	case failed > 0:
+	case failed:
 		return ErrReported
 	case classes == 0:
 		return errors.New("no SecretProviderClass was found")
