@@ -50,7 +50,7 @@ func TestClassesComeAndGo(t *testing.T) {
 		n.Eventually("the edit to reach the volume", func() bool { return there(n, uid, "more") && there(n, uid, "db") })
 	}
 
-	c.MustKubectl("", "-n", s.shop, "delete", "spc", "web")
+	c.MustKubectl("", "-n", s.shop, "delete", "secretproviderclass", "web")
 	n.Eventually("the class to be gone for new Pods", func() bool {
 		return status.Code(s.publish(n, s.pod(fmt.Sprintf("late-%d", len(s.get("pods", "-o", "name")))), "web")) == codes.NotFound
 	})
@@ -158,7 +158,7 @@ func TestWatchThatExpired(t *testing.T) {
 	c.StopAPIServer()
 	c.StartAPIServer()
 	s.class("web", "objects: |\n      array:\n", "objects: |\n      array:\n"+anotherObject)
-	c.MustKubectl("", "-n", s.shop, "delete", "spc", "gone")
+	c.MustKubectl("", "-n", s.shop, "delete", "secretproviderclass", "gone")
 	c.StopAPIServer() // with its memory of events, which a new one does not have
 	c.StartAPIServer()
 	must(t, syscall.Kill(n.PID(), syscall.SIGCONT))
@@ -213,7 +213,7 @@ func TestAPIServerAwayDuringMounts(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("a mount failed while the API server was away: %v", err)
 	}
-	s.await("true", "spcps", "cart-"+s.shop+"-web", "-o", "jsonpath={.status.mounted}")
+	s.await("true", "secretproviderclasspodstatus", "cart-"+s.shop+"-web", "-o", "jsonpath={.status.mounted}")
 	noCanary(t, n.Log())
 }
 
@@ -236,7 +236,7 @@ func TestRequestsOfAMount(t *testing.T) {
 	for _, publish := range requests {
 		must(t, publish())
 	}
-	c.Eventually("the status objects", func() bool { return strings.Count(s.get("spcps", "-o", "name"), "\n") == pods })
+	c.Eventually("the status objects", func() bool { return strings.Count(s.get("secretproviderclasspodstatus", "-o", "name"), "\n") == pods })
 	mount := mine()[start:]
 	for range 5 {
 		for _, publish := range requests {

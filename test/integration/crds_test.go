@@ -55,7 +55,33 @@ func TestObjectsThatExistStayValid(t *testing.T) {
 	}
 }
 
-// TestWhatKubectlShows: short names, columns and field docs.
+// TestNoShortNames: the second column of `kubectl api-resources` is the version, as scripts of the Secrets Store CSI Driver read it.
+func TestNoShortNames(t *testing.T) {
+	c := controlplane.Shared(t)
+	c.ApplyCRDs()
+	for line := range strings.Lines(c.MustKubectl("", "api-resources", "--api-group=secrets-store.csi.x-k8s.io", "--no-headers")) {
+		columns := strings.Fields(line)
+		if len(columns) != 4 || columns[1] != "secrets-store.csi.x-k8s.io/v1" {
+			t.Errorf("columns %q", columns)
+		}
+	}
+	for _, version := range []string{"v1", "v1alpha1"} {
+		resources, err := c.Client().Discovery().ServerResourcesForGroupVersion("secrets-store.csi.x-k8s.io/" + version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(resources.APIResources) < 2 {
+			t.Errorf("%s: resources %v", version, resources.APIResources)
+		}
+		for _, resource := range resources.APIResources {
+			if len(resource.ShortNames) > 0 {
+				t.Errorf("%s %s: short names %q", version, resource.Name, resource.ShortNames)
+			}
+		}
+	}
+}
+
+// TestWhatKubectlShows: columns and field docs.
 func TestWhatKubectlShows(t *testing.T) {
 	c := controlplane.Shared(t)
 	c.ApplyCRDs()
@@ -65,13 +91,13 @@ func TestWhatKubectlShows(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{"-n", namespace, "get", "spc"}, []string{"PROVIDER", "VAULT", "AGE", "azure", "contoso"}},
-		{[]string{"-n", namespace, "get", "spc", "-o", "wide"}, []string{"CLIENT", "TENANT", "INTERVAL"}},
-		{[]string{"-n", namespace, "get", "spcps"}, nil},
-		{[]string{"explain", "spc"}, []string{"which secrets, keys and certificates of which Azure Key Vault", "VERSION:", "v1"}},
-		{[]string{"explain", "spc.spec.parameters"}, []string{"keyvaultName", "userAssignedIdentityID", "objectAlias"}},
-		{[]string{"explain", "spc.spec.secretObjects.type"}, []string{"Opaque"}},
-		{[]string{"explain", "spcps.status.objects.version"}, []string{"the version that is mounted"}},
+		{[]string{"-n", namespace, "get", "secretproviderclass"}, []string{"PROVIDER", "VAULT", "AGE", "azure", "contoso"}},
+		{[]string{"-n", namespace, "get", "secretproviderclass", "-o", "wide"}, []string{"CLIENT", "TENANT", "INTERVAL"}},
+		{[]string{"-n", namespace, "get", "secretproviderclasspodstatus"}, nil},
+		{[]string{"explain", "secretproviderclass"}, []string{"which secrets, keys and certificates of which Azure Key Vault", "VERSION:", "v1"}},
+		{[]string{"explain", "secretproviderclass.spec.parameters"}, []string{"keyvaultName", "userAssignedIdentityID", "objectAlias"}},
+		{[]string{"explain", "secretproviderclass.spec.secretObjects.type"}, []string{"Opaque"}},
+		{[]string{"explain", "secretproviderclasspodstatus.status.objects.version"}, []string{"the version that is mounted"}},
 	} {
 		out := c.MustKubectl("", tt.args...)
 		for _, want := range tt.want {

@@ -270,12 +270,12 @@ func TestExistingClassesAreNotChecked(t *testing.T) {
 		_, err := c.Kubectl(strings.Replace(stored, "name: old", "name: new", 1), "create", "--dry-run=server", "-f", "-")
 		return err != nil && strings.Contains(err.Error(), policy)
 	})
-	c.MustKubectl("", "-n", s.shop, "label", "spc", "old", "team=shop")
-	if _, err := c.Kubectl("", "-n", s.shop, "patch", "spc", "old", "--type=merge", "-p", `{"spec":{"parameters":{"clientID":"x"}}}`); err == nil ||
+	c.MustKubectl("", "-n", s.shop, "label", "secretproviderclass", "old", "team=shop")
+	if _, err := c.Kubectl("", "-n", s.shop, "patch", "secretproviderclass", "old", "--type=merge", "-p", `{"spec":{"parameters":{"clientID":"x"}}}`); err == nil ||
 		!strings.Contains(err.Error(), "not a vault name") {
 		t.Errorf("a changed spec: %v", err)
 	}
-	c.MustKubectl("", "-n", s.shop, "patch", "spc", "old", "--type=merge", "-p", `{"spec":{"parameters":{"keyvaultName":"kv1"}}}`)
+	c.MustKubectl("", "-n", s.shop, "patch", "secretproviderclass", "old", "--type=merge", "-p", `{"spec":{"parameters":{"keyvaultName":"kv1"}}}`)
 }
 
 // TestPoliciesKnowTheParameters: the policy does not report a parameter of the driver as unknown.

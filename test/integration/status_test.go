@@ -33,33 +33,33 @@ func TestStatusObjects(t *testing.T) {
 	uid := string(pod.UID)
 	must(t, s.publish(n, pod, "web"))
 	name := "cart-" + s.shop + "-web"
-	c.Eventually("the status object", func() bool { _, err := c.Kubectl("", "-n", s.shop, "get", "spcps", name); return err == nil })
-	got := s.get("spcps", name, "-o", statusOf)
+	c.Eventually("the status object", func() bool { _, err := c.Kubectl("", "-n", s.shop, "get", "secretproviderclasspodstatus", name); return err == nil })
+	got := s.get("secretproviderclasspodstatus", name, "-o", statusOf)
 	head := fmt.Sprintf(`{"internal.secrets-store.csi.k8s.io/node-name":"node-1"} Pod/cart/%s cart web true [{"id":"secret/db","version":"`, uid)
 	if !strings.HasPrefix(got, head) || !strings.Contains(got, `},{"id":"secret/more","version":"`) || !strings.HasSuffix(got, " "+n.Target(uid)) {
 		t.Errorf("got  %s\nwant %s…", got, head)
 	}
-	if got := s.get("spcps", name, "-o", `jsonpath={.metadata.annotations.keyvault-csi/last-success}`); !isRecent(got) {
+	if got := s.get("secretproviderclasspodstatus", name, "-o", `jsonpath={.metadata.annotations.keyvault-csi/last-success}`); !isRecent(got) {
 		t.Errorf("last success %q", got)
 	}
-	table := s.get("spcps")
+	table := s.get("secretproviderclasspodstatus")
 	for _, text := range []string{"NAME", "POD", "CLASS", "MOUNTED", "FAILURE", "cart", "web", "true"} {
 		if !strings.Contains(table, text) {
-			t.Errorf("kubectl get spcps lacks %s:\n%s", text, table)
+			t.Errorf("kubectl get secretproviderclasspodstatus lacks %s:\n%s", text, table)
 		}
 	}
-	written := s.get("spcps", name, "-o", "jsonpath={.metadata.resourceVersion}")
+	written := s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.metadata.resourceVersion}")
 	for range 5 {
 		must(t, s.publish(n, pod, "web"))
 	}
-	if now := s.get("spcps", name, "-o", "jsonpath={.metadata.resourceVersion}"); now != written {
+	if now := s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.metadata.resourceVersion}"); now != written {
 		t.Error("a republish that changed nothing wrote the status object")
 	}
-	noCanary(t, s.get("spcps", name, "-o", "yaml"))
+	noCanary(t, s.get("secretproviderclasspodstatus", name, "-o", "yaml"))
 	n.Unpublish(uid)
 	c.MustKubectl("", "-n", s.shop, "delete", "pod", "cart")
 	c.Eventually("the status object to go with its Pod", func() bool {
-		out, err := c.Kubectl("", "-n", s.shop, "get", "spcps", name, "--ignore-not-found")
+		out, err := c.Kubectl("", "-n", s.shop, "get", "secretproviderclasspodstatus", name, "--ignore-not-found")
 		return err == nil && out == ""
 	})
 }
@@ -78,25 +78,25 @@ func TestStatusTellsOfFailures(t *testing.T) {
 	n.Secret("db", canary)
 	must(t, s.publish(n, s.pod("cart"), "web"))
 	name := "cart-" + s.shop + "-web"
-	reason := []string{"spcps", name, "-o", "jsonpath={.metadata.annotations.keyvault-csi/failure-reason}"}
+	reason := []string{"secretproviderclasspodstatus", name, "-o", "jsonpath={.metadata.annotations.keyvault-csi/failure-reason}"}
 	s.await("", reason...)
 	n.Emulator.AddFault(emulator.Fault{Kind: emulator.FaultStatus, Status: http.StatusForbidden, Code: "Forbidden", Operation: "get"})
 	s.await("Permission", reason...)
-	if got := s.get("spcps", name, "-o", "jsonpath={.metadata.annotations.keyvault-csi/failing-since}"); !isRecent(got) {
+	if got := s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.metadata.annotations.keyvault-csi/failing-since}"); !isRecent(got) {
 		t.Errorf("failing since %q", got)
 	}
-	if got := s.get("spcps", name, "-o", "jsonpath={.metadata.annotations.keyvault-csi/failure}"); !strings.Contains(got, "the files stay as they are") || strings.Contains(got, "\n") {
+	if got := s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.metadata.annotations.keyvault-csi/failure}"); !strings.Contains(got, "the files stay as they are") || strings.Contains(got, "\n") {
 		t.Errorf("failure %q", got)
 	}
-	if table := s.get("spcps"); !strings.Contains(table, "Permission") {
-		t.Errorf("kubectl get spcps:\n%s", table)
+	if table := s.get("secretproviderclasspodstatus"); !strings.Contains(table, "Permission") {
+		t.Errorf("kubectl get secretproviderclasspodstatus:\n%s", table)
 	}
 	n.Emulator.ClearFaults()
 	s.await("", reason...)
-	before := s.get("spcps", name, "-o", "jsonpath={.status.objects[0].version}")
+	before := s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.status.objects[0].version}")
 	n.Secret("db", canary+"-2")
-	c.Eventually("the new version", func() bool { return s.get("spcps", name, "-o", "jsonpath={.status.objects[0].version}") != before })
-	noCanary(t, s.get("spcps", "-o", "yaml"))
+	c.Eventually("the new version", func() bool { return s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.status.objects[0].version}") != before })
+	noCanary(t, s.get("secretproviderclasspodstatus", "-o", "yaml"))
 	noCanary(t, n.Log())
 }
 
@@ -122,7 +122,7 @@ func TestStatusObjectsOfOthers(t *testing.T) {
 		pod, err := c.Client().CoreV1().Pods(s.shop).Get(t.Context(), name, metav1.GetOptions{})
 		must(t, err)
 		must(t, s.publish(n, pod, "web"))
-		s.await("secret/db "+name+" web "+n.Target(string(pod.UID))+" node-1 "+string(pod.UID), "spcps", name+"-"+s.shop+"-web", "-o",
+		s.await("secret/db "+name+" web "+n.Target(string(pod.UID))+" node-1 "+string(pod.UID), "secretproviderclasspodstatus", name+"-"+s.shop+"-web", "-o",
 			`jsonpath={.status.objects[*].id} {.status.podName} {.status.secretProviderClassName} {.status.targetPath} `+
 				`{.metadata.labels.internal\.secrets-store\.csi\.k8s\.io/node-name} {.metadata.ownerReferences[*].uid}`)
 	}
@@ -140,7 +140,7 @@ func TestPodThatComesAgainUnderItsName(t *testing.T) {
 	for range 2 {
 		pod := s.pod("cart-0")
 		must(t, s.publish(n, pod, "web"))
-		s.await(string(pod.UID)+" "+n.Target(string(pod.UID)), "spcps", name, "-o", "jsonpath={.metadata.ownerReferences[*].uid} {.status.targetPath}")
+		s.await(string(pod.UID)+" "+n.Target(string(pod.UID)), "secretproviderclasspodstatus", name, "-o", "jsonpath={.metadata.ownerReferences[*].uid} {.status.targetPath}")
 		n.Unpublish(string(pod.UID))
 		c.MustKubectl("", "-n", s.shop, "delete", "pod", "cart-0")
 	}
@@ -151,8 +151,8 @@ func TestPodThatComesAgainUnderItsName(t *testing.T) {
 	other.Secret("db", "s3cret")
 	must(t, s.publish(other, moved, "web"))
 	other.Eventually("the refusal", func() bool { return strings.Contains(other.Log(), "writes status objects of Pods on that node alone") })
-	c.MustKubectl("", "-n", s.shop, "delete", "spcps", name)
-	s.await("node-2", "spcps", name, "-o", `jsonpath={.metadata.labels.internal\.secrets-store\.csi\.k8s\.io/node-name}`)
+	c.MustKubectl("", "-n", s.shop, "delete", "secretproviderclasspodstatus", name)
+	s.await("node-2", "secretproviderclasspodstatus", name, "-o", `jsonpath={.metadata.labels.internal\.secrets-store\.csi\.k8s\.io/node-name}`)
 }
 
 // TestStatusOfAdoptedVolumes: a driver that starts anew tells of what it finds once it has asked for it.
@@ -165,10 +165,10 @@ func TestStatusOfAdoptedVolumes(t *testing.T) {
 	pod := s.pod("cart")
 	must(t, s.publish(n, pod, "web"))
 	name := "cart-" + s.shop + "-web"
-	s.await("true", "spcps", name, "-o", "jsonpath={.status.mounted}")
+	s.await("true", "secretproviderclasspodstatus", name, "-o", "jsonpath={.status.mounted}")
 	n.Stop(syscall.SIGKILL)
-	c.MustKubectl("", "-n", s.shop, "delete", "spcps", name)
+	c.MustKubectl("", "-n", s.shop, "delete", "secretproviderclasspodstatus", name)
 	n.Run()
 	must(t, s.publish(n, pod, "web"))
-	s.await("true", "spcps", name, "-o", "jsonpath={.status.mounted}")
+	s.await("true", "secretproviderclasspodstatus", name, "-o", "jsonpath={.status.mounted}")
 }

@@ -136,7 +136,7 @@ func TestSlowAPIServer(t *testing.T) {
 			t.Errorf("the event got through: %s", out)
 		}
 		release()
-		s.await("true", "spcps", name+"-"+s.shop+"-web", "-o", "jsonpath={.status.mounted}")
+		s.await("true", "secretproviderclasspodstatus", name+"-"+s.shop+"-web", "-o", "jsonpath={.status.mounted}")
 		s.Eventually("the event", func() bool { return s.events(name, "SecretProviderClassWarning") != "" })
 	}
 	release := b.hold(http.MethodGet, "/secretproviderclasses/unknown")
@@ -181,7 +181,7 @@ func TestAPIServerThatRefuses(t *testing.T) {
 		name := "cart-" + http.StatusText(code)[:3]
 		name = strings.ToLower(strings.TrimSpace(name))
 		must(t, s.publish(n, s.pod(name), "web"))
-		s.await("true", "spcps", name+"-"+s.shop+"-web", "-o", "jsonpath={.status.mounted}")
+		s.await("true", "secretproviderclasspodstatus", name+"-"+s.shop+"-web", "-o", "jsonpath={.status.mounted}")
 	}
 }
 

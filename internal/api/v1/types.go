@@ -14,7 +14,6 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:storageversion
-// +kubebuilder:resource:shortName=spc
 // +kubebuilder:metadata:annotations="helm.sh/resource-policy=keep"
 // +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.spec.provider`,description="The provider that serves the class"
 // +kubebuilder:printcolumn:name="Vault",type=string,JSONPath=`.spec.parameters.keyvaultName`,description="The vault of objects that name none of their own"
@@ -88,7 +87,6 @@ type SecretProviderClassList struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:storageversion
-// +kubebuilder:resource:shortName=spcps
 // +kubebuilder:metadata:annotations="helm.sh/resource-policy=keep"
 // +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.status.podName`
 // +kubebuilder:printcolumn:name="Class",type=string,JSONPath=`.status.secretProviderClassName`
