@@ -117,7 +117,7 @@ func (r *Resolver) Lookup(name, file string) (Cloud, error) {
 	case r.dir == "":
 		return Cloud{}, &LookupError{
 			Problem: "is a custom cloud, and the driver has none",
-			Fix:     "the driver's operator sets --cloud-config-dir",
+			Fix:     "the driver's operator sets --cloud-config-dir (in the chart cloudConfig.configMap or cloudConfig.hostPath)",
 		}
 	}
 	return r.read(file)
@@ -130,7 +130,8 @@ func (r *Resolver) read(file string) (Cloud, error) {
 	if filepath.IsAbs(name) {
 		relative, err := filepath.Rel(r.dir, name)
 		if err != nil || !filepath.IsLocal(relative) {
-			return Cloud{}, wrongFile("is outside the driver's --cloud-config-dir", "name a file below "+r.dir)
+			return Cloud{}, wrongFile("is outside the driver's --cloud-config-dir",
+				"name a file below "+r.dir+", or the driver's operator sets --cloud-config-dir (in the chart cloudConfig) to its directory")
 		}
 		name = relative
 	}

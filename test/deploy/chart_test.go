@@ -113,7 +113,7 @@ var everything = []string{"--set", strings.Join([]string{
 	"linux.podLabels.a=b", "linux.podAnnotations.c=d", "linux.daemonsetAnnotations.e=f", "linux.crds.annotations.g=h",
 	"serviceAccount.annotations.i=j", "linux.env[0].name=X", "linux.env[0].value=y", "linux.volumes[0].name=v", "linux.volumes[0].emptyDir.medium=Memory",
 	"linux.volumeMounts[0].name=v", "linux.volumeMounts[0].mountPath=/v", "linux.driver.extraArgs={--v=2}", "allowedVaultHosts={.example.com}",
-	"auditLog=-", "otlpEndpoint=http://collector.observability:4318", "tokenProxy.url=https://proxy.example:443", "tokenProxy.sni=proxy.example", "linux.driver.resources.limits.memory=1Gi",
+	"cloudConfig.configMap=clouds", "auditLog=-", "otlpEndpoint=http://collector.observability:4318", "tokenProxy.url=https://proxy.example:443", "tokenProxy.sni=proxy.example", "linux.driver.resources.limits.memory=1Gi",
 }, ",")}
 
 func TestLint(t *testing.T) {
@@ -366,7 +366,14 @@ func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 		"rotationPollInterval=120":                              {"at '/rotationPollInterval'", "want string"},
 		"rotationPollInterval=2min":                             {"at '/rotationPollInterval'", "does not match"},
 		"linux.kubeletRootDir=var/lib":                          {"at '/linux/kubeletRootDir'"},
-		"windows.enabled=true":                                  {"at '/windows/enabled'", "must be false"},
+		"windows.enabled=true":                                  {"windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release"},
+		"linux.enabled=false":                                   {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
+		"linux.enabled=":                                        {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
+		"rbac.pspEnabled=true":                                  {"rbac.pspEnabled: Kubernetes has no PodSecurityPolicies since 1.25: leave it out"},
+		"enableArcExtension=true":                               {"enableArcExtension: this chart is not an extension", "write proxy.https and proxy.none"},
+		"cloudConfig.hostPath=/etc/kubernetes/azurestack.json":  {"is a file: write its directory, /etc/kubernetes"},
+		"cloudConfig.hostPath=etc":                              {"at '/cloudConfig/hostPath'"},
+		"cloudConfig.hostPath=/a,cloudConfig.configMap=b":       {"cloudConfig: configMap and hostPath are both set"},
 		"logVerbosity=high":                                     {"at '/logVerbosity'"},
 		"driverName=Not_A_Name":                                 {"at '/driverName'"},
 		"proxy.https=proxy:3128":                                {"at '/proxy/https'"},
@@ -377,8 +384,13 @@ func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 		"linux.image.repository=r/secrets-store/provider-azure": {"is the image of another driver or provider"},
 		"linux.image.repository=r/csi-secrets-store/driver":     {"is the image of another driver or provider"},
 		"secrets-store-csi-driver.syncSecret.enabled=true,secrets-store-csi-driver.linux.kubeletRootDir=/x": {
-			"secrets-store-csi-driver.syncSecret: there is no chart below this one: write syncSecret",
-			"secrets-store-csi-driver.linux.kubeletRootDir: there is no chart below this one: write linux.kubeletRootDir",
+			"secrets-store-csi-driver.syncSecret.enabled: there is no chart below this one: write syncSecret.enabled=true",
+			"secrets-store-csi-driver.linux.kubeletRootDir: there is no chart below this one: write linux.kubeletRootDir=/x",
+		},
+		"secrets-store-csi-driver.tokenRequests[0].audience=aud1,secrets-store-csi-driver.linux.image.tag=v1.6.0,secrets-store-csi-driver.windows.enabled=true": {
+			`secrets-store-csi-driver.tokenRequests: there is no chart below this one: write tokenRequests=[{"audience":"aud1"}]`,
+			"secrets-store-csi-driver.linux.image: this is the image of another driver: leave it out",
+			"secrets-store-csi-driver.windows.enabled: this driver runs on Linux nodes",
 		},
 	} {
 		_, problems, err := helm(t, "template", "x", "deploy/chart", "--kube-version", newest, "--set", set)
@@ -390,6 +402,112 @@ func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 				t.Errorf("%s: %q is not in: %s", set, text, problems)
 			}
 		}
+	}
+}
+
+// oldValues are what pipelines and documents of the Secrets Store CSI Driver and of its Azure provider pass to their charts, as far as it
+// asks for nothing that this driver does not do: empty switches among it, whose variable nobody has set.
+var oldValues = []string{
+	"windows.enabled=", "windows.enabled=false", "windows.image.pullPolicy=IfNotPresent", "windows.customUserAgent=csi-e2e",
+	"windows.nodeSelector.kubernetes\\.io/os=windows", "linux.enabled=true", "linux.image.pullPolicy=IfNotPresent", "linux.image.tag=e2e-1",
+	"linux.crds.image.repository=registry/driver-crds", "linux.crds.image.tag=v1", "linux.crds.annotations.myAnnotation=test",
+	"linux.customUserAgent=csi-e2e", "linux.podLabels.app=csi-secrets-store-provider-azure", "linux.podAnnotations.foo=bar",
+	"linux.priorityClassName=", "linux.nodeSelector=null", "linux.volumes=null", "linux.volumeMounts=null", "linux.privileged=false",
+	"linux.additionalProvidersDirs=null", "linux.registrar.logVerbosity=5", "livenessProbe.logLevel=2", "enableSecretRotation=true",
+	"enableSecretRotation=", "rotationPollInterval=30s", "rotationPollInterval=", "syncSecret.enabled=true", "syncSecret.enabled=",
+	"tokenRequests[0].audience=aud1", "rbac.install=true", "rbac.install=", "rbac.pspEnabled=false", "rbac.pspEnabled=", "logVerbosity=5",
+	"logVerbosity=", "logFormatJSON=true", "logFormatJSON=", "writeCertAndKeyInSeparateFiles=true", "writeCertAndKeyInSeparateFiles=",
+	"constructPEMChain=true", "constructPEMChain=", "enableArcExtension=false", "enableArcExtension=", "providerHealthCheck=false",
+	"providerHealthCheckInterval=2m", "maxCallRecvMsgSize=4194304", "minimumProviderVersions=", "grpcSupportedProviders=azure", "imagePullSecrets=null",
+	"secrets-store-csi-driver.install=false", "secrets-store-csi-driver.install=true", "secrets-store-csi-driver.install=",
+	"secrets-store-csi-driver.enableSecretRotation=true", "secrets-store-csi-driver.rotationPollInterval=2m", "secrets-store-csi-driver.syncSecret.enabled=false",
+	"secrets-store-csi-driver.tokenRequests[0].audience=api://AzureADTokenExchange", "secrets-store-csi-driver.windows.enabled=false",
+	"secrets-store-csi-driver.linux.enabled=true", "secrets-store-csi-driver.linux.kubeletRootDir=/var/lib/kubelet",
+	"secrets-store-csi-driver.linux.crds.image.tag=v1", "syncSecret.enabled=true,secrets-store-csi-driver.syncSecret.enabled=true",
+}
+
+func TestValuesOfTheOldCharts(t *testing.T) {
+	for _, set := range oldValues {
+		t.Run(set, func(t *testing.T) {
+			c := only[*appsv1.DaemonSet](t, render(t, newest, "--set", set)).Spec.Template.Spec.Containers[0]
+			if strings.HasSuffix(set, "=") { // asks for nothing
+				if plain := only[*appsv1.DaemonSet](t, render(t, newest)).Spec.Template.Spec.Containers[0]; !slices.Equal(c.Args, plain.Args) {
+					t.Errorf("arguments %q", c.Args)
+				}
+			}
+		})
+	}
+}
+
+// An installation names the values that have no effect.
+func TestNotesNameValuesWithoutEffect(t *testing.T) {
+	chart := filepath.Join(t.TempDir(), "chart")
+	if err := os.CopyFS(chart, os.DirFS(filepath.Join(root, "deploy/chart"))); err != nil {
+		t.Fatal(err)
+	}
+	// helm template leaves the notes out, and an installation wants a cluster
+	if err := os.Rename(filepath.Join(chart, "templates/NOTES.txt"), filepath.Join(chart, "templates/notes.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	notes := func(set string) string {
+		out, _, _ := helm(t, "template", "x", chart, "--kube-version", newest, "--debug", "--show-only", "templates/notes.yaml", "--set", set)
+		return out // text is no YAML, which --debug prints nevertheless
+	}
+	out := notes("windows.enabled=,secrets-store-csi-driver.install=false,linux.registrar.logVerbosity=5,rbac.pspEnabled=false,livenessProbe.port=9808")
+	for _, line := range []string{
+		"windows: this driver runs on Linux nodes", "secrets-store-csi-driver: there is no chart below this one", "linux.registrar: the driver registers itself",
+		"rbac.pspEnabled: ", "livenessProbe: ",
+	} {
+		if !strings.Contains(out, line) {
+			t.Errorf("%q is not in:\n%s", line, out)
+		}
+	}
+	if out := notes("linux.podLabels.a=b"); strings.Contains(out, "have no effect") || !strings.Contains(out, "is being installed") {
+		t.Errorf("notes without such a value:\n%s", out)
+	}
+}
+
+// The driver finds the files of custom clouds in a ConfigMap or a directory of the node.
+func TestCustomClouds(t *testing.T) {
+	for name, tc := range map[string]struct {
+		set  []string
+		want string // the flag's directory
+		at   string // where it is mounted
+	}{
+		"none":          {nil, "", ""},
+		"ConfigMap":     {[]string{"cloudConfig.configMap=clouds"}, "/etc/kubernetes", "/etc/kubernetes"},
+		"another place": {[]string{"cloudConfig.configMap=clouds", "cloudConfig.directory=/clouds"}, "/clouds", "/clouds"},
+		"directory":     {[]string{"cloudConfig.hostPath=/opt/clouds"}, "/opt/clouds", "/opt/clouds"},
+		"own volumes": {[]string{
+			"cloudConfig.directory=/etc/kubernetes", "linux.volumes[0].name=cloudenvfile-vol", "linux.volumes[0].hostPath.path=/etc/kubernetes/cloud.json",
+			"linux.volumeMounts[0].name=cloudenvfile-vol", "linux.volumeMounts[0].mountPath=/etc/kubernetes/cloud.json",
+		}, "/etc/kubernetes", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var args []string
+			for _, set := range tc.set {
+				args = append(args, "--set", set)
+			}
+			pod := only[*appsv1.DaemonSet](t, render(t, newest, args...)).Spec.Template.Spec
+			flag := ""
+			for _, arg := range pod.Containers[0].Args {
+				if directory, ok := strings.CutPrefix(arg, "--cloud-config-dir="); ok {
+					flag = directory
+				}
+			}
+			at := ""
+			for _, m := range pod.Containers[0].VolumeMounts {
+				if m.Name == "clouds" && m.ReadOnly {
+					at = m.MountPath
+				}
+			}
+			has := slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool {
+				return v.Name == "clouds" && (v.ConfigMap != nil && v.ConfigMap.Name == "clouds" || v.HostPath != nil && v.HostPath.Path == "/opt/clouds")
+			})
+			if flag != tc.want || at != tc.at || has != (tc.at != "") {
+				t.Errorf("--cloud-config-dir=%s, mounted at %q, volume %t", flag, at, has)
+			}
+		})
 	}
 }
 
@@ -435,7 +553,7 @@ func TestEveryValueOfTheSchemaIsKnown(t *testing.T) {
 	}
 	for _, path := range unused {
 		name := path[strings.LastIndex(path, ".")+1:]
-		if path != "linux.enabled" && path != "rbac.pspEnabled" && !strings.Contains(string(notes), `"`+name+`"`) {
+		if !strings.Contains(string(notes), `"`+name+`" `) {
 			t.Errorf("%s has no effect, and the notes do not say so", path)
 		}
 	}

@@ -51,7 +51,9 @@ func TestFiguresOfMemory(t *testing.T) {
 	for i := range volumes {
 		must(t, s.publish(n, s.pod(fmt.Sprintf("cart-%d", i)), "web"))
 	}
-	c.Eventually("the status objects", func() bool { return strings.Count(s.get("secretproviderclasspodstatus", "-o", "name"), "\n") == volumes })
+	c.Eventually("the status objects", func() bool {
+		return strings.Count(s.get("secretproviderclasspodstatus", "-o", "name"), "\n") == volumes
+	})
 	row(fmt.Sprintf("%d classes, %d volumes", classes, volumes), n)
 	start := len(c.Requests("keyvault-csi/"))
 	fmt.Printf("  API requests for all of it: %d\n", start)
@@ -73,7 +75,9 @@ func TestFiguresOfRequests(t *testing.T) {
 		publish = append(publish, func() error { return n.Publish(string(pod.UID), "web", tokens) })
 		must(t, publish[i]())
 	}
-	c.Eventually("the status objects", func() bool { return strings.Count(s.get("secretproviderclasspodstatus", "-o", "name"), "\n") == volumes })
+	c.Eventually("the status objects", func() bool {
+		return strings.Count(s.get("secretproviderclasspodstatus", "-o", "name"), "\n") == volumes
+	})
 	mounted := len(c.Requests("keyvault-csi/"))
 	polls := len(n.Emulator.Requests())
 	for range 10 { // as kubelet does in ten minutes

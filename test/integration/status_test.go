@@ -33,7 +33,10 @@ func TestStatusObjects(t *testing.T) {
 	uid := string(pod.UID)
 	must(t, s.publish(n, pod, "web"))
 	name := "cart-" + s.shop + "-web"
-	c.Eventually("the status object", func() bool { _, err := c.Kubectl("", "-n", s.shop, "get", "secretproviderclasspodstatus", name); return err == nil })
+	c.Eventually("the status object", func() bool {
+		_, err := c.Kubectl("", "-n", s.shop, "get", "secretproviderclasspodstatus", name)
+		return err == nil
+	})
 	got := s.get("secretproviderclasspodstatus", name, "-o", statusOf)
 	head := fmt.Sprintf(`{"internal.secrets-store.csi.k8s.io/node-name":"node-1"} Pod/cart/%s cart web true [{"id":"secret/db","version":"`, uid)
 	if !strings.HasPrefix(got, head) || !strings.Contains(got, `},{"id":"secret/more","version":"`) || !strings.HasSuffix(got, " "+n.Target(uid)) {
@@ -95,7 +98,9 @@ func TestStatusTellsOfFailures(t *testing.T) {
 	s.await("", reason...)
 	before := s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.status.objects[0].version}")
 	n.Secret("db", canary+"-2")
-	c.Eventually("the new version", func() bool { return s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.status.objects[0].version}") != before })
+	c.Eventually("the new version", func() bool {
+		return s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.status.objects[0].version}") != before
+	})
 	noCanary(t, s.get("secretproviderclasspodstatus", "-o", "yaml"))
 	noCanary(t, n.Log())
 }

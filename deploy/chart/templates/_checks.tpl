@@ -1,16 +1,26 @@
 {{- /* checks fails the installation where values of another chart would do harm in silence. All that is wrong is said at once. */ -}}
 {{- define "keyvault-csi.checks" -}}
 {{- $wrong := list -}}
-{{- range $key, $value := index .Values "secrets-store-csi-driver" -}}
-{{- if eq $key "linux" -}}
-{{- range $below, $_ := $value -}}
-{{- $wrong = append $wrong (printf "secrets-store-csi-driver.linux.%s: there is no chart below this one: write linux.%s, or leave it out" $below $below) -}}
+{{- range include "keyvault-csi.below" (list "" (index .Values "secrets-store-csi-driver") .Values) | trim | splitList "\n" | compact -}}
+{{- $wrong = append $wrong . -}}
 {{- end -}}
-{{- else if eq $key "install" -}}
-{{- $wrong = append $wrong "secrets-store-csi-driver.install: leave it out: this driver needs no other one" -}}
-{{- else -}}
-{{- $wrong = append $wrong (printf "secrets-store-csi-driver.%s: there is no chart below this one: write %s, or leave it out" $key $key) -}}
+{{- if eq (dig "enabled" "" (.Values.windows | default dict) | toString) "true" -}}
+{{- $wrong = append $wrong "windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release for Windows nodes (docs/migration.md, Windows nodes)" -}}
 {{- end -}}
+{{- if and (hasKey .Values.linux "enabled") (ne (toString .Values.linux.enabled) "true") -}}
+{{- $wrong = append $wrong "linux.enabled: this chart installs nothing but the driver of Linux nodes: write true, or do not install it" -}}
+{{- end -}}
+{{- if eq (dig "pspEnabled" "" .Values.rbac | toString) "true" -}}
+{{- $wrong = append $wrong "rbac.pspEnabled: Kubernetes has no PodSecurityPolicies since 1.25: leave it out, and label the release's namespace pod-security.kubernetes.io/enforce: privileged" -}}
+{{- end -}}
+{{- if eq (toString (.Values.enableArcExtension | default "")) "true" -}}
+{{- $wrong = append $wrong "enableArcExtension: this chart is not an extension of Azure Arc: leave it out, and write proxy.https and proxy.none for its proxy" -}}
+{{- end -}}
+{{- if and .Values.cloudConfig.configMap .Values.cloudConfig.hostPath -}}
+{{- $wrong = append $wrong "cloudConfig: configMap and hostPath are both set: leave one out" -}}
+{{- end -}}
+{{- if hasSuffix ".json" .Values.cloudConfig.hostPath -}}
+{{- $wrong = append $wrong (printf "cloudConfig.hostPath: %s is a file: write its directory, %s" .Values.cloudConfig.hostPath (dir .Values.cloudConfig.hostPath)) -}}
 {{- end -}}
 {{- if regexMatch "(^|/)(provider-azure|driver)$" .Values.linux.image.repository -}}
 {{- $wrong = append $wrong (printf "linux.image.repository: %s is the image of another driver or provider: leave it out, or name this driver's" .Values.linux.image.repository) -}}
@@ -32,6 +42,36 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* below lists, a line each, the values below secrets-store-csi-driver that ask for more than the same values of this chart give:
+(list PATH VALUES OWN). That is refused: people would believe that they had set it. */ -}}
+{{- define "keyvault-csi.below" -}}
+{{- $path := index . 0 -}}
+{{- $own := index . 2 -}}
+{{- range $key, $value := index . 1 -}}
+{{- $name := printf "%s%s" $path $key -}}
+{{- $mine := get $own $key -}}
+{{- $unused := has $name (list "install" "livenessProbe" "maxCallRecvMsgSize" "providerHealthCheck" "providerHealthCheckInterval" "filteredWatchSecret"
+  "minimumProviderVersions" "grpcSupportedProviders" "linux.registrar" "linux.registrarImage" "linux.livenessProbe" "linux.livenessProbeImage"
+  "linux.providersDir" "linux.additionalProvidersDirs" "linux.crds.image" "linux.crds.resources" "linux.crds.podLabels") -}}
+{{- $enough := and (kindIs "slice" $value) (kindIs "slice" $mine) -}}
+{{- if $enough -}}
+{{- range $value }}{{ if not (has . $mine) }}{{ $enough = false }}{{ end }}{{ end -}}
+{{- end -}}
+{{- if eq $name "windows" -}}
+{{- if eq (dig "enabled" "" $value | toString) "true" }}
+secrets-store-csi-driver.windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release for Windows nodes (docs/migration.md, Windows nodes)
+{{- end -}}
+{{- else if eq $name "linux.image" }}
+secrets-store-csi-driver.linux.image: this is the image of another driver: leave it out; linux.image is this driver's
+{{- else if and (kindIs "map" $value) (kindIs "map" $mine) -}}
+{{- include "keyvault-csi.below" (list (printf "%s." $name) $value $mine) -}}
+{{- else if or $unused $enough (eq (toString $value) "") (eq (toJson $value) (toJson $mine)) (and (eq $name "linux.enabled") (eq (toString $value) "true")) (and (eq $name "rbac.pspEnabled") (ne (toString $value) "true")) -}}
+{{- else }}
+secrets-store-csi-driver.{{ $name }}: there is no chart below this one: write {{ $name }}={{ if kindIs "string" $value }}{{ $value }}{{ else }}{{ toJson $value }}{{ end }}, or leave it out
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* unused lists, a line each, values that are set and have no effect. */ -}}
 {{- define "keyvault-csi.unused" -}}
 {{- $why := dict
@@ -45,6 +85,8 @@
   "metricsAddr" "set linux.metricsAddr"
   "arcExtension" "set proxy.https and proxy.none for a proxy"
   "minimumProviderVersions" "there is no provider process"
+  "grpcSupportedProviders" "there is no provider process"
+  "secrets-store-csi-driver" "there is no chart below this one; what is written here holds anyway"
   "windows" "this driver runs on Linux nodes" -}}
 {{- range $key, $text := $why -}}
 {{- if hasKey $.Values $key }}
@@ -55,6 +97,7 @@
   "registrar" "the driver registers itself" "registrarImage" "the driver registers itself"
   "livenessProbe" "the driver answers probes itself" "livenessProbeImage" "the driver answers probes itself"
   "providersDir" "there is no provider process" "additionalProvidersDirs" "there is no provider process"
+  "enabled" "this chart is for Linux nodes"
   "customUserAgent" "requests are always keyvault-csi's" "resources" "set linux.driver.resources"
   "healthzPort" "probes ask linux.metricsAddr" "healthzPath" "probes ask linux.metricsAddr" "healthzTimeout" "probes ask linux.metricsAddr"
   "privileged" "the container is always privileged: mount propagation needs it" -}}
@@ -62,6 +105,9 @@
 {{- if hasKey $.Values.linux $key }}
   linux.{{ $key }}: {{ $text }}
 {{- end -}}
+{{- end -}}
+{{- if hasKey .Values.rbac "pspEnabled" }}
+  rbac.pspEnabled: Kubernetes has no PodSecurityPolicies since 1.25
 {{- end -}}
 {{- range $key := list "image" "resources" "podLabels" -}}
 {{- if hasKey $.Values.linux.crds $key }}

@@ -64,6 +64,13 @@ initialDelaySeconds: 1
 failureThreshold: {{ index . 3 }}
 {{- end -}}
 
+{{- /* cloudDirectory is where the container finds the files of custom clouds; empty where there are none. */ -}}
+{{- define "keyvault-csi.cloudDirectory" -}}
+{{- with .Values.cloudConfig -}}
+{{- .directory | default .hostPath | default (ternary "/etc/kubernetes" "" (ne .configMap "")) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "keyvault-csi.emulatorName" -}}
 {{- include "keyvault-csi.fullname" . | trunc 54 | trimSuffix "-" }}-emulator
 {{- end -}}
