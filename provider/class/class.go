@@ -29,6 +29,8 @@ type Format string
 const (
 	PEM Format = "pem"
 	PFX Format = "pfx"
+	// CA is a certificate's chain without its leaf and its private key.
+	CA Format = "ca"
 )
 
 // Encoding is how a secret's text becomes bytes.
@@ -66,10 +68,74 @@ type Class struct {
 	RotationInterval *time.Duration
 	// StaleIfError is how old a last known good value may be that a new pod starts from; 0 means never.
 	StaleIfError time.Duration
+	// Lists is true where a poll lists the vaults' objects and gets what changed.
+	Lists bool `json:",omitzero"`
+	// MetadataFile is the path of the file that describes the others; empty where there is none.
+	MetadataFile string `json:",omitzero"`
+	// Files says how files look that belong to no object: the metadata.
+	Files Look
+	// Templates are files that are made from those of the objects.
+	Templates []Template `json:",omitempty"`
 	// Warnings are mistakes that do not stop a mount.
 	Warnings []Mistake
 	// Hash is equal for classes that ask for the same files in the same way of the same vaults.
 	Hash string
+}
+
+// Look is what a file looks like beside its content.
+type Look struct {
+	// Mode holds the file's permission bits.
+	Mode fs.FileMode
+	// Owner and Group are numeric ids; nil where the class says nothing.
+	Owner, Group *int64 `json:",omitempty"`
+	// GroupWins is true where the group goes before the Pod's fsGroup, because an object or template says it for itself.
+	GroupWins bool `json:",omitzero"`
+}
+
+// Template is a file that is made from those of the objects.
+type Template struct {
+	// Index is the position in the array, from 0.
+	Index int
+	Path  string
+	Look
+	Text string
+	// Line is the line of the text's first line in the parameter's text, from 1.
+	Line int `json:"-"`
+}
+
+// ContentFormat is how a secret's value is read for its fields.
+type ContentFormat string
+
+// The formats of contentFormat.
+const (
+	JSON       ContentFormat = "json"
+	YAML       ContentFormat = "yaml"
+	Dotenv     ContentFormat = "dotenv"
+	Properties ContentFormat = "properties"
+)
+
+// Extract says which fields of a secret's value become files.
+type Extract struct {
+	Content ContentFormat
+	// All is true where every field of the top level becomes a file in the directory of the object's path.
+	All bool `json:",omitzero"`
+	// Entries are single fields.
+	Entries []Entry `json:",omitempty"`
+	// Whole is true where the whole value is written too.
+	Whole bool `json:",omitzero"`
+}
+
+// Entry is one field of a secret's value that becomes a file.
+type Entry struct {
+	// Expression is a JMESPath expression.
+	Expression string
+	// Path is the file name.
+	Path string
+	Mode fs.FileMode
+	// Optional is true where the file is left out if the expression matches nothing.
+	Optional bool `json:",omitzero"`
+	// Line is the entry's line in the parameter's text, from 1.
+	Line int `json:"-"`
 }
 
 // Object is one entry of the objects parameter.
@@ -79,8 +145,11 @@ type Object struct {
 	// VaultURL is the vault's base URL, https://host/.
 	VaultURL string
 	Kind     Kind
-	Name     string
-	// Path is the file name: the alias, else the name.
+	// Name is empty where Selector is set.
+	Name string
+	// Selector takes all objects that match, in place of one by its name; nil where Name is set.
+	Selector *Selector `json:",omitempty"`
+	// Path is the file name: the alias, else the name. Where Selector is set it holds NamePlaceholder.
 	Path string
 	// Version is empty for the current one; "latest" is already turned into empty.
 	Version string
@@ -88,12 +157,21 @@ type Object struct {
 	History  int
 	Format   Format
 	Encoding Encoding
-	// Mode holds the file's permission bits.
-	Mode fs.FileMode
+	Look
 	// SplitCertAndKey writes <path>.crt and <path>.key beside a certificate-backed secret.
 	SplitCertAndKey bool
 	// ConvertPFX turns a hand-uploaded PFX (content type application/x-pkcs12, not backed by a certificate) into PEM.
 	ConvertPFX bool
+	// Optional is true where the object may be missing or disabled.
+	Optional bool `json:",omitzero"`
+	// LatestEnabled is true where the newest enabled version is taken if the newest is disabled.
+	LatestEnabled bool `json:",omitzero"`
+	// Fallbacks are the base URLs of vaults that are asked in this order where the one before cannot be reached.
+	Fallbacks []string `json:",omitempty"`
+	// Extract says which fields of the value become files; nil where only the whole value is written.
+	Extract *Extract `json:",omitempty"`
+	// Line is the line of the object in the parameter's text, from 1.
+	Line int `json:"-"`
 }
 
 // Mistake is one thing that is wrong with a class.

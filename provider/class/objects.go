@@ -2,14 +2,11 @@ package class
 
 import (
 	"fmt"
-	"io/fs"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 const (
@@ -27,113 +24,106 @@ var (
 )
 
 // objects reads the objects parameter.
-func (p *parser) objects(raw, vault string) {
+func (p *parser) objects(raw string, vault string, fallbacks []string) {
 	const name = "objects"
 	if p.text[name] == "" {
 		p.parameter(name, "", "is not set", "write what to fetch: docs/parameters.md has examples")
 		return
 	}
-	list, warning, mistake := readItems(raw)
-	if warning != nil {
-		warning.Parameter, warning.Index = name, -1
-		p.warnings = append(p.warnings, *warning)
-	}
-	if mistake != nil {
-		mistake.Parameter, mistake.Index = name, -1
-		p.mistakes = append(p.mistakes, *mistake)
-		return
-	}
 	needsVault := false
-	for i, item := range list {
-		o := &objectParser{parser: p, index: i, line: item.line}
-		o.parse(item.text, vault)
+	for _, item := range p.items(name, raw, objectsShape) {
+		o := &objectParser{itemParser: itemParser{parser: p, parameter: name, index: item.index, line: item.line}}
+		o.parse(item.text, vault, fallbacks)
 		needsVault = needsVault || o.usesDefault
 	}
 	if needsVault && vault == "" && p.text["keyvaultName"] == "" && p.text["keyvaultURI"] == "" {
 		p.parameter("keyvaultName", "", "is not set", "write the vault's name")
 	}
-	p.clashes()
+}
+
+// items reads a parameter that holds a list of texts. What is wrong with the list is noted.
+func (p *parser) items(name, raw, shape string) []item {
+	list, warnings, mistakes := readItems(raw, shape)
+	for _, w := range warnings {
+		w.Parameter, w.Index = name, max(w.Index, -1)
+		p.warnings = append(p.warnings, w)
+	}
+	for _, m := range mistakes {
+		m.Parameter = name
+		p.mistakes = append(p.mistakes, m)
+	}
+	return list
 }
 
 // objectParser reads one object.
 type objectParser struct {
-	*parser
-	index       int
-	line        int
-	fields      map[string]value
+	itemParser
+	// usesDefault is true where the object names no vault of its own.
 	usesDefault bool
 }
 
-func (o *objectParser) wrong(field, value, problem, fix string) {
-	o.mistakes = append(o.mistakes, o.mistake(field, value, problem, fix))
-}
-
-func (o *objectParser) mistake(field, value, problem, fix string) Mistake {
-	line := o.line
-	if v, ok := o.fields[field]; ok {
-		line += v.line - 1
-	}
-	return Mistake{
-		Parameter: "objects", Index: o.index, Object: shorten(o.get("objectName")), Field: field, Value: shorten(value),
-		Problem: problem, Fix: fix, Line: line,
-	}
-}
-
-func (o *objectParser) get(field string) string { return o.fields[field].text }
-
-func (o *objectParser) parse(text, vault string) {
-	if !o.read(text) {
+func (o *objectParser) parse(text, vault string, fallbacks []string) {
+	if !o.read(text, InObject, maxObjectSize, "objectSelector", "jmesPath") {
 		o.usesDefault = true // unknown: do not blame the vault's name too
 		return
 	}
+	o.title = shorten(o.get("objectName"))
 	object := Object{
-		Index: o.index, Name: o.get("objectName"), Kind: Kind(o.get("objectType")), Mode: DefaultMode,
+		Index: o.index, Line: o.line, Name: o.get("objectName"), Kind: Kind(o.get("objectType")), Look: o.look(),
 		Version: o.get("objectVersion"), Path: o.get("objectAlias"), SplitCertAndKey: o.opts.SplitCertAndKey,
+		Optional: o.boolean("optional"),
 	}
 	if object.Path == "" {
 		object.Path = object.Name
 	}
 	object.VaultURL = o.vault(vault)
+	o.fallbacks(&object, fallbacks)
 	o.checkVersions(&object)
+	o.selector(&object)
 	o.checkName(&object)
 	o.checkFormat(&object)
-	o.checkMode(&object)
 	o.flags(&object)
+	o.extract(&object)
 	o.class.Objects = append(o.class.Objects, object)
+	o.claims(&object)
 }
 
-// read reads the object's YAML into fields. It is false where no field can be relied on.
-func (o *objectParser) read(text string) bool {
-	o.fields = map[string]value{}
-	if len(text) > maxObjectSize {
-		o.wrong("", "", fmt.Sprintf("is %d bytes long", len(text)), fmt.Sprintf("write at most %d", maxObjectSize))
-		return false
+// claims notes the paths of the object's files.
+func (o *objectParser) claims(object *Object) {
+	field, fix := "objectAlias", "give one of them another objectAlias"
+	line := o.fields[field].line
+	if line == 0 {
+		line = o.fields["objectName"].line
 	}
-	fields, mistakes := readFields(text)
-	good := len(mistakes) == 0
-	for _, m := range mistakes {
-		o.fields[m.field] = value{line: m.line}
-		o.wrong(m.field, "", m.problem, m.fix)
+	m := o.mistakeAt(line, field, object.Path, "", fix)
+	if !object.Open() && (object.Extract == nil || object.Extract.Whole) {
+		o.claim(claim{path: object.Path, history: object.History, mistake: m})
 	}
-	known := Fields()
-	for _, f := range fields {
-		o.fields[f.name] = f.value
+	if object.Extract == nil {
+		return
 	}
-	for _, f := range fields {
-		if !slices.Contains(known, f.name) {
-			fix := "remove it"
-			if near := nearest(f.name, known); near != "" {
-				fix = "did you mean " + near + "?"
-			}
-			o.warnings = append(o.warnings, o.mistake(f.name, "", "is an unknown field and is ignored", fix))
-			continue
+	for i, e := range object.Extract.Entries {
+		m := o.mistakeAt(e.Line-o.line+1, fmt.Sprintf("jmesPath[%d].objectAlias", i), e.Path, "", fix)
+		o.claim(claim{path: e.Path, mistake: m})
+	}
+}
+
+// fallbacks reads the vaults that are asked where the object's own cannot be reached. Those of the class are for its own vault.
+func (o *objectParser) fallbacks(object *Object, ofClass []string) {
+	const name = "fallbackKeyvaultNames"
+	object.Fallbacks = nil
+	if text := o.get(name); text != "" {
+		list, problem, fix := o.vaultList(text)
+		if problem != "" {
+			o.wrong(name, text, problem, fix)
 		}
-		if !f.value.scalar {
-			o.wrong(f.name, "", "is not plain text", "write a single value")
-			good = false
-		}
+		object.Fallbacks = list
+	} else if o.usesDefault {
+		object.Fallbacks = ofClass
 	}
-	return good
+	if slices.Contains(object.Fallbacks, object.VaultURL) && object.VaultURL != "" && o.get(name) != "" {
+		o.wrong(name, o.get(name), "names the object's own vault", "remove it from the list")
+	}
 }
 
 func (o *objectParser) vault(fallback string) string {
@@ -158,6 +148,7 @@ func (o *objectParser) vault(fallback string) string {
 
 func (o *objectParser) checkName(object *Object) {
 	switch {
+	case object.Selector != nil:
 	case object.Name == "":
 		o.wrong("objectName", "", "is not set", "write the object's name in the vault")
 	case !namePattern.MatchString(object.Name):
@@ -171,20 +162,14 @@ func (o *objectParser) checkName(object *Object) {
 	default:
 		o.wrong("objectType", string(object.Kind), "is not a kind of object", "write secret, key or cert, in lower case")
 	}
-	if object.Name == "" && object.Path == "" {
-		return // reported already
-	}
-	field := "objectAlias"
+	file, field := strings.ReplaceAll(object.Path, NamePlaceholder, "name"), "objectAlias"
 	if o.get(field) == "" {
 		field = "objectName"
 	}
-	if err := volume.CheckPath(object.Path); err != nil {
-		problem := strings.ReplaceAll(err.Error(), "\n", "; ")
-		if field == "objectAlias" || namePattern.MatchString(object.Name) {
-			o.wrong(field, object.Path, "cannot be a file: "+problem, "write a relative path like tls/server.pem")
+	if file != "" && (field == "objectAlias" || namePattern.MatchString(object.Name)) {
+		if problem := pathProblem(file); problem != "" {
+			o.wrong(field, object.Path, problem, pathFix)
 		}
-	} else if strings.Contains(object.Path, "..") && field == "objectAlias" {
-		o.wrong(field, object.Path, "cannot be a file: file name must not contain '..'", "write a relative path like tls/server.pem")
 	}
 }
 
@@ -193,10 +178,12 @@ func (o *objectParser) checkFormat(object *Object) {
 	if text := o.get("objectFormat"); text != "" {
 		object.Format = Format(strings.ToLower(text))
 		switch {
-		case object.Format != PEM && object.Format != PFX:
-			o.wrong("objectFormat", text, "is not a format", "write pem or pfx")
-		case object.Format == PFX && object.Kind != Secret:
+		case !slices.Contains([]Format{PEM, PFX, CA}, object.Format):
+			o.wrong("objectFormat", text, "is not a format", "write pem, pfx or ca")
+		case object.Format != PEM && object.Kind != Secret:
 			o.wrong("objectFormat", text, "goes with objectType secret only", "use objectType: secret, or remove objectFormat")
+		case object.Format == CA && o.boolean("writeCertAndKeyInSeparateFiles"):
+			o.wrong("objectFormat", text, "has no certificate and key of its own, and writeCertAndKeyInSeparateFiles is set", "remove one of them")
 		}
 	}
 	if text := o.get("objectEncoding"); text != "" {
@@ -206,6 +193,8 @@ func (o *objectParser) checkFormat(object *Object) {
 			o.wrong("objectEncoding", text, "is not an encoding", "write utf-8, base64 or hex")
 		case object.Kind != Secret:
 			o.wrong("objectEncoding", text, "goes with objectType secret only", "remove it")
+		case object.Format == CA && object.Encoding != UTF8:
+			o.wrong("objectEncoding", text, "goes with objectFormat pem and pfx only", "remove it")
 		}
 	}
 }
@@ -217,8 +206,8 @@ func (o *objectParser) checkVersions(object *Object) {
 		case err != nil:
 			o.wrong("objectVersionHistory", text, "is not a whole number", "write how many versions to fetch, such as 5")
 		case n > maxHistory:
-			o.warnings = append(o.warnings, o.mistake("objectVersionHistory", text, "is more than "+strconv.Itoa(maxHistory),
-				"the newest "+strconv.Itoa(maxHistory)+" are written"))
+			o.doubt("objectVersionHistory", text, "is more than "+strconv.Itoa(maxHistory),
+				"the newest "+strconv.Itoa(maxHistory)+" are written")
 			object.History = maxHistory
 		case n > 1:
 			object.History = int(n)
@@ -227,25 +216,18 @@ func (o *objectParser) checkVersions(object *Object) {
 	if object.History > 1 && object.Path != "" && !strings.Contains(object.Path, "..") {
 		object.Path = path.Clean(object.Path) // a directory, so that ./x, x/ and a//b are as good as x and a/b
 	}
-	if strings.EqualFold(object.Version, "latest") {
+	switch {
+	case strings.EqualFold(object.Version, "latest"):
 		object.Version = ""
+	case strings.EqualFold(object.Version, "latestEnabled"):
+		object.Version, object.LatestEnabled = "", true
+		if object.History > 1 {
+			o.wrong("objectVersion", "latestEnabled", "means nothing with objectVersionHistory, which has enabled versions only", "remove it")
+		}
 	}
 	if object.Version != "" && !versionPattern.MatchString(object.Version) {
-		o.wrong("objectVersion", object.Version, "is not a version", "write the 32 digits of the version's id, or latest")
+		o.wrong("objectVersion", object.Version, "is not a version", "write the 32 digits of the version's id, latest or latestEnabled")
 	}
-}
-
-func (o *objectParser) checkMode(object *Object) {
-	text := o.get("filePermission")
-	if text == "" {
-		return
-	}
-	mode, err := strconv.ParseInt(text, 8, 32)
-	if err != nil || !modePattern.MatchString(text) || mode > 0o777 {
-		o.wrong("filePermission", text, "is not a file mode", "write octal digits from 0000 to 0777, such as 0400")
-		return
-	}
-	object.Mode = fs.FileMode(mode) & fs.ModePerm //nolint:gosec // checked above
 }
 
 func (o *objectParser) flags(object *Object) {
@@ -256,19 +238,13 @@ func (o *objectParser) flags(object *Object) {
 		{"writeCertAndKeyInSeparateFiles", &object.SplitCertAndKey},
 		{"convertPFX", &object.ConvertPFX},
 	} {
-		field, to := flag.field, flag.to
-		text := o.get(field)
-		if text == "" {
+		if o.get(flag.field) == "" {
 			continue
 		}
-		value, err := strconv.ParseBool(text)
-		switch {
-		case err != nil:
-			o.wrong(field, text, "is not a boolean", "write true or false")
-		case value && object.Kind != Secret:
-			o.wrong(field, text, "goes with objectType secret only", "remove it")
+		*flag.to = o.boolean(flag.field)
+		if *flag.to && object.Kind != Secret {
+			o.wrong(flag.field, o.get(flag.field), "goes with objectType secret only", "remove it")
 		}
-		*to = value
 	}
-	object.SplitCertAndKey = object.SplitCertAndKey && object.Kind == Secret
+	object.SplitCertAndKey = object.SplitCertAndKey && object.Kind == Secret && object.Format != CA && !o.has("jmesPath") && !o.has("fields")
 }

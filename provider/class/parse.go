@@ -83,7 +83,10 @@ func Parse(parameters map[string]string, opts Options) (c *Class, mistakes, warn
 	p.cloud()
 	p.refresh()
 	vault := p.defaultVault()
-	p.objects(parameters["objects"], vault)
+	p.files()
+	p.objects(parameters["objects"], vault, p.classFallbacks(vault))
+	p.templates(parameters["templates"])
+	p.clashes()
 	if len(p.mistakes) > 0 {
 		return nil, p.mistakes, p.warnings
 	}
@@ -117,6 +120,8 @@ type parser struct {
 	text     map[string]string // trimmed
 	opts     Options
 	class    *Class
+	claims   []claim
+	names    map[Place][]string // by known
 	mistakes []Mistake
 	warnings []Mistake
 }
@@ -130,36 +135,28 @@ func (p *parser) warn(name, problem, fix string) {
 	p.warnings = append(p.warnings, Mistake{Parameter: name, Index: -1, Problem: problem, Fix: fix})
 }
 
-// Parameters returns the names of all parameters that a class may hold.
-func Parameters() []string {
-	return []string{
-		"keyvaultName", "keyvaultURI", "tenantID", "tenantId", "objects", "cloudName", "cloudEnvFileName", "usePodIdentity",
-		"useVMManagedIdentity", "useAzureTokenProxy", "userAssignedIdentityID", "userAssignedIdentityObjectID", "clientID",
-		"rotationInterval", "staleIfError",
+// known returns the names that may be written at a place.
+func (p *parser) known(at Place) []string {
+	names, ok := p.names[at]
+	if !ok {
+		if p.names == nil {
+			p.names = map[Place][]string{}
+		}
+		names = Fields(at)
+		p.names[at] = names
 	}
-}
-
-// Fields returns the names of all fields that an object may hold.
-func Fields() []string {
-	return []string{
-		"objectName", "objectType", "objectAlias", "objectVersion", "objectVersionHistory", "objectFormat", "objectEncoding",
-		"filePermission", "keyvaultName", "keyvaultURI", "writeCertAndKeyInSeparateFiles", "convertPFX",
-	}
+	return names
 }
 
 func (p *parser) unknownParameters() {
-	parameters := Parameters()
+	parameters := p.known(InParameters)
 	for _, name := range slices.Sorted(maps.Keys(p.text)) {
 		switch {
 		case slices.Contains(parameters, name):
 		case slices.Contains([]string{"resourceGroup", "subscriptionId", "enableSecretRotation"}, name):
 			p.warn(name, "is an old parameter and is ignored", "remove it")
 		default:
-			fix := "remove it"
-			if near := nearest(name, parameters); near != "" {
-				fix = "did you mean " + near + "?"
-			}
-			p.warn(name, "is an unknown parameter and is ignored", fix)
+			p.warn(name, "is an unknown parameter and is ignored", suggestion(name, parameters))
 		}
 	}
 }
@@ -293,6 +290,44 @@ func (p *parser) refresh() {
 		}
 		p.class.StaleIfError = age
 	}
+	switch text := p.text["changeDetection"]; text {
+	case "", "get":
+	case "list":
+		p.class.Lists = true
+	default:
+		p.parameter("changeDetection", text, "is not a way to detect changes", "write get or list")
+	}
+}
+
+// files reads what files look like for which nothing else is said, and where the metadata goes.
+func (p *parser) files() {
+	look := &p.class.Files
+	look.Mode = DefaultMode
+	if text := p.text["filePermission"]; text != "" {
+		mode, problem, fix := fileMode(text)
+		if look.Mode = mode; problem != "" {
+			p.parameter("filePermission", text, problem, fix)
+		}
+	}
+	for _, id := range []struct {
+		name string
+		to   **int64
+	}{{"fileOwner", &look.Owner}, {"fileGroup", &look.Group}} {
+		if text := p.text[id.name]; text != "" {
+			number, problem, fix := fileID(text)
+			if *id.to = &number; problem != "" {
+				p.parameter(id.name, text, problem, fix)
+			}
+		}
+	}
+	const name = "metadataFile"
+	if file := p.text[name]; file != "" {
+		if problem := pathProblem(file); problem != "" {
+			p.parameter(name, file, problem, pathFix)
+		}
+		p.class.MetadataFile = file
+		p.claim(claim{path: file, mistake: Mistake{Parameter: name, Index: -1, Value: shorten(file), Fix: "give one of them another path"}})
+	}
 }
 
 var vaultPattern = regexp.MustCompile(`^[-A-Za-z0-9]{3,24}$`)
@@ -312,6 +347,47 @@ func (p *parser) defaultVault() string {
 		}
 	}
 	return base
+}
+
+// maxFallbacks bounds the vaults that are asked after the first one.
+const maxFallbacks = 5
+
+// classFallbacks returns the base URLs of the vaults that are asked where the class's own cannot be reached.
+func (p *parser) classFallbacks(vault string) []string {
+	const name = "fallbackKeyvaultNames"
+	text := p.text[name]
+	if text == "" {
+		return nil
+	}
+	list, problem, fix := p.vaultList(text)
+	switch {
+	case problem != "":
+		p.parameter(name, text, problem, fix)
+	case vault != "" && slices.Contains(list, vault):
+		p.parameter(name, text, "names the class's own vault", "remove it from the list")
+	}
+	return list
+}
+
+// vaultList returns the base URLs of the vaults in a list of names, or what is wrong with it.
+func (p *parser) vaultList(text string) (list []string, problem, fix string) {
+	for name := range strings.SplitSeq(text, ",") {
+		name = strings.TrimSpace(name)
+		base, problem, fix := p.vaultURL(name, "")
+		switch {
+		case name == "":
+			return nil, "has an empty name", "write names of vaults, separated by commas"
+		case problem != "":
+			return nil, "has " + strconv.Quote(shorten(name)) + ", which " + problem, fix
+		case slices.Contains(list, base):
+			return nil, "names " + name + " twice", "remove one"
+		}
+		list = append(list, base)
+	}
+	if len(list) > maxFallbacks {
+		return nil, fmt.Sprintf("names %d vaults", len(list)), fmt.Sprintf("write at most %d", maxFallbacks)
+	}
+	return list, "", ""
 }
 
 // vaultURL returns the base URL of the vault with the name or the URI, or what is wrong with it.

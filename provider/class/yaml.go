@@ -20,54 +20,62 @@ const maxIndicators = 50_000
 type item struct {
 	text string
 	line int
+	// index is the position in the array, from 0.
+	index int
 }
 
 // objectsShape is how to write the objects parameter.
 const objectsShape = "write a mapping with the key array, whose items are strings: array: [ | …, | … ]"
 
-// readItems reads the objects parameter: a YAML mapping whose key array holds strings. The text is trimmed first, as the Azure provider
-// does it, and lines are counted in the text before that. A warning or a mistake has no Parameter and Index yet.
-func readItems(raw string) (items []item, warning, mistake *Mistake) {
+// readItems reads a parameter that holds a YAML mapping whose key array holds strings. The text is trimmed first, as the Azure provider
+// does it, and lines are counted in the text before that. A warning or a mistake has no Parameter yet. An item that is no string does not
+// hide the others.
+func readItems(raw, shape string) (items []item, warnings, mistakes []Mistake) {
 	text := strings.TrimSpace(raw)
 	trimmed, _, _ := strings.Cut(raw, text)
 	above := strings.Count(trimmed, "\n")
-	top, warning, mistake := readDocument(text)
-	if mistake == nil {
-		items, mistake = itemsOf(top)
+	top, warning, mistake := readDocument(text, shape)
+	if warning != nil {
+		warnings = append(warnings, *warning)
+	}
+	if mistake != nil {
+		mistakes = append(mistakes, *mistake)
+	} else {
+		items, mistakes = itemsOf(top, shape)
 	}
 	for i := range items {
 		items[i].line += above
 	}
-	for _, m := range []*Mistake{warning, mistake} {
-		if m != nil {
-			m.Line += above
+	for _, list := range [][]Mistake{warnings, mistakes} {
+		for i := range list {
+			list[i].Line += above
 		}
 	}
-	return items, warning, mistake
+	return items, warnings, mistakes
 }
 
 func mistakeAt(line int, problem, fix string) *Mistake {
-	return &Mistake{Problem: problem, Fix: fix, Line: line}
+	return &Mistake{Index: -1, Problem: problem, Fix: fix, Line: line}
 }
 
 // readDocument reads the first YAML document of the text.
-func readDocument(text string) (top *yaml.Node, warning, mistake *Mistake) {
+func readDocument(text, shape string) (top *yaml.Node, warning, mistake *Mistake) {
 	if n := indicators(text); n > maxIndicators {
 		return nil, nil, mistakeAt(1, fmt.Sprintf("has %d YAML indicators", n), fmt.Sprintf("split the class: at most %d", maxIndicators))
 	}
 	decoder := yaml.NewDecoder(strings.NewReader(text))
 	var doc, next yaml.Node
 	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil, nil, mistakeAt(1, "is empty", objectsShape)
+		return nil, nil, mistakeAt(1, "is empty", shape)
 	} else if err != nil {
 		problem, line := yamlProblem(err)
-		return nil, nil, mistakeAt(line, "is not YAML: "+problem, objectsShape)
+		return nil, nil, mistakeAt(line, "is not YAML: "+problem, shape)
 	}
 	switch err := decoder.Decode(&next); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
 		problem, line := yamlProblem(err)
-		return nil, nil, mistakeAt(line, "has text after the end of its YAML: "+problem, "correct the indentation: "+objectsShape)
+		return nil, nil, mistakeAt(line, "has text after the end of its YAML: "+problem, "correct the indentation: "+shape)
 	default:
 		warning = mistakeAt(next.Line, "has a second YAML document, which is ignored", "remove the line --- and what follows it")
 	}
@@ -75,31 +83,35 @@ func readDocument(text string) (top *yaml.Node, warning, mistake *Mistake) {
 }
 
 // itemsOf returns the strings of the key array.
-func itemsOf(top *yaml.Node) ([]item, *Mistake) {
-	array, mistake := arrayOf(top)
+func itemsOf(top *yaml.Node, shape string) (items []item, mistakes []Mistake) {
+	array, mistake := arrayOf(top, shape)
 	if mistake != nil {
-		return nil, mistake
+		return nil, []Mistake{*mistake}
 	}
-	items := make([]item, 0, len(array.Content))
+	items = make([]item, 0, len(array.Content))
 	for i, node := range array.Content {
 		node = yamlnode.Resolve(node)
 		if node.Kind != yaml.ScalarNode {
-			return nil, mistakeAt(node.Line, "has an item ("+strconv.Itoa(i)+") that is a mapping instead of a string",
-				"put a | after the item's dash, so that the object below it is a string")
+			m := mistakeAt(node.Line, "is a mapping instead of a string", "put a | after the item's dash, so that the object below it is a string")
+			m.Index = i
+			mistakes = append(mistakes, *m)
+			continue
 		}
 		line := node.Line
-		if node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
+		if blockScalar(node) {
 			line++ // the text begins below the indicator
 		}
-		items = append(items, item{text: yamlnode.Text(node), line: line})
+		items = append(items, item{text: yamlnode.Text(node), line: line, index: i})
 	}
-	return items, nil
+	return items, mistakes
 }
 
+func blockScalar(n *yaml.Node) bool { return n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 }
+
 // arrayOf returns the list of the key array, which is not empty.
-func arrayOf(top *yaml.Node) (array *yaml.Node, mistake *Mistake) {
+func arrayOf(top *yaml.Node, shape string) (array *yaml.Node, mistake *Mistake) {
 	if top.Kind != yaml.MappingNode {
-		return nil, mistakeAt(top.Line, "is not a mapping", objectsShape)
+		return nil, mistakeAt(top.Line, "is not a mapping", shape)
 	}
 	for _, pair := range yamlnode.Pairs(top) {
 		switch {
@@ -111,16 +123,16 @@ func arrayOf(top *yaml.Node) (array *yaml.Node, mistake *Mistake) {
 		}
 	}
 	if array == nil {
-		return nil, mistakeAt(top.Line, "has no key array", objectsShape)
+		return nil, mistakeAt(top.Line, "has no key array", shape)
 	}
 	empty := len(array.Content) == 0 && (array.Kind == yaml.SequenceNode || strings.TrimSpace(yamlnode.Text(array)) == "")
 	switch {
 	case empty && array.Kind != yaml.MappingNode:
-		return nil, mistakeAt(array.Line, "names no object: array is empty", "add objects below array")
+		return nil, mistakeAt(array.Line, "has no item: array is empty", "add items below array")
 	case array.Kind != yaml.SequenceNode:
-		return nil, mistakeAt(array.Line, "has an array that is no list", objectsShape)
+		return nil, mistakeAt(array.Line, "has an array that is no list", shape)
 	case len(array.Content) > MaxObjects:
-		return nil, mistakeAt(array.Line, fmt.Sprintf("names %d objects", len(array.Content)),
+		return nil, mistakeAt(array.Line, fmt.Sprintf("has %d items", len(array.Content)),
 			fmt.Sprintf("split the class: at most %d", MaxObjects))
 	}
 	return array, nil
@@ -211,12 +223,7 @@ func readFields(text string) (fields []field, mistakes []fieldMistake) {
 			return nil, []fieldMistake{{problem: "has too many fields", fix: fmt.Sprintf("write at most %d", maxFields), line: top.Line}}
 		}
 		node := yamlnode.Resolve(pair.Value)
-		fields = append(fields, field{name: name, value: value{
-			text:   strings.TrimSpace(yamlnode.Text(node)),
-			line:   node.Line,
-			scalar: node.Kind == yaml.ScalarNode,
-			node:   node,
-		}})
+		fields = append(fields, field{name: name, value: valueOf(node)})
 	}
 	return fields, mistakes
 }

@@ -56,11 +56,11 @@ func TestTheFirstExampleIsThatOfTheReadme(t *testing.T) {
 	}
 }
 
-func TestEveryParameterIsDocumented(t *testing.T) {
+func TestEveryFieldIsDocumented(t *testing.T) {
 	text := pages.All(t)[filepath.Join(pages.Root, "docs/parameters.md")]
-	for _, name := range slices.Concat(class.Parameters(), class.Fields()) {
-		if !strings.Contains(text, "`"+name+"`") {
-			t.Errorf("%s is not in docs/parameters.md", name)
+	for _, f := range class.Reference() {
+		if !strings.Contains(text, "| `"+f.Name+"` | "+f.Type+" |") || !strings.Contains(text, f.Meaning) {
+			t.Errorf("%s of %s is not in docs/parameters.md: run make generate", f.Name, f.Place)
 		}
 	}
 }

@@ -115,16 +115,11 @@ func lineOfMistake(object *yaml.Node, m secretdata.Mistake) int {
 	return lineOf(field(object, m.Field), object)
 }
 
-// mounted are the files that the class may mount; not nil.
+// mounted are the files that the class may mount; nil where the vault decides the names of some.
 func mounted(c *class.Class) []string {
-	paths := []string{}
-	for i := range c.Objects {
-		for _, p := range c.Objects[i].Paths() {
-			paths = append(paths, p)
-			if c.Objects[i].SplitCertAndKey {
-				paths = append(paths, p+".crt", p+".key")
-			}
-		}
+	paths, all := c.Paths()
+	if !all {
+		return nil
 	}
-	return slices.Clip(paths)
+	return slices.Clip(append([]string{}, paths...))
 }
