@@ -18,6 +18,9 @@ import (
 func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle, error) {
 	var failed []*volume.Error
 	for _, r := range results {
+		if r.absent != nil {
+			f.bundle.Absent = append(f.bundle.Absent, r.object.Paths()...)
+		}
 		for i, a := range r.versions {
 			made, err := f.render(ctx, r.object, i, a)
 			if err != nil {
@@ -26,6 +29,7 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 			}
 			f.bundle.Files = append(f.bundle.Files, made.files...)
 			f.bundle.Objects = append(f.bundle.Objects, made.object)
+			f.describe(made, a)
 			for _, w := range made.warnings {
 				f.bundle.Warnings = append(f.bundle.Warnings, fmt.Sprintf("%s %q: %s", r.object.Kind, r.object.Name, w))
 			}
@@ -35,6 +39,9 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 	if len(failed) > 0 {
 		return nil, join(failed)
 	}
+	if f.class.MetadataFile != "" {
+		f.bundle.Files = append(f.bundle.Files, f.metadata())
+	}
 	if err := volume.CheckFiles(f.bundle.Files); err != nil {
 		return nil, &volume.Error{
 			Reason: volume.ReasonInvalidClass,
@@ -43,7 +50,7 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 				"; ") + ": give one of them another objectAlias",
 		}
 	}
-	if len(f.class.Objects) == 0 {
+	if f.bundle.FetchedAt.IsZero() {
 		f.bundle.FetchedAt = f.now
 	}
 	// they came in the order of the answers
@@ -54,6 +61,8 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 
 // rendered is what one version of an object makes.
 type rendered struct {
+	// name is the object's, as the class spells it.
+	name     string
 	files    []volume.File
 	object   volume.Object
 	warnings []string
@@ -85,6 +94,7 @@ func (f *fetch) render(ctx context.Context, o *class.Object, index int, a answer
 		c.files[i].Source = key
 	}
 	return rendered{
+		name:     o.Name,
 		files:    c.files,
 		warnings: c.warnings,
 		object: volume.Object{

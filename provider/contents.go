@@ -17,10 +17,13 @@ type contents struct {
 	warnings []string
 }
 
+// newFile is a file that looks as the class says.
+func newFile(look class.Look, file string, data []byte) volume.File {
+	return volume.File{Path: file, Mode: look.Mode, Owner: look.Owner, Group: look.Group, GroupWins: look.GroupWins, Data: data}
+}
+
 func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c contents, err error) {
-	one := func(data []byte) {
-		c.files = append(c.files, volume.File{Path: file, Mode: o.Mode, Data: data})
-	}
+	one := func(data []byte) { c.files = append(c.files, newFile(o.Look, file, data)) }
 	switch o.Kind {
 	case class.Key:
 		pem, err := encode.PublicKeyPEM(*got.Key)
@@ -38,6 +41,15 @@ func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c con
 			c.notAfter = parsed.NotAfter
 		}
 	case class.Secret:
+		if o.Format == class.CA {
+			bundle, notAfter, err := encode.TrustBundle(got.Value, got.ContentType)
+			if err != nil {
+				return c, err
+			}
+			one(bundle)
+			c.notAfter = notAfter
+			return c, nil
+		}
 		convert := got.Certified || o.ConvertPFX && got.ContentType == encode.ContentTypePFX
 		if !convert {
 			data, err := encode.Decode(got.Value, string(o.Encoding))
@@ -62,11 +74,9 @@ func (f *fetch) certificate(o *class.Object, got *vault.Object, file string) (c 
 		return c, err
 	}
 	if o.SplitCertAndKey {
-		c.files = append(c.files,
-			volume.File{Path: file + ".crt", Mode: o.Mode, Data: s.Certificates},
-			volume.File{Path: file + ".key", Mode: o.Mode, Data: s.Keys})
+		c.files = append(c.files, newFile(o.Look, file+".crt", s.Certificates), newFile(o.Look, file+".key", s.Keys))
 	}
-	c.files = append(c.files, volume.File{Path: file, Mode: o.Mode, Data: s.Main})
+	c.files = append(c.files, newFile(o.Look, file, s.Main))
 	c.notAfter, c.warnings = s.NotAfter, s.Warnings
 	return c, nil
 }

@@ -57,13 +57,17 @@ type fetch struct {
 
 	mu     sync.Mutex
 	bundle *volume.Bundle
+	// described says what the files are made of, for the metadata; nil where the class wants none.
+	described []description
 }
 
 // fetched is what came of one object of the class: a version, or several of its history.
 type fetched struct {
 	object   *class.Object
 	versions []answer
-	err      error
+	// absent is why an optional object has no version.
+	absent *volume.Error
+	err    error
 }
 
 // objects fetches all objects of the class at the same time.
@@ -89,6 +93,9 @@ func (f *fetch) object(ctx context.Context, o *class.Object) (r fetched) {
 		r.versions = []answer{a}
 		return err
 	})
+	if e, ok := errors.AsType[*volume.Error](r.err); ok && o.Optional && (e.Reason == volume.ReasonNotFound || e.Reason == volume.ReasonDisabled) {
+		r.absent, r.versions, r.err = e, nil, nil
+	}
 	return r
 }
 
@@ -177,10 +184,14 @@ func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKe
 		identity:  f.identity,
 		notBefore: f.opts.NotBefore,
 		keep:      f.class.StaleIfError,
+		optional:  o.Optional,
 	}
 	a, err := f.provider.table.get(ctx, q)
 	if err == nil {
 		f.note(key, a)
+		if a.absent != nil {
+			return answer{}, a.absent
+		}
 		return a, nil
 	}
 	if _, known := errors.AsType[*volume.Error](err); !known && errors.Is(err, context.DeadlineExceeded) {

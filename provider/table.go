@@ -28,6 +28,11 @@ type answer struct {
 	hash [sha256.Size]byte
 	// shared is true where the answer is from a request of another caller.
 	shared bool
+	// stale is true for a last known good answer in place of one that could not be had.
+	stale bool
+	// absent is why there is no object: it does not exist or is disabled; nil where there is one. Only queries for optional objects
+	// get such an answer; others get the error.
+	absent *volume.Error
 }
 
 // query is a question to the table.
@@ -38,6 +43,8 @@ type query struct {
 	identity    *identity.Identity
 	// notBefore is the earliest request whose answer will do.
 	notBefore time.Time
+	// optional is true where the object may be absent.
+	optional bool
 	// keep is how long the answer is kept for later emergencies, beyond the table's own time.
 	keep time.Duration
 	// deadline is when the caller gives up; zero where it does not. The table sets it.
@@ -105,6 +112,9 @@ func (t *table) get(ctx context.Context, q query) (answer, error) {
 	for {
 		a, shared, err := t.flights.Do(ctx, q.key,
 			func(ctx context.Context) (answer, error) { return t.request(ctx, q) })
+		if err == nil && a.absent != nil && !q.optional {
+			err = a.absent
+		}
 		switch {
 		case err != nil:
 			return answer{}, err
@@ -125,10 +135,18 @@ func (t *table) request(ctx context.Context, q query) (answer, error) {
 	start := t.clock.Now()
 	got, err := t.ask(ctx, q)
 	if err != nil {
-		if refused(volume.ReasonOf(err)) {
+		reason := volume.ReasonOf(err)
+		if refused(reason) {
 			t.forget(q.key)
 		}
-		return answer{}, err
+		if reason != volume.ReasonNotFound && reason != volume.ReasonDisabled {
+			return answer{}, err
+		}
+		absent := answer{asked: start, hash: t.hash(vault.Answer{}), absent: asError(err)}
+		if q.optional {
+			absent = t.keep(q.key, absent, t.ttl)
+		}
+		return absent, nil
 	}
 	return t.keep(q.key, answer{Answer: got, asked: start, hash: t.hash(got)}, max(t.ttl, q.keep)), nil
 }
@@ -138,7 +156,7 @@ func (t *table) recent(q query) (answer, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[q.key]
-	if !ok || e.answer.asked.Before(q.notBefore) || t.clock.Since(e.answer.asked) > t.ttl {
+	if !ok || e.answer.asked.Before(q.notBefore) || t.clock.Since(e.answer.asked) > t.ttl || e.answer.absent != nil && !q.optional {
 		return answer{}, false
 	}
 	e.answer.shared = true
@@ -150,11 +168,11 @@ func (t *table) lastGood(key volume.SourceKey, age time.Duration) (answer, bool)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[key]
-	if !ok || t.clock.Since(e.answer.asked) > age {
+	if !ok || t.clock.Since(e.answer.asked) > age || e.answer.absent != nil {
 		return answer{}, false
 	}
 	t.observer.Source("stale")
-	e.answer.shared = true
+	e.answer.shared, e.answer.stale = true, true
 	return e.answer, true
 }
 

@@ -29,7 +29,7 @@ func (w *writer) holds(generation string) (bool, error) {
 		if isFile {
 			same, err = w.sameFile(name, entry, f)
 		} else {
-			same, err = w.sameMode(name, entry, 0o755)
+			same, err = w.sameMode(name, entry, 0o755, w.owner, w.group)
 			same = same && entry.IsDir()
 		}
 		if err == nil && !same {
@@ -44,19 +44,41 @@ func (w *writer) holds(generation string) (bool, error) {
 }
 
 func (w *writer) sameFile(name string, entry fs.DirEntry, f volume.File) (bool, error) {
-	if same, err := w.sameMode(name, entry, f.Mode); err != nil || !same || !entry.Type().IsRegular() {
+	if same, err := w.sameMode(name, entry, f.Mode, w.ownerOf(f), w.groupOf(f)); err != nil || !same || !entry.Type().IsRegular() {
 		return false, err
 	}
-	return w.equal(name, f.Data)
+	same, err := w.equal(name, f.Data)
+	if err != nil || same || f.Same == nil {
+		return same, err
+	}
+	current, err := w.small(name, 2*len(f.Data)+1<<10)
+	return err == nil && current != nil && f.Same(current), err
 }
 
-func (w *writer) sameMode(name string, entry fs.DirEntry, mode fs.FileMode) (bool, error) {
+// small reads a file of at most the size; nil where it is larger.
+func (w *writer) small(name string, most int) ([]byte, error) {
+	file, err := w.root.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	defer func() { _ = file.Close() }()
+	data, err := io.ReadAll(io.LimitReader(file, int64(most)+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if len(data) > most {
+		return nil, nil
+	}
+	return data, nil
+}
+
+func (w *writer) sameMode(name string, entry fs.DirEntry, mode fs.FileMode, owner, group int) (bool, error) {
 	info, err := entry.Info()
 	if err != nil {
 		return false, fmt.Errorf("look at %s: %w", name, err)
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	return ok && int(stat.Gid) == w.group && info.Mode().Perm() == mode, nil
+	return ok && int(stat.Uid) == owner && int(stat.Gid) == group && info.Mode().Perm() == mode, nil
 }
 
 func (w *writer) equal(name string, data []byte) (same bool, err error) {

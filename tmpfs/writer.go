@@ -45,9 +45,9 @@ func (m *Mounts) Write(target string, files []volume.File, group *int64) (change
 			err = failure(closing, "close the volume")
 		}
 	}()
-	w := &writer{root: root, files: files, group: os.Getegid(), names: topNames(files), now: m.clock.Now()}
+	w := &writer{root: root, files: files, owner: os.Geteuid(), group: os.Getegid(), names: topNames(files), now: m.clock.Now()}
 	if group != nil {
-		w.group = int(*group)
+		w.group, w.ofVolume = int(*group), true
 	}
 	changed, err = w.write()
 	if errors.Is(err, unix.ENOSPC) && w.makeRoom() {
@@ -90,7 +90,9 @@ func (m *Mounts) Sweep(target string) (again time.Duration, err error) {
 type writer struct {
 	root  *os.Root
 	files []volume.File
-	group int
+	// owner and group are those of directories, and of files that name none; ofVolume is true where the volume has a group of its own.
+	owner, group int
+	ofVolume     bool
 	// names are the user-visible names at the top of the volume.
 	names map[string]bool
 	now   time.Time
@@ -220,8 +222,24 @@ func (w *writer) file(name string, f volume.File) (err error) {
 	if _, err := file.Write(f.Data); err != nil {
 		return fmt.Errorf("write %s: %w", f.Path, err)
 	}
-	// the owner first: chown takes bits away
-	return errors.Join(file.Chown(-1, w.group), file.Chmod(f.Mode))
+	// The mode first: without CAP_FOWNER the driver cannot change that of a file which it gave away. Chown takes away only bits that
+	// no mode here has.
+	return errors.Join(file.Chmod(f.Mode), file.Chown(w.ownerOf(f), w.groupOf(f)))
+}
+
+func (w *writer) ownerOf(f volume.File) int {
+	if f.Owner != nil {
+		return int(*f.Owner)
+	}
+	return w.owner
+}
+
+// groupOf returns the group of a file: its own where it says so for itself, then the volume's, then that of the class.
+func (w *writer) groupOf(f volume.File) int {
+	if f.Group != nil && (f.GroupWins || !w.ofVolume) {
+		return int(*f.Group)
+	}
+	return w.group
 }
 
 // linkNames makes each user-visible name a link through ..data.

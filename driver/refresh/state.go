@@ -75,6 +75,9 @@ func outdated(held, current map[volume.SourceKey][32]byte, changed map[volume.So
 func hashOf(binding volume.Binding, bundle *volume.Bundle) [32]byte {
 	h := sha256.New()
 	h.Write([]byte(binding.Key()))
+	if bundle.Stale {
+		h.Write([]byte("\x00stale")) // the metadata says so
+	}
 	sources := slices.SortedFunc(slices.Values(bundle.Sources), func(a, b volume.Source) int {
 		return strings.Compare(a.Key.String(), b.Key.String())
 	})

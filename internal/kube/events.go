@@ -113,7 +113,13 @@ func (w *eventWriter) Report(ctx context.Context, e report.Event) {
 	if refreshed, ok := e.(report.Refreshed); ok && !refreshed.Changed {
 		return
 	}
-	message := clip("secretproviderclass " + ref.Class + ": " + cmp.Or(says.message, e.Message()))
+	text := cmp.Or(says.message, e.Message())
+	if refreshed, ok := e.(report.Refreshed); ok {
+		if changes := refreshed.ComeAndGone(); changes != "" {
+			text += ": " + changes
+		}
+	}
+	message := clip("secretproviderclass " + ref.Class + ": " + text)
 	made := w.next(ref.Pod, says.kind, says.reason, message)
 	if made == nil {
 		return

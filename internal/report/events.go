@@ -1,6 +1,8 @@
 package report
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -139,6 +141,47 @@ func (e Refreshed) Ref() volume.Ref { return e.After.Ref }
 func (Refreshed) Message() string { return "refreshed" }
 
 func (e Refreshed) took() time.Duration { return e.Duration }
+
+// ComeAndGone says which objects the volume holds now and did not before, and the other way round; empty where these are the same or
+// where it is not known what it held. New versions are neither.
+func (e Refreshed) ComeAndGone() string {
+	if e.Before == nil || len(e.Before.Objects) == 0 {
+		return ""
+	}
+	var parts []string
+	for _, part := range []struct {
+		what     string
+		from, to *volume.Snapshot
+	}{{"new: ", e.Before, e.After}, {"gone: ", e.After, e.Before}} {
+		if names := without(part.to.Objects, part.from.Objects); len(names) > 0 {
+			more := ""
+			if len(names) > mostNamed {
+				more = fmt.Sprintf(" and %d more", len(names)-mostNamed)
+				names = names[:mostNamed]
+			}
+			parts = append(parts, part.what+strings.Join(names, ", ")+more)
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// mostNamed bounds the objects that one line names.
+const mostNamed = 10
+
+// without returns the ids of objects that are not among others.
+func without(objects, others []volume.Object) (ids []string) {
+	type object struct{ vault, id, path string }
+	have := make(map[object]bool, len(others))
+	for _, o := range others {
+		have[object{o.Vault, o.ID, o.Path}] = true
+	}
+	for _, o := range objects {
+		if !have[object{o.Vault, o.ID, o.Path}] {
+			ids = append(ids, o.ID)
+		}
+	}
+	return ids
+}
 
 // Confirmed means that requests for other volumes of the same identity answered what the volume holds.
 type Confirmed struct {

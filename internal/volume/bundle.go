@@ -12,7 +12,12 @@ type File struct {
 	Path string
 	// Mode holds permission bits only.
 	Mode fs.FileMode
-	Data []byte
+	// Owner and Group are numeric ids; nil where nothing is said. The volume's own group goes before Group unless GroupWins.
+	Owner, Group *int64
+	GroupWins    bool
+	Data         []byte
+	// Same reports whether the file may keep what it holds now in place of Data; only equal bytes may where it is nil.
+	Same func(current []byte) bool
 	// Source is what the file was made from.
 	Source SourceKey
 }
@@ -84,6 +89,8 @@ type Bundle struct {
 	Files   []File
 	Objects []Object
 	Sources []Source
+	// Absent are paths of files that optional objects would make, which do not exist now or are disabled.
+	Absent []string
 	// FetchedAt is when the oldest value in the bundle left the vault.
 	FetchedAt time.Time
 	// TokenWait is how long the fetch waited for the identity's token; zero where it had one.

@@ -7,7 +7,9 @@ import (
 )
 
 // secret is an object of the type secret with the lines.
-func secret(lines ...string) string { return object(append([]string{"objectType: secret"}, lines...)...) }
+func secret(lines ...string) string {
+	return object(append([]string{"objectType: secret"}, lines...)...)
+}
 
 func TestSelectorMatches(t *testing.T) {
 	for _, tc := range []struct {

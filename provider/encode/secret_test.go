@@ -282,3 +282,42 @@ func privateKey(t testing.TB, name string) any {
 	}
 	return key
 }
+
+func TestTrustBundle(t *testing.T) {
+	for name, tc := range map[string]struct {
+		value, contentType string
+		want               []string // the names of certificates
+		err                string
+	}{
+		"leaf, key and issuers":       {value: string(pki(t, "rsa.key", "rsa.pem", "intermediate.pem", "root.pem")), want: []string{"intermediate", "root"}},
+		"the order stays":             {value: string(pki(t, "root.pem", "rsa.pem", "intermediate.pem")), want: []string{"root", "intermediate"}},
+		"twice the same":              {value: string(pki(t, "rsa.pem", "root.pem", "root.pem")), want: []string{"root"}},
+		"roots alone":                 {value: string(pki(t, "root.pem", "root2.pem")), want: []string{"root", "root2"}},
+		"an issuer with its own key":  {value: string(pki(t, "intermediate.key", "intermediate.pem", "root.pem")), want: []string{"root"}},
+		"self-signed":                 {value: string(pki(t, "self.key", "self.pem")), want: []string{"self"}},
+		"PFX":                         {value: pfxValue(t, "openssl3"), contentType: encode.ContentTypePFX, want: []string{"root", "intermediate"}},
+		"an encrypted key is no harm": {value: string(pki(t, "rsa.encrypted.key", "rsa.pem", "root.pem")), want: []string{"root"}},
+		"leaf alone":                  {value: string(pki(t, "rsa.key", "rsa.pem")), err: "only the leaf"},
+		"no certificate":              {value: "canary-5", err: "no certificate in it"},
+		"not readable":                {value: "-----BEGIN CERTIFICATE-----\nY2FuYXJ5\n-----END CERTIFICATE-----\n", err: "can be read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, notAfter, err := encode.TrustBundle(tc.value, tc.contentType)
+			if tc.err != "" {
+				wantError(t, err, "canary", tc.err)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []byte
+			for _, file := range tc.want {
+				want = append(want, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate(t, file).Raw})...)
+			}
+			wantBytes(t, "bundle", got, want)
+			if notAfter.IsZero() || strings.Contains(string(got), "PRIVATE") {
+				t.Errorf("ends %v", notAfter)
+			}
+		})
+	}
+}

@@ -38,6 +38,8 @@ type Object struct {
 	Key *encode.JWK
 	// DER is a certificate.
 	DER []byte
+	// Tags are those of the version.
+	Tags map[string]string
 }
 
 // Attributes are those of a version.
@@ -45,7 +47,7 @@ type Attributes struct {
 	Version string
 	Enabled bool
 	// The times are zero where the vault states none.
-	Created, NotBefore, Expires time.Time
+	Created, Updated, NotBefore, Expires time.Time
 }
 
 // kindClient asks for objects of one kind. It returns each with its id, which the caller checks.
@@ -110,9 +112,9 @@ func (s secrets) get(ctx context.Context, name, version string) (*Object, string
 	if resp.Value == nil {
 		return nil, "", errIncomplete
 	}
-	o := &Object{Value: *resp.Value, Certified: deref(resp.KID) != "", ContentType: deref(resp.ContentType)}
+	o := &Object{Value: *resp.Value, Certified: deref(resp.KID) != "", ContentType: deref(resp.ContentType), Tags: tags(resp.Tags)}
 	if a := resp.Attributes; a != nil {
-		o.Attributes = attributes(a.Enabled, a.Created, a.NotBefore, a.Expires)
+		o.Attributes = attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires)
 	}
 	return o, string(deref(resp.ID)), nil
 }
@@ -124,7 +126,7 @@ func (s secrets) versions(ctx context.Context, name string) ([]Attributes, []str
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
-				l.add(string(deref(v.ID)), attributes(a.Enabled, a.Created, a.NotBefore, a.Expires))
+				l.add(string(deref(v.ID)), attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires))
 			}
 		}
 	})
@@ -148,9 +150,9 @@ func (k keys) get(ctx context.Context, name, version string) (*Object, string, e
 		E:   resp.Key.E,
 		X:   resp.Key.X,
 		Y:   resp.Key.Y,
-	}}
+	}, Tags: tags(resp.Tags)}
 	if a := resp.Attributes; a != nil {
-		o.Attributes = attributes(a.Enabled, a.Created, a.NotBefore, a.Expires)
+		o.Attributes = attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires)
 	}
 	return o, string(deref(resp.Key.KID)), nil
 }
@@ -162,7 +164,7 @@ func (k keys) versions(ctx context.Context, name string) ([]Attributes, []string
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
-				l.add(string(deref(v.KID)), attributes(a.Enabled, a.Created, a.NotBefore, a.Expires))
+				l.add(string(deref(v.KID)), attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires))
 			}
 		}
 	})
@@ -179,9 +181,9 @@ func (c certificates) get(ctx context.Context, name, version string) (*Object, s
 	if resp.CER == nil {
 		return nil, "", errIncomplete
 	}
-	o := &Object{DER: resp.CER}
+	o := &Object{DER: resp.CER, Tags: tags(resp.Tags)}
 	if a := resp.Attributes; a != nil {
-		o.Attributes = attributes(a.Enabled, a.Created, a.NotBefore, a.Expires)
+		o.Attributes = attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires)
 	}
 	return o, string(deref(resp.ID)), nil
 }
@@ -193,7 +195,7 @@ func (c certificates) versions(ctx context.Context, name string) ([]Attributes, 
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
-				l.add(string(deref(v.ID)), attributes(a.Enabled, a.Created, a.NotBefore, a.Expires))
+				l.add(string(deref(v.ID)), attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires))
 			}
 		}
 	})
@@ -229,13 +231,28 @@ func collect[P any](ctx context.Context, l *list, pager *runtime.Pager[P], add f
 	return errEndless
 }
 
-func attributes(enabled *bool, created, notBefore, expires *time.Time) Attributes {
+func attributes(enabled *bool, created, updated, notBefore, expires *time.Time) Attributes {
 	return Attributes{
 		Enabled:   deref(enabled),
 		Created:   deref(created),
+		Updated:   deref(updated),
 		NotBefore: deref(notBefore),
 		Expires:   deref(expires),
 	}
+}
+
+// mostTags bounds the tags that are kept of one object: Key Vault has 15, of at most 256 characters each.
+const mostTags = 64
+
+func tags(all map[string]*string) map[string]string {
+	if len(all) == 0 || len(all) > mostTags {
+		return nil
+	}
+	kept := make(map[string]string, len(all))
+	for name, value := range all {
+		kept[name] = deref(value)
+	}
+	return kept
 }
 
 func deref[T any](p *T) (zero T) {

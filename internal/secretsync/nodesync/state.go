@@ -191,7 +191,7 @@ func (r *request) build() error {
 		Attributes: secretsync.Attributes{Hash: r.ref.Attributes}, OwnerPolicy: secretsync.AddOwners,
 	}
 	if !r.bundle.Stale {
-		made, err := secretdata.Build(r.object, r.bundle.Files)
+		made, err := secretdata.Build(r.object, r.bundle.Files, r.bundle.Absent)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
@@ -43,8 +44,14 @@ func (s *Secret) String() string { return "Secret " + s.Name }
 func (s *Secret) GoString() string { return s.String() }
 
 // Build makes the Secret. Its errors are *volume.Error: InvalidClass for a mistake of the class, InvalidContent for a
-// file that cannot become what the type needs; each names everything that is wrong.
-func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
+// file that cannot become what the type needs; each names everything that is wrong. Absent are paths of files that the class would mount
+// if their optional objects existed: their keys are left out, and where the type needs one of them the error is NotFound.
+func Build(o *v1.SecretObject, files []volume.File, absent []string) (*Secret, error) {
+	o, left := withoutAbsent(o, absent)
+	if len(left) > 0 && len(o.Data) == 0 {
+		return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: "the optional objects of " + strings.Join(left, ", ") +
+			" do not exist or are disabled: the Secret is written when one of them does"}
+	}
 	contents := make(map[string][]byte, len(files))
 	paths := make([]string, 0, len(files))
 	for _, f := range files {
@@ -55,6 +62,10 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 		lines := make([]string, 0, len(mistakes))
 		for _, m := range mistakes {
 			lines = append(lines, m.String())
+		}
+		if len(left) > 0 {
+			return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf(
+				"the optional objects of %s do not exist or are disabled, and without them: %s", strings.Join(left, ", "), strings.Join(lines, "; "))}
 		}
 		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: strings.Join(lines, "; ")}
 	}
@@ -88,6 +99,22 @@ func Build(o *v1.SecretObject, files []volume.File) (*Secret, error) {
 		}
 	}
 	return s, nil
+}
+
+// withoutAbsent returns the object without the data of absent files, and their paths, quoted.
+func withoutAbsent(o *v1.SecretObject, absent []string) (reduced *v1.SecretObject, left []string) {
+	if len(absent) == 0 || len(o.Data) == 0 {
+		return o, nil
+	}
+	reduced = o.DeepCopy()
+	reduced.Data = slices.DeleteFunc(reduced.Data, func(d v1.SecretObjectData) bool {
+		if !slices.Contains(absent, strings.TrimSpace(d.ObjectName)) {
+			return false
+		}
+		left = append(left, strconv.Quote(d.ObjectName))
+		return true
+	})
+	return reduced, left
 }
 
 // Used returns the sources of the files that the object's data is made from, lists of versions included. There are none

@@ -110,7 +110,7 @@ func TestBuild(t *testing.T) {
 		"ssh-auth":                     {object("kubernetes.io/ssh-auth", "k", "ssh-privatekey"), files("k", "key"), text("ssh-privatekey", "key")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := Build(tc.object, tc.files)
+			s, err := Build(tc.object, tc.files, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,7 +136,7 @@ func TestLabelsAndAnnotations(t *testing.T) {
 	o := object("", "f", "k")
 	o.Labels = map[string]string{"app": "shop", ManagedLabel: "true"}
 	o.Annotations = map[string]string{"example.com/Reload": "yes, any text"}
-	s, err := Build(o, files("f", "x"))
+	s, err := Build(o, files("f", "x"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestRefused(t *testing.T) {
 			if mounted == nil {
 				mounted = files("f", canary)
 			}
-			s, err := Build(tc.object, mounted)
+			s, err := Build(tc.object, mounted, nil)
 			if err == nil || s != nil || !strings.Contains(err.Error(), tc.want) {
 				t.Fatalf("got %v, %v", s, err)
 			}
@@ -228,12 +228,12 @@ func TestRefused(t *testing.T) {
 func TestEveryMistakeIsTold(t *testing.T) {
 	o := object("kubernetes.io/tls", "nope", "a b", "f", "tls.crt")
 	o.SecretName, o.Labels = "A", map[string]string{"a b": ""}
-	_, err := Build(o, files("f", "x"))
+	_, err := Build(o, files("f", "x"), nil)
 	if err == nil || strings.Count(err.Error(), ";") != 3 {
 		t.Errorf("got %v", err)
 	}
 	o = object("kubernetes.io/tls", "f", "tls.crt", "f", "tls.key")
-	if _, err = Build(o, files("f", "x")); err == nil || strings.Count(err.Error(), ";") != 1 {
+	if _, err = Build(o, files("f", "x"), nil); err == nil || strings.Count(err.Error(), ";") != 1 {
 		t.Errorf("got %v", err)
 	}
 }
@@ -267,7 +267,7 @@ func TestPrint(t *testing.T) {
 }
 
 func TestNothingPrintsValues(t *testing.T) {
-	s, err := Build(object("", "f", "k"), files("f", canary))
+	s, err := Build(object("", "f", "k"), files("f", canary), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +286,7 @@ func FuzzBuild(f *testing.F) {
 	f.Add("", "\nj", "tls.crt", []byte("x"))
 	f.Fuzz(func(t *testing.T, kind, path, key string, value []byte) {
 		for _, o := range []*v1.SecretObject{object(kind), object(kind, path, key), object(kind, path, key, path, "tls.key")} {
-			s, err := Build(o, files(path, value))
+			s, err := Build(o, files(path, value), nil)
 			if err != nil {
 				if _, ok := errors.AsType[*volume.Error](err); !ok || strings.ContainsAny(err.Error(), "\n\r") {
 					t.Errorf("%q", err)
