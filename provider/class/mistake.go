@@ -53,8 +53,8 @@ const maxShown = 83
 
 func shorten(text string) string { return printable.Cut(text, maxShown) }
 
-// nearest returns the known name that a person may have meant, or nothing.
-func nearest(name string, known []string) string {
+// Nearest returns the known name that a person may have meant, or nothing.
+func Nearest(name string, known []string) string {
 	best, most := "", 1+len(name)/5
 	for _, k := range known {
 		if len(k)-len(name) > most || len(name)-len(k) > most {

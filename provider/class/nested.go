@@ -56,7 +56,7 @@ func valueOf(node *yaml.Node) value {
 
 // suggestion says what to do about an unknown name.
 func suggestion(name string, known []string) string {
-	if near := nearest(name, known); near != "" {
+	if near := Nearest(name, known); near != "" {
 		return "did you mean " + near + "?"
 	}
 	return "remove it"

@@ -23,9 +23,10 @@ type Severity string
 
 // The severities.
 const (
-	// Error means that the volume cannot be mounted, or that the API server rejects the class.
+	// Error means that the volume cannot be mounted, or that the API server rejects the class. What the driver mounts is at most a
+	// Warning.
 	Error Severity = "error"
-	// Warning is probably not what the author intended.
+	// Warning is probably not what the author intended, such as a Secret that cannot be written beside a volume that is mounted.
 	Warning Severity = "warning"
 	// Note is information.
 	Note Severity = "note"
@@ -191,20 +192,31 @@ func (c *checker) class(n *yaml.Node) {
 		say(spec, Error, "spec is not set: write provider and parameters")
 		return
 	}
-	c.unknown(spec, who, "spec", "provider", "parameters", "secretObjects")
-	if provider := textOf(field(spec, "provider")); !class.Served(provider) {
-		say(
-			field(spec, "provider"),
-			Error,
-			fmt.Sprintf("spec.provider %q is not served by this driver: write azure, or leave the class to "+
-				"another driver", provider),
-		)
+	if !c.served(textOf(field(spec, "provider")), lineOf(field(spec, "provider"), spec), who) {
+		return
 	}
+	c.unknown(spec, who, "spec", "provider", "parameters", "secretObjects")
 	parsed := c.parameters(field(spec, "parameters"), spec, who)
 	if parsed != nil && parsed.Mode == class.ManagedIdentity {
 		c.nodeIdentity(lineOf(field(field(spec, "parameters"), "useVMManagedIdentity"), spec), namespace, who)
 	}
 	c.secretObjects(field(spec, "secretObjects"), parsed, who)
+}
+
+// served reports whether the class is one of this project's provider. One of another provider gets a note and is not looked at.
+func (c *checker) served(provider string, line int, who string) bool {
+	switch {
+	case class.Served(provider):
+		return true
+	case strings.TrimSpace(provider) == "":
+		c.say(line, Error, who, "spec.provider is not set: write azure")
+		return true
+	case class.Nearest(strings.TrimSpace(provider), []string{"azure"}) != "":
+		c.say(line, Error, who, fmt.Sprintf("spec.provider %q is not served by this driver: did you mean azure?", provider))
+		return true
+	}
+	c.say(line, Note, who, fmt.Sprintf("the class is for the provider %q, which this driver does not serve: it is not checked", provider))
+	return false
 }
 
 // unknown warns about unknown keys.

@@ -88,14 +88,16 @@ func TestFindings(t *testing.T) {
 		"parameter":      {"keyvaultName: kv1", "keyvaultName: k_v", []string{"f.yaml:7: error: shop/app: ", "keyvaultName"}},
 		"unknown parameter": {"tenantID: tenant", "tenantID: tenant\n    objectz: x", []string{
 			"f.yaml:9: warning: shop/app: ", "objectz"}},
-		"number":    {"tenantID: tenant", "tenantID: 5", []string{"f.yaml:8: error: shop/app: parameter tenantID is not a string", `write tenantID: "5"`}},
-		"boolean":   {"tenantID: tenant", "tenantID: tenant\n    useVMManagedIdentity: true", []string{"f.yaml:9: error: ", `write useVMManagedIdentity: "true"`}},
-		"list":      {"objects: |", "objects:", []string{"f.yaml:11: error: ", "parameter objects is not a string"}},
-		"twice":     {"tenantID: tenant", "tenantID: tenant\n    tenantID: tenant", []string{"f.yaml:9: error: ", "is a duplicate"}},
-		"provider":  {"provider: azure", "provider: vault", []string{"f.yaml:5: error: ", `spec.provider "vault"`}},
-		"old API":   {"x-k8s.io/v1\n", "x-k8s.io/v1alpha1\n", []string{"f.yaml:1: note: ", "deprecated"}},
-		"wrong API": {"secrets-store.csi.x-k8s.io/v1\n", "v1\n", []string{"f.yaml:1: error: ", "apiVersion"}},
-		"name":      {"name: app", "name: App_1", []string{"f.yaml:3: error: ", "metadata.name"}},
+		"number":          {"tenantID: tenant", "tenantID: 5", []string{"f.yaml:8: error: shop/app: parameter tenantID is not a string", `write tenantID: "5"`}},
+		"boolean":         {"tenantID: tenant", "tenantID: tenant\n    useVMManagedIdentity: true", []string{"f.yaml:9: error: ", `write useVMManagedIdentity: "true"`}},
+		"list":            {"objects: |", "objects:", []string{"f.yaml:11: error: ", "parameter objects is not a string"}},
+		"twice":           {"tenantID: tenant", "tenantID: tenant\n    tenantID: tenant", []string{"f.yaml:9: error: ", "is a duplicate"}},
+		"provider":        {"provider: azure", "provider: vault", []string{"f.yaml:5: note: ", `provider "vault", which this driver does not serve`}},
+		"no provider":     {"  provider: azure\n", "", []string{"f.yaml:5: error: ", "spec.provider is not set"}},
+		"provider's typo": {"provider: azure", "provider: azzure", []string{"f.yaml:5: error: ", "did you mean azure?"}},
+		"old API":         {"x-k8s.io/v1\n", "x-k8s.io/v1alpha1\n", []string{"f.yaml:1: note: ", "deprecated"}},
+		"wrong API":       {"secrets-store.csi.x-k8s.io/v1\n", "v1\n", []string{"f.yaml:1: error: ", "apiVersion"}},
+		"name":            {"name: app", "name: App_1", []string{"f.yaml:3: error: ", "metadata.name"}},
 		"spec's unknown field": {"  parameters:", "  parms: {}\n  parameters:", []string{
 			"f.yaml:6: warning: ", "spec.parms is an unknown field"}},
 		"no parameters": {after("  parameters:"), "", []string{"f.yaml:5: error: ", "spec.parameters is not set"}},
@@ -128,24 +130,25 @@ func TestFindings(t *testing.T) {
 
 func TestFindingsOfSecretObjects(t *testing.T) {
 	for name, tc := range map[string]struct{ text, want string }{
-		"no list":      {"  secretObjects: {}\n", "f.yaml:15: error: shop/app: spec.secretObjects is not a list"},
-		"no mapping":   {"  secretObjects:\n  - x\n", "f.yaml:16: error: shop/app: spec.secretObjects[0] is not a mapping"},
-		"name":         {"  secretObjects:\n  - secretName: A_B\n    type: Opaque\n    data: [{objectName: db, key: k}]\n", "f.yaml:16: error: shop/app: spec.secretObjects[0].secretName"},
-		"no such file": {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: x, key: k}\n", `f.yaml:19: error: shop/app: spec.secretObjects[0].data[0].objectName "x" is not mounted by the class`},
-		"key":          {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: db, key: a b}\n", "f.yaml:19: error: shop/app: spec.secretObjects[0].data[0].key"},
-		"key twice":    {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: db, key: k}\n    - {objectName: db, key: k}\n", "f.yaml:20: error: shop/app: spec.secretObjects[0].data[1].key"},
-		"half a pair":  {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/tls\n    data:\n    - {objectName: db, key: tls.crt}\n", "f.yaml:19: error: shop/app: spec.secretObjects[0].data has no key tls.key, which a Secret of the type kubernetes.io/tls needs"},
-		"docker":       {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/dockerconfigjson\n    data: [{objectName: db, key: config.json}]\n", "f.yaml:18: error: shop/app: spec.secretObjects[0].data has no key .dockerconfigjson"},
-		"twice":        {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n  - secretName: a\n    data: [{objectName: db, key: l}]\n", "f.yaml:18: error: shop/app: spec.secretObjects[1].secretName \"a\" is a duplicate"},
-		"label":        {"  secretObjects:\n  - secretName: a\n    labels: {app: a b}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].labels app has \"a b\""},
-		"annotation":   {"  secretObjects:\n  - secretName: a\n    annotations: {app: 5}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].annotations.app is not text"},
-		"data no list": {"  secretObjects:\n  - secretName: a\n    data: {objectName: db, key: k}\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].data is not a list"},
-		"unlisted":     {"  secretObjects:\n  - secretName: a\n    type: example.com/x\n", "f.yaml:17: warning: shop/app: spec.secretObjects[0].type \"example.com/x\" is not written unless the driver's operator allows it: ask for syncSecret.types"},
-		"Helm":         {"  secretObjects:\n  - secretName: a\n    type: helm.sh/release.v1\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].type helm.sh/release.v1 gives access to the cluster itself"},
-		"account":      {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/service-account-token\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].type kubernetes.io/service-account-token gives access to the cluster itself"},
-		"no type":      {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no type"},
-		"no data":      {"  secretObjects:\n  - secretName: a\n    type: Opaque\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no data"},
-		"unknown":      {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    dataa: []\n    data: [{objectName: db, key: k}]\n", "f.yaml:18: warning: shop/app: spec.secretObjects[0].dataa is an unknown field"},
+		"no list":                {"  secretObjects: {}\n", "f.yaml:15: error: shop/app: spec.secretObjects is not a list"},
+		"no mapping":             {"  secretObjects:\n  - x\n", "f.yaml:16: error: shop/app: spec.secretObjects[0] is not a mapping"},
+		"name":                   {"  secretObjects:\n  - secretName: A_B\n    type: Opaque\n    data: [{objectName: db, key: k}]\n", "f.yaml:16: warning: shop/app: spec.secretObjects[0].secretName"},
+		"no such file":           {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: x, key: k}\n", `f.yaml:19: warning: shop/app: spec.secretObjects[0].data[0].objectName "x" is not mounted by the class`},
+		"key":                    {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: db, key: a b}\n", "f.yaml:19: warning: shop/app: spec.secretObjects[0].data[0].key"},
+		"key twice":              {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    data:\n    - {objectName: db, key: k}\n    - {objectName: db, key: k}\n", "f.yaml:20: warning: shop/app: spec.secretObjects[0].data[1].key"},
+		"half a pair":            {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/tls\n    data:\n    - {objectName: db, key: tls.crt}\n", "f.yaml:19: warning: shop/app: spec.secretObjects[0].data has no key tls.key, which a Secret of the type kubernetes.io/tls needs"},
+		"docker":                 {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/dockerconfigjson\n    data: [{objectName: db, key: config.json}]\n", "f.yaml:18: warning: shop/app: spec.secretObjects[0].data has no key .dockerconfigjson"},
+		"twice":                  {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n  - secretName: a\n    data: [{objectName: db, key: l}]\n", "f.yaml:18: warning: shop/app: spec.secretObjects[1].secretName \"a\" is a duplicate"},
+		"label":                  {"  secretObjects:\n  - secretName: a\n    labels: {app: a b}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: warning: shop/app: spec.secretObjects[0].labels app has \"a b\""},
+		"annotation":             {"  secretObjects:\n  - secretName: a\n    annotations: {app: 5}\n    data: [{objectName: db, key: k}]\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].annotations.app is not text"},
+		"data no list":           {"  secretObjects:\n  - secretName: a\n    data: {objectName: db, key: k}\n", "f.yaml:17: error: shop/app: spec.secretObjects[0].data is not a list"},
+		"unlisted":               {"  secretObjects:\n  - secretName: a\n    type: example.com/x\n", "f.yaml:17: warning: shop/app: spec.secretObjects[0].type \"example.com/x\" is not written unless the driver's operator allows it: ask for syncSecret.types"},
+		"Helm":                   {"  secretObjects:\n  - secretName: a\n    type: helm.sh/release.v1\n", "f.yaml:17: warning: shop/app: spec.secretObjects[0].type helm.sh/release.v1 gives access to the cluster itself"},
+		"account":                {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/service-account-token\n", "f.yaml:17: warning: shop/app: spec.secretObjects[0].type kubernetes.io/service-account-token gives access to the cluster itself"},
+		"no type":                {"  secretObjects:\n  - secretName: a\n    data: [{objectName: db, key: k}]\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no type"},
+		"no data":                {"  secretObjects:\n  - secretName: a\n    type: Opaque\n", "f.yaml:16: note: shop/app: spec.secretObjects[0] has no data"},
+		"parts of a certificate": {"  secretObjects:\n  - secretName: a\n    type: kubernetes.io/tls\n    data:\n    - {objectName: db.crt, key: tls.crt}\n    - {objectName: db.key, key: tls.key}\n", `f.yaml:20: warning: shop/app: spec.secretObjects[0].data[1] "db.key" is mounted only where the driver's operator set --write-cert-and-key-in-separate-files`},
+		"unknown":                {"  secretObjects:\n  - secretName: a\n    type: Opaque\n    dataa: []\n    data: [{objectName: db, key: k}]\n", "f.yaml:18: warning: shop/app: spec.secretObjects[0].dataa is an unknown field"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lines, _ := told(t, good+tc.text)
@@ -160,7 +163,7 @@ func TestFindingsOfSecretObjects(t *testing.T) {
 }
 
 func TestEveryMistakeIsToldInTheFilesOrder(t *testing.T) {
-	text := strings.NewReplacer("keyvaultName: kv1", "keyvaultName: k_v", "objectType: secret", "objectType: sekret", "provider: azure", "provider: vault").Replace(good)
+	text := strings.NewReplacer("keyvaultName: kv1", "keyvaultName: k_v", "objectType: secret", "objectType: sekret", "provider: azure", "provider: azur").Replace(good)
 	findings, classes := Check("f.yaml", []byte(good+"---\n"+text), options(t), Rules{})
 	var lines []string
 	for _, f := range findings {
@@ -168,6 +171,15 @@ func TestEveryMistakeIsToldInTheFilesOrder(t *testing.T) {
 	}
 	if got := strings.Join(lines, " "); got != "20 22 29" || classes != 2 {
 		t.Errorf("%d classes, lines %s: %v", classes, got, findings)
+	}
+}
+
+// TestClassOfAnotherProvider: one note, whatever is in it.
+func TestClassOfAnotherProvider(t *testing.T) {
+	lines, classes := told(t, "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {name: db}\nspec:\n  provider: aws\n"+
+		"  parameters:\n    objects: |\n      - objectName: x\n        objectType: secretsmanager\n  secretObjects:\n  - secretName: A\n")
+	if classes != 1 || len(lines) != 1 || !strings.HasPrefix(lines[0], "f.yaml:5: note: db: ") {
+		t.Errorf("%d classes:\n%s", classes, strings.Join(lines, "\n"))
 	}
 }
 

@@ -37,7 +37,7 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 		c.unknown(object, who, where, "secretName", "type", "labels", "annotations", "data")
 		o := c.secretObject(object, who, where)
 		if names[o.SecretName] {
-			c.say(object.Line, Error, who,
+			c.say(object.Line, Warning, who,
 				fmt.Sprintf("%s.secretName %q is a duplicate: merge them", where, o.SecretName))
 		}
 		names[o.SecretName] = true
@@ -56,14 +56,37 @@ func (c *checker) secretObjects(n *yaml.Node, parsed *class.Class, who string) {
 					"ask for syncSecret.types in the chart, or write one of %s", where, o.Type, strings.Join(secretdata.Types(c.rules.SecretTypes), ", ")),
 			)
 		}
-		for _, m := range secretdata.Check(&o, paths) {
+		for _, m := range secretdata.Check(&o, c.withParts(object, &o, paths, who, where)) {
 			text := where + " " + m.Text
 			if m.Field != "" {
 				text = where + "." + m.String()
 			}
-			c.say(lineOfMistake(object, m), Error, who, text)
+			c.say(lineOfMistake(object, m), Warning, who, text)
 		}
 	}
+}
+
+// withParts adds to the paths the certificate and key files that the data names and that the driver mounts only where its operator, or
+// the object, says so, with a warning for each. People have the operator's flag in mind, which is not in the file.
+func (c *checker) withParts(n *yaml.Node, o *v1.SecretObject, paths []string, who, where string) []string {
+	if paths == nil {
+		return nil
+	}
+	all := paths
+	for i, d := range o.Data {
+		name := strings.TrimSpace(d.ObjectName)
+		base, isCertificate := strings.CutSuffix(name, ".crt")
+		base, isKey := strings.CutSuffix(base, ".key")
+		if slices.Contains(all, name) || !isCertificate && !isKey || !slices.Contains(paths, base) {
+			continue
+		}
+		all = append(slices.Clone(all), name)
+		c.say(lineOfMistake(n, secretdata.Mistake{Field: "data", Entry: i + 1}), Warning, who,
+			fmt.Sprintf("%s.data[%d] %q is mounted only where the driver's operator set --write-cert-and-key-in-separate-files (in the chart "+
+				"writeCertAndKeyInSeparateFiles): if so, give validate that flag; else write writeCertAndKeyInSeparateFiles: \"true\" in the object",
+				where, i, name))
+	}
+	return all
 }
 
 // secretObject reads one entry; what cannot be read is empty.
