@@ -24,6 +24,11 @@ func newFile(look class.Look, file string, data []byte) volume.File {
 
 func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c contents, err error) {
 	one := func(data []byte) { c.files = append(c.files, newFile(o.Look, file, data)) }
+	if !got.Enabled && o.Kind != class.Secret {
+		// of a secret the vault refuses a disabled version; of a key or certificate it gives the public part
+		c.warnings = append(c.warnings,
+			"it is disabled in the vault, and mounted nevertheless: enable it, or name another version")
+	}
 	switch o.Kind {
 	case class.Key:
 		pem, err := encode.PublicKeyPEM(*got.Key)

@@ -162,6 +162,34 @@ func TestFetch(t *testing.T) {
 	}
 }
 
+// Key Vault gives the public part of a key or certificate that is disabled, and upstream's provider writes it.
+func TestWhatIsDisabledAndGivenIsMountedWithAWarning(t *testing.T) {
+	w := newWorld(t, nil)
+	err := errors.Join(
+		w.SetKey("contoso", emulator.Key{Name: "k", Type: "EC", Disabled: true}),
+		w.SetCertificate("contoso", emulator.Certificate{Name: "c", KeyType: "EC", Disabled: true}),
+		w.SetKey("contoso", emulator.Key{Name: "enabled", Type: "EC"}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.request(map[string]string{"objects": "array:\n- |\n  objectName: k\n  objectType: key\n- |\n  objectName: c\n  objectType: cert\n" +
+		"- |\n  objectName: enabled\n  objectType: key\n"})
+	bundle, err := w.bind(t, r).Fetch(t.Context(), volume.FetchOptions{})
+	if err != nil || len(bundle.Files) != 3 {
+		t.Fatalf("%+v, %v", bundle, err)
+	}
+	got := strings.Join(bundle.Warnings, "\n")
+	if len(bundle.Warnings) != 2 || !strings.Contains(got, `key "k": it is disabled`) || !strings.Contains(got, `cert "c": it is disabled`) {
+		t.Errorf("warnings %q", bundle.Warnings)
+	}
+	// its secret holds the private key, and is refused
+	r = w.request(map[string]string{"objects": "array:\n- |\n  objectName: c\n  objectType: secret\n"})
+	if _, err := w.bind(t, r).Fetch(t.Context(), volume.FetchOptions{}); volume.ReasonOf(err) != volume.ReasonDisabled {
+		t.Errorf("the private key of a disabled certificate: %v", err)
+	}
+}
+
 func TestStormIsOneRequestForEachSource(t *testing.T) {
 	w := newWorld(t, nil)
 	var work sync.WaitGroup

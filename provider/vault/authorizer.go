@@ -1,10 +1,12 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -59,7 +61,7 @@ func (r *rejection) Error() string { return r.message }
 
 // Do implements policy.Policy.
 func (a *authorizer) Do(req *policy.Request) (*http.Response, error) {
-	if host := req.Raw().URL.Host; !strings.EqualFold(host, a.host) {
+	if !sameVault(req.Raw().URL, a.host) {
 		// the next page of a list is named by the answer: the token must not follow it to another host
 		return nil, &rejection{
 			reason:  volume.ReasonUnavailable,
@@ -90,6 +92,14 @@ func (a *authorizer) Do(req *policy.Request) (*http.Response, error) {
 		}
 	}
 	return nil, a.refuse(newer, resp)
+}
+
+// sameVault returns whether a URL is one of the vault. Key Vault names the port in the links to next pages
+// (https://contoso.vault.azure.net:443/secrets?…), and clients leave it out.
+func sameVault(u *url.URL, host string) bool {
+	vault := url.URL{Host: host}
+	return u.Scheme == "https" && strings.EqualFold(u.Hostname(), vault.Hostname()) &&
+		cmp.Or(u.Port(), "443") == cmp.Or(vault.Port(), "443")
 }
 
 // ask sends the request with the identity's token, unless the vault refused that a moment ago.

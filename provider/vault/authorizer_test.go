@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -262,6 +263,50 @@ func TestTheVaultsOwnScopeIsLearned(t *testing.T) {
 			}
 			if got := b.scopes[len(b.scopes)-1]; got != want || v.asked(own) != len(b.scopes) {
 				t.Errorf("tokens for %q", b.scopes)
+			}
+		})
+	}
+}
+
+// Key Vault names the port in the links to the next pages of lists.
+func TestTheNextPageIsOfTheSameVault(t *testing.T) {
+	const last = `{"value":[{"id":"https://` + host + `/secrets/s/0123456789abcdef0123456789abcdef","attributes":{"enabled":true}}],"nextLink":null}`
+	for name, tc := range map[string]struct {
+		vault, next string
+		ok          bool
+	}{
+		"with the port":         {host, "https://" + host + ":443", true},
+		"without":               {host, "https://" + host, true},
+		"in another case":       {host, "https://CONTOSO.vault.azure.net:443", true},
+		"another port":          {host, "https://" + host + ":8443", false},
+		"plain HTTP":            {host, "http://" + host + ":443", false},
+		"a vault's own port":    {host + ":8443", "https://" + host + ":8443", true},
+		"not the vault's port":  {host + ":8443", "https://" + host, false},
+		"a host that ends so":   {host, "https://evil" + host + ":443", false},
+		"a host that begins so": {host, "https://" + host + ".example.com:443", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := &vaults{answer: map[string]func(string) (int, string, string){}}
+			u, err := url.Parse(tc.next)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.answer[u.Host] = func(string) (int, string, string) { return http.StatusOK, "", last }
+			first := true
+			v.answer[tc.vault] = func(string) (int, string, string) {
+				if !first {
+					return http.StatusOK, "", last
+				}
+				first = false
+				return http.StatusOK, "", `{"value":[],"nextLink":"` + tc.next + `/secrets/s/versions?api-version=7.6&$skiptoken=x"}`
+			}
+			client := v.client(t, tc.vault, vault.New(vault.Options{Transport: v, Clock: clock.RealClock{}}), &bearer{})
+			all, err := versions(t.Context(), client, class.Secret, "s")
+			switch {
+			case tc.ok && (err != nil || len(all) != 1):
+				t.Errorf("got %+v, %v", all, err)
+			case !tc.ok && (volume.ReasonOf(err) != volume.ReasonUnavailable || len(v.seen) != 1):
+				t.Errorf("got %v after %q", err, v.seen)
 			}
 		})
 	}

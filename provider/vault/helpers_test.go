@@ -28,6 +28,7 @@ const (
 	scope = "https://vault.azure.net/.default"
 	seed  = `
 pageSize: 2
+shortPages: true
 tenants:
 - id: tenant
   applications:

@@ -45,6 +45,7 @@ type Object struct {
 // Attributes are those of a version.
 type Attributes struct {
 	Version string
+	// Enabled is false only where the vault says so. Of a disabled secret there is no answer at all.
 	Enabled bool
 	// The times are zero where the vault states none.
 	Created, Updated, NotBefore, Expires time.Time
@@ -233,7 +234,7 @@ func collect[P any](ctx context.Context, l *list, pager *runtime.Pager[P], add f
 
 func attributes(enabled *bool, created, updated, notBefore, expires *time.Time) Attributes {
 	return Attributes{
-		Enabled:   deref(enabled),
+		Enabled:   enabled == nil || *enabled,
 		Created:   deref(created),
 		Updated:   deref(updated),
 		NotBefore: deref(notBefore),

@@ -35,9 +35,9 @@ const all = `array:
 `
 
 type file struct {
-	Path, Mode, Object, Version, Vault, Expires string
-	Size                                        int
-	Value, ValueBase64                          *string
+	Path, Mode, Object, Version, Vault, NotBefore, Expires string
+	Size                                                   int
+	Value, ValueBase64                                     *string
 }
 
 type seen struct {

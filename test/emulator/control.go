@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 )
@@ -34,7 +35,12 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 		s.ResetRequests()
 		return nil, nil
 	})
-	command("POST /faults", decoded(func(f Fault) (any, error) { return map[string]string{"id": s.AddFault(f)}, nil }))
+	command("POST /faults", decoded(func(f Fault) (any, error) {
+		if err := f.Validate(); err != nil {
+			return nil, err
+		}
+		return map[string]string{"id": s.AddFault(f)}, nil
+	}))
 	command("DELETE /faults", func(*json.Decoder) (any, error) {
 		s.ClearFaults()
 		return nil, nil
@@ -72,6 +78,11 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 		}
 		_ = json.NewEncoder(w).Encode(result)
 	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		_ = json.NewEncoder(w).Encode(map[string]string{"error": "no such command: " + r.Method + " " + r.URL.Path})
+	})
 	mux.ServeHTTP(w, r)
 }
 
@@ -81,6 +92,9 @@ func decoded[T any](f func(T) (any, error)) func(*json.Decoder) (any, error) {
 		var in T
 		if err := d.Decode(&in); err != nil {
 			return nil, fmt.Errorf("input: %w", err)
+		}
+		if _, err := d.Token(); !errors.Is(err, io.EOF) {
+			return nil, errors.New("input: one JSON object is expected, and nothing after it")
 		}
 		return f(in)
 	}
@@ -109,6 +123,16 @@ func (s *Server) change(vault, what string, d *json.Decoder) (any, error) {
 		) (any, error) {
 			return ok, s.SetNetwork(vault, in.Network)
 		})(d)
+	case "attributes":
+		return decoded(func(in struct {
+			Kind    string `json:"kind"`
+			Name    string `json:"name"`
+			Version string `json:"version"`
+			Attributes
+		},
+		) (any, error) {
+			return ok, s.SetAttributes(vault, in.Kind, in.Name, in.Version, in.Attributes)
+		})(d)
 	case "disable", "enable", "delete", "recover":
 		return decoded(func(in struct {
 			Kind    string `json:"kind"`
@@ -122,5 +146,6 @@ func (s *Server) change(vault, what string, d *json.Decoder) (any, error) {
 			return ok, s.Delete(vault, in.Kind, in.Name, what == "delete")
 		})(d)
 	}
-	return nil, errors.New("unknown change " + what)
+	return nil, fmt.Errorf("unknown change %q: one of secrets, keys, certificates, attributes, grants, network, disable, enable, delete and "+
+		"recover", what)
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -34,37 +35,109 @@ type accessClaims struct {
 
 // entra answers as Entra ID and AD FS do.
 func (s *Server) entra(x *exchange) reply {
+	x.header = map[string]string{
+		"Cache-Control":             "no-store, no-cache",
+		"Expires":                   "-1",
+		"Pragma":                    "no-cache",
+		"P3p":                       `CP="DSP CUR OTPi IND OTRi ONL FIN"`,
+		"Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+		"X-Content-Type-Options":    "nosniff",
+		"X-Ms-Ests-Server":          "2.1.0.0 - EMULATOR ProdSlices",
+		"X-Xss-Protection":          "0",
+	}
+	if id := x.Header.Get("Client-Request-Id"); id != "" {
+		x.header["Client-Request-Id"] = id
+	}
 	parts := strings.Split(strings.Trim(x.URL.Path, "/"), "/")
 	if x.URL.Path == "/common/discovery/instance" {
 		x.record.Operation = "discovery"
 		return s.instanceDiscovery(x)
 	}
 	tenant := parts[0]
-	base := "https://" + x.record.Host + "/" + tenant
 	switch rest := strings.Join(parts[1:], "/"); rest {
 	case "v2.0/.well-known/openid-configuration", ".well-known/openid-configuration":
 		x.record.Operation = "openid configuration"
-		s.state.mu.Lock()
-		_, known := s.state.tenants[tenant]
-		s.state.mu.Unlock()
-		if !known {
-			return s.oauth(http.StatusBadRequest, "invalid_tenant", 90002, fmt.Sprintf("Tenant '%s' not found. Check to make sure you have the "+
-				"correct tenant ID and are signing into the correct cloud.", tenant))
-		}
-		token, issuer := base+"/oauth2/v2.0/token", base+"/v2.0"
-		if tenant == "adfs" {
-			token, issuer = base+"/oauth2/token", base
-		}
-		return reply{status: http.StatusOK, body: map[string]any{
-			"issuer": issuer, "token_endpoint": token, "authorization_endpoint": base + "/oauth2/v2.0/authorize",
-			"jwks_uri": base + "/discovery/v2.0/keys",
-		}}
+		return s.openIDConfiguration(x, tenant)
 	case "oauth2/v2.0/token", "oauth2/token":
 		x.record.Operation = "token"
 		return s.token(x, tenant)
 	}
 	x.record.Operation = "unknown"
-	return s.oauth(http.StatusNotFound, "invalid_request", 900144, "unknown endpoint "+x.URL.Path)
+	return x.oauth(http.StatusNotFound, "invalid_request", 900144, "unknown endpoint "+x.URL.Path)
+}
+
+// discoverable makes an answer of the discovery endpoints: clients may keep it for a day.
+func (x *exchange) discoverable(body any) reply {
+	x.header["Cache-Control"] = "max-age=86400, private"
+	x.header["Access-Control-Allow-Origin"] = "*"
+	x.header["Access-Control-Allow-Methods"] = "GET, OPTIONS"
+	delete(x.header, "Expires")
+	delete(x.header, "Pragma")
+	return reply{status: http.StatusOK, body: body}
+}
+
+// openIDConfiguration is a tenant's discovery document.
+type openIDConfiguration struct {
+	TokenEndpoint         string   `json:"token_endpoint"`
+	TokenAuthMethods      []string `json:"token_endpoint_auth_methods_supported"`
+	JWKSURI               string   `json:"jwks_uri"`
+	ResponseModes         []string `json:"response_modes_supported"`
+	SubjectTypes          []string `json:"subject_types_supported"`
+	SigningAlgorithms     []string `json:"id_token_signing_alg_values_supported"`
+	ResponseTypes         []string `json:"response_types_supported"`
+	Scopes                []string `json:"scopes_supported"`
+	Issuer                string   `json:"issuer"`
+	AuthorizationEndpoint string   `json:"authorization_endpoint"`
+	DeviceEndpoint        string   `json:"device_authorization_endpoint"`
+	TenantRegionScope     string   `json:"tenant_region_scope"`
+	CloudInstance         string   `json:"cloud_instance_name"`
+}
+
+func (s *Server) openIDConfiguration(x *exchange, tenant string) reply {
+	s.state.mu.Lock()
+	_, known := s.state.tenants[tenant]
+	s.state.mu.Unlock()
+	if !known {
+		return x.oauth(http.StatusBadRequest, "invalid_tenant", 90002, noTenant(tenant))
+	}
+	base := "https://" + x.record.Host + "/" + tenant
+	token, issuer := base+"/oauth2/v2.0/token", base+"/v2.0"
+	if tenant == "adfs" {
+		token, issuer = base+"/oauth2/token", base
+	}
+	return x.discoverable(openIDConfiguration{
+		TokenEndpoint:         token,
+		TokenAuthMethods:      []string{"client_secret_post", "private_key_jwt", "client_secret_basic"},
+		JWKSURI:               base + "/discovery/v2.0/keys",
+		ResponseModes:         []string{"query", "fragment", "form_post"},
+		SubjectTypes:          []string{"pairwise"},
+		SigningAlgorithms:     []string{"RS256"},
+		ResponseTypes:         []string{"code", "id_token", "code id_token", "id_token token"},
+		Scopes:                []string{"openid", "profile", "email", "offline_access"},
+		Issuer:                issuer,
+		AuthorizationEndpoint: base + "/oauth2/v2.0/authorize",
+		DeviceEndpoint:        base + "/oauth2/v2.0/devicecode",
+		TenantRegionScope:     "WW",
+		CloudInstance:         "microsoftonline.com",
+	})
+}
+
+func noTenant(tenant string) string {
+	return fmt.Sprintf("Tenant '%s' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud. "+
+		"Check with your subscription administrator, this may happen if there are no active subscriptions for the tenant.", tenant)
+}
+
+// instanceMetadata are the clouds of Entra ID, with the names that mean the same.
+type instanceMetadata struct {
+	TenantDiscoveryEndpoint string          `json:"tenant_discovery_endpoint"`
+	APIVersion              string          `json:"api-version"`
+	Metadata                []cloudInstance `json:"metadata"`
+}
+
+type cloudInstance struct {
+	PreferredNetwork string   `json:"preferred_network"`
+	PreferredCache   string   `json:"preferred_cache"`
+	Aliases          []string `json:"aliases"`
 }
 
 func (s *Server) instanceDiscovery(x *exchange) reply {
@@ -73,47 +146,86 @@ func (s *Server) instanceDiscovery(x *exchange) reply {
 	if parts := strings.Split(endpoint, "/"); len(parts) > 3 {
 		tenant = parts[3]
 	}
-	return reply{status: http.StatusOK, body: map[string]any{
-		"tenant_discovery_endpoint": "https://" + x.record.Host + "/" + tenant + "/v2.0/.well-known/openid-configuration",
-		"api-version":               "1.1",
-		"metadata": []any{map[string]any{
-			"preferred_network": "login.microsoftonline.com", "preferred_cache": "login.windows.net",
-			"aliases": []string{"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"},
-		}},
+	return x.discoverable(instanceMetadata{
+		TenantDiscoveryEndpoint: "https://" + x.record.Host + "/" + tenant + "/v2.0/.well-known/openid-configuration",
+		APIVersion:              "1.1",
+		Metadata: []cloudInstance{
+			{
+				"login.microsoftonline.com", "login.windows.net",
+				[]string{"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"},
+			},
+			{
+				"login.partner.microsoftonline.cn", "login.partner.microsoftonline.cn",
+				[]string{"login.partner.microsoftonline.cn", "login.chinacloudapi.cn"},
+			},
+			{"login.microsoftonline.de", "login.microsoftonline.de", []string{"login.microsoftonline.de"}},
+			{
+				"login.microsoftonline.us", "login.microsoftonline.us",
+				[]string{"login.microsoftonline.us", "login.usgovcloudapi.net"},
+			},
+			{"login-us.microsoftonline.com", "login-us.microsoftonline.com", []string{"login-us.microsoftonline.com"}},
+		},
+	})
+}
+
+// oauthProblem is an OAuth error (RFC 6749, 5.2) as Entra ID and the instance metadata service write it.
+type oauthProblem struct {
+	Error         string `json:"error"`
+	Description   string `json:"error_description"`
+	Codes         []int  `json:"error_codes,omitempty"`
+	Timestamp     string `json:"timestamp,omitempty"`
+	TraceID       string `json:"trace_id,omitempty"`
+	CorrelationID string `json:"correlation_id,omitempty"`
+	URI           string `json:"error_uri,omitempty"`
+}
+
+// oauth makes an error body with an AADSTS code. The trace id is that of the header; the correlation id is the client's.
+func (x *exchange) oauth(status int, kind string, code int, text string) reply {
+	correlation, now := x.Header.Get("Client-Request-Id"), time.Now().UTC().Format("2006-01-02 15:04:05Z")
+	if correlation == "" {
+		correlation = newID()
+	}
+	x.header["X-Ms-Clitelem"] = fmt.Sprintf("1,%d,0,,", code)
+	return reply{status: status, body: oauthProblem{
+		Error: kind,
+		Description: fmt.Sprintf("AADSTS%d: %s\r\nTrace ID: %s\r\nCorrelation ID: %s\r\nTimestamp: %s", code, text, x.requestID,
+			correlation, now),
+		Codes: []int{code}, Timestamp: now, TraceID: x.requestID, CorrelationID: correlation,
+		URI: fmt.Sprintf("https://%s/error?code=%d", x.record.Host, code),
 	}}
 }
 
-// oauth makes an error body with an AADSTS code.
-func (s *Server) oauth(status int, kind string, code int, text string) reply {
-	trace, correlation, now := newID(), newID(), time.Now().UTC().Format("2006-01-02 15:04:05Z")
-	return reply{status: status, body: map[string]any{
-		"error": kind, "error_codes": []int{code}, "timestamp": now, "trace_id": trace, "correlation_id": correlation,
-		"error_description": fmt.Sprintf("AADSTS%d: %s Trace ID: %s Correlation ID: %s Timestamp: %s", code, text, trace, correlation, now),
-		"error_uri":         fmt.Sprintf("https://login.microsoftonline.com/error?code=%d", code),
-	}}
+// tokenBody is an access token. Where it lasts two hours or more, half of it is when clients are to ask again.
+type tokenBody struct {
+	TokenType    string `json:"token_type"`
+	ExpiresIn    int    `json:"expires_in"`
+	ExtExpiresIn int    `json:"ext_expires_in"`
+	RefreshIn    int    `json:"refresh_in,omitempty"`
+	AccessToken  string `json:"access_token"`
 }
 
 func (s *Server) token(x *exchange, tenant string) reply {
 	x.Body = http.MaxBytesReader(nil, x.Body, 1<<20)
 	if err := x.ParseForm(); err != nil || x.Method != http.MethodPost {
-		return s.oauth(http.StatusBadRequest, "invalid_request", 900144, "The request body must be a form.")
+		return x.oauth(http.StatusBadRequest, "invalid_request", 900144, "The request body must contain the following parameter: 'grant_type'.")
 	}
 	form := x.PostForm
 	client := form.Get("client_id")
 	x.record.Name, x.record.Caller = client, client
 	if form.Get("grant_type") != "client_credentials" {
-		return s.oauth(http.StatusBadRequest, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
+		return x.oauth(http.StatusBadRequest, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
 	}
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	apps, ok := s.state.tenants[tenant]
 	if !ok {
-		return s.oauth(http.StatusBadRequest, "invalid_request", 90002, fmt.Sprintf("Tenant '%s' not found.", tenant))
+		return x.oauth(http.StatusBadRequest, "invalid_request", 90002, noTenant(tenant))
 	}
 	app, ok := apps[client]
 	if !ok {
-		return s.oauth(http.StatusBadRequest, "unauthorized_client", 700016, fmt.Sprintf("Application with identifier '%s' was not found in the "+
-			"directory '%s'.", client, tenant))
+		return x.oauth(http.StatusBadRequest, "unauthorized_client", 700016, fmt.Sprintf("Application with identifier '%s' was not found in the "+
+			"directory '%s'. This can happen if the application has not been installed by the administrator of the tenant or consented to by "+
+			"any user in the tenant. You may have sent your authentication request to the wrong tenant.", client, tenant))
 	}
 	var audience string
 	for scope := range strings.FieldsSeq(form.Get("scope") + " " + form.Get("resource")) {
@@ -122,22 +234,29 @@ func (s *Server) token(x *exchange, tenant string) reply {
 		}
 	}
 	if audience == "" {
-		return s.oauth(http.StatusBadRequest, "invalid_scope", 70011, "The provided value for the input parameter 'scope' is not valid.")
+		return x.oauth(http.StatusBadRequest, "invalid_scope", 70011, fmt.Sprintf("The provided request must include a 'scope' input parameter. "+
+			"The provided value for the input parameter 'scope' is not valid. The scope %s is not valid.", form.Get("scope")))
 	}
 	if refused := s.checkClient(app, tenant, form.Get("client_secret"), form.Get("client_assertion"), x); refused != nil {
 		return *refused
 	}
-	token := s.accessToken(caller{clientID: client, objectID: app.ObjectID, tenant: tenant}, audience)
-	seconds := int(s.state.lifetime.Seconds())
-	return reply{status: http.StatusOK, body: map[string]any{
-		"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": token,
-	}}
+	x.header["X-Ms-Clitelem"] = "1,0,0,,"
+	body := tokenBody{
+		TokenType:   "Bearer",
+		ExpiresIn:   max(0, int(s.state.lifetime.Seconds())-1),
+		AccessToken: s.accessToken(caller{clientID: client, objectID: app.ObjectID, tenant: tenant}, audience),
+	}
+	body.ExtExpiresIn = body.ExpiresIn
+	if s.state.lifetime >= 2*time.Hour {
+		body.RefreshIn = body.ExpiresIn / 2
+	}
+	return reply{status: http.StatusOK, body: body}
 }
 
 // checkClient verifies a client secret or assertion; it returns nil where it is good. The caller holds the lock.
 func (s *Server) checkClient(app *application, tenant, secret, assertion string, x *exchange) *reply {
 	refuse := func(kind string, code int, text string) *reply {
-		a := s.oauth(http.StatusUnauthorized, kind, code, text)
+		a := x.oauth(http.StatusUnauthorized, kind, code, text)
 		return &a
 	}
 	switch {
@@ -147,7 +266,9 @@ func (s *Server) checkClient(app *application, tenant, secret, assertion string,
 				continue
 			}
 			if !known.Expires.IsZero() && s.state.now().After(known.Expires) {
-				return refuse("invalid_client", 7000222, fmt.Sprintf("The provided client secret keys for app '%s' are expired.", app.ClientID))
+				return refuse("invalid_client", 7000222, fmt.Sprintf("The provided client secret keys for app '%s' are expired. "+
+					"Visit the Azure portal to create new keys for your app: https://aka.ms/NewClientSecret, or consider using certificate "+
+					"credentials for added security: https://aka.ms/certCreds.", app.ClientID))
 			}
 			return nil
 		}
@@ -178,12 +299,11 @@ func (s *Server) checkAssertion(app *application, tenant, assertion string, x *e
 		return 50027, "JWT token is invalid or malformed."
 	}
 	if thumb, which := thumbprint(unverified.Header); which != "" {
-		return checkCertificateAssertion(parser, app, tenant, assertion, thumb, which, x)
+		return s.checkCertificateAssertion(parser, app, tenant, assertion, thumb, which, x)
 	}
 	keys, known := s.state.issuers[claims.Issuer]
 	if !known {
-		return 700211, fmt.Sprintf("No matching federated identity record found for presented assertion issuer '%s'. Please note that the "+
-			"matching is done using a case-sensitive comparison.", claims.Issuer)
+		return 700211, noFederated("issuer", claims.Issuer)
 	}
 	var federated *Federated
 	for i, f := range app.Federated {
@@ -192,16 +312,14 @@ func (s *Server) checkAssertion(app *application, tenant, assertion string, x *e
 		}
 	}
 	if federated == nil {
-		return 700213, fmt.Sprintf("No matching federated identity record found for presented assertion subject '%s'. Please note that the "+
-			"matching is done using a case-sensitive comparison.", claims.Subject)
+		return 700213, noFederated("subject", claims.Subject)
 	}
 	audience := federated.Audience
 	if audience == "" {
 		audience = exchangeAudience
 	}
 	if !slices.Contains(claims.Audience, audience) {
-		return 700212, fmt.Sprintf("No matching federated identity record found for presented assertion audience '%s'.",
-			strings.Join(claims.Audience, " "))
+		return 700212, noFederated("audience", strings.Join(claims.Audience, " "))
 	}
 	for _, key := range keys {
 		_, err = parser.ParseWithClaims(assertion, &jwt.RegisteredClaims{}, func(*jwt.Token) (any, error) { return key, nil })
@@ -209,10 +327,31 @@ func (s *Server) checkAssertion(app *application, tenant, assertion string, x *e
 			return 0, ""
 		}
 		if errors.Is(err, jwt.ErrTokenExpired) {
-			return 700024, "Client assertion is not within its valid time range."
+			return 700024, s.outOfTime(claims)
 		}
 	}
 	return 7000272, "The signature of the client assertion is not valid."
+}
+
+func noFederated(part, value string) string {
+	return fmt.Sprintf("No matching federated identity record found for presented assertion %s '%s'. Check your federated identity credential "+
+		"Subject, Audience and Issuer against the presented assertion. https://learn.microsoft.com/entra/workload-id/workload-identity-federation",
+		part, value)
+}
+
+// outOfTime explains AADSTS700024. The caller holds the lock.
+func (s *Server) outOfTime(claims jwt.RegisteredClaims) string {
+	const form = "2006-01-02T15:04:05.0000000Z"
+	from, to := time.Unix(0, 0), time.Unix(0, 0)
+	if claims.NotBefore != nil {
+		from = claims.NotBefore.Time
+	}
+	if claims.ExpiresAt != nil {
+		to = claims.ExpiresAt.Time
+	}
+	return fmt.Sprintf("Client assertion is not within its valid time range. Current time: %s, assertion valid from %s, expiry time of "+
+		"assertion %s. Review the documentation at https://learn.microsoft.com/entra/identity-platform/certificate-credentials .",
+		s.state.now().UTC().Format(form), from.UTC().Format(form), to.UTC().Format(form))
 }
 
 func thumbprint(header map[string]any) (value, which string) {
@@ -224,7 +363,9 @@ func thumbprint(header map[string]any) (value, which string) {
 	return "", ""
 }
 
-func checkCertificateAssertion(parser *jwt.Parser, app *application, tenant, assertion, thumb, which string, x *exchange) (code int, text string) {
+func (s *Server) checkCertificateAssertion(parser *jwt.Parser, app *application, tenant, assertion, thumb, which string,
+	x *exchange,
+) (code int, text string) {
 	for _, certificate := range app.certificates {
 		sum := sha256.Sum256(certificate.Raw)
 		have := sum[:]
@@ -240,7 +381,7 @@ func checkCertificateAssertion(parser *jwt.Parser, app *application, tenant, ass
 		var claims jwt.RegisteredClaims
 		if _, err := parser.ParseWithClaims(assertion, &claims, func(*jwt.Token) (any, error) { return certificate.PublicKey, nil }); err != nil {
 			if errors.Is(err, jwt.ErrTokenExpired) {
-				return 700024, "Client assertion is not within its valid time range."
+				return 700024, s.outOfTime(claims)
 			}
 			return 700027, "Client assertion failed signature validation."
 		}
@@ -252,7 +393,17 @@ func checkCertificateAssertion(parser *jwt.Parser, app *application, tenant, ass
 		return 0, ""
 	}
 	return 700027, fmt.Sprintf("The certificate with identifier used to sign the client assertion is not registered on application. [Reason - The key "+
-		"was not found., Thumbprint of key used by client: '%s']", thumb)
+		"was not found., Thumbprint of key used by client: '%s', Please visit the Azure Portal, Graph Explorer or directly use MS Graph to see "+
+		"configured keys for app Id '%s'.", hexadecimal(thumb), app.ClientID)
+}
+
+// hexadecimal writes a base64 thumbprint as Entra ID quotes it.
+func hexadecimal(thumb string) string {
+	raw, err := base64.RawURLEncoding.DecodeString(strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(thumb, "=")))
+	if err != nil {
+		return thumb
+	}
+	return strings.ToUpper(hex.EncodeToString(raw))
 }
 
 // accessToken signs an access token. The caller holds the lock.
@@ -284,7 +435,7 @@ func (s *Server) authenticate(x *exchange, v *vaultState) (caller, *reply) {
 	}
 	bearer, ok := strings.CutPrefix(x.Header.Get("Authorization"), "Bearer ")
 	if !ok {
-		return deny("AKV10000: Request is missing a Bearer or PoP token.")
+		return deny("AKV10000: Request is missing a Bearer, PoP, or MTLS_POP token.")
 	}
 	var claims accessClaims
 	_, err := jwt.ParseWithClaims(bearer, &claims, func(*jwt.Token) (any, error) { return s.signer.Public(), nil },
@@ -297,7 +448,7 @@ func (s *Server) authenticate(x *exchange, v *vaultState) (caller, *reply) {
 		return deny("AKV10001: Signature could not be validated.")
 	case s.state.revoked[claims.ID]:
 		return deny("[TokenRevoked] Error validating token")
-	case len(claims.Audience) != 1 || strings.TrimSuffix(claims.Audience[0], "/") != "https://"+suffix:
+	case len(claims.Audience) != 1 || claims.Audience[0] != "https://"+suffix:
 		return deny("AKV10022: Invalid audience. Expected https://" + suffix + ", found: " + strings.Join(claims.Audience, " ") + ".")
 	case claims.Tenant != v.tenant:
 		return deny("AKV10032: Invalid issuer. Expected one of https://sts.windows.net/" + v.tenant + "/, found " + claims.Issuer + ".")

@@ -3,8 +3,12 @@ package emulator
 import (
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"net/http"
+	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -46,6 +50,58 @@ const (
 	FaultClaims    = "claims"    // 401 that asks for a token with claims (continuous access evaluation)
 	FaultConnect   = "connect"   // CONNECT is refused with the given status
 )
+
+// faultKinds are the kinds with what each of them needs.
+var faultKinds = map[string]func(*Fault) string{
+	FaultThrottle: nil,
+	FaultStatus: func(f *Fault) string {
+		if f.Status == 0 {
+			return "status is missing"
+		}
+		return ""
+	},
+	FaultLatency: func(f *Fault) string {
+		if f.Delay <= 0 {
+			return "delay is missing"
+		}
+		return ""
+	},
+	FaultHang:      nil,
+	FaultReset:     nil,
+	FaultTruncated: nil,
+	FaultHTML:      nil,
+	FaultEmpty:     nil,
+	FaultChallenge: nil,
+	FaultClaims:    nil,
+	FaultConnect:   nil,
+}
+
+// operationForm is how the operations of the request log begin.
+var operationForm = regexp.MustCompile(`^(get|list|put|post|patch|delete|head|options|token|discovery|openid|metadata|connect|unknown)\b`)
+
+// Validate returns what is wrong with a fault, in one line.
+func (f *Fault) Validate() error {
+	needs, known := faultKinds[f.Kind]
+	switch {
+	case f.Kind == "":
+		return fmt.Errorf("fault: kind is missing: one of %s", strings.Join(slices.Sorted(maps.Keys(faultKinds)), ", "))
+	case !known:
+		return fmt.Errorf("fault: unknown kind %q: one of %s", f.Kind, strings.Join(slices.Sorted(maps.Keys(faultKinds)), ", "))
+	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
+		return fmt.Errorf("fault %s: status %d is not between 200 and 599", f.Kind, f.Status)
+	case f.Count < 0, f.RetryAfter < 0, f.Delay < 0:
+		return fmt.Errorf("fault %s: count, retryAfter and delay are not negative", f.Kind)
+	case f.Operation != "" && !operationForm.MatchString(f.Operation):
+		return fmt.Errorf("fault %s: unknown operation %q: such as get, list, \"get secret\", token, discovery or \"metadata token\"",
+			f.Kind, f.Operation)
+	}
+	if needs != nil {
+		if what := needs(f); what != "" {
+			return fmt.Errorf("fault %s: %s", f.Kind, what)
+		}
+	}
+	return nil
+}
 
 // Duration is a time.Duration that is written like 20ms.
 type Duration time.Duration

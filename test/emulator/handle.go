@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -14,7 +15,9 @@ type Request struct {
 	Time time.Time `json:"time"`
 	Host string    `json:"host"`
 	// Operation is such as "get secret", "list secrets", "token", "discovery", "connect" or "metadata token".
+	// What is not a read is named by its method, such as "put secret".
 	Operation string `json:"operation"`
+	Method    string `json:"method,omitempty"`
 	// Name is the object's name; for tokens, the client id.
 	Name    string `json:"name,omitempty"`
 	Version string `json:"version,omitempty"`
@@ -37,6 +40,12 @@ type exchange struct {
 	*http.Request
 	// record is what the log will say.
 	record Request
+	// requestID is the answer's x-ms-request-id.
+	requestID string
+	// header has what all answers of the service have, faults too.
+	header map[string]string
+	// api is the version of the data plane that was asked for.
+	api apiVersion
 }
 
 // handler answers an exchange. It sets the record's operation, name and version before it looks at anything else.
@@ -44,7 +53,10 @@ type handler func(*exchange) reply
 
 // handle runs a handler, or the fault that replaces it, and logs the request.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request, h handler) {
-	x := &exchange{Request: r, record: Request{Time: time.Now(), Host: hostname(r.Host)}}
+	x := &exchange{
+		Request: r, requestID: newID(),
+		record: Request{Time: time.Now(), Host: hostname(r.Host), Method: r.Method},
+	}
 	answer := h(x)
 	f, delay := s.state.fault(&x.record)
 	if delay > 0 {
@@ -65,30 +77,36 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, h handler) {
 	if f != nil && f.interrupt(w, r, answer) {
 		return
 	}
-	send(w, r, answer)
+	send(w, x, answer)
 }
 
-func send(w http.ResponseWriter, r *http.Request, a reply) {
+func send(w http.ResponseWriter, x *exchange, a reply) {
 	body, ok := a.body.([]byte)
 	if !ok {
-		body, _ = json.Marshal(a.body)
+		body = marshal(a.body)
 	}
 	header := w.Header()
 	header.Set("Content-Type", "application/json; charset=utf-8")
-	header.Set("Cache-Control", "no-cache")
-	header.Set("Pragma", "no-cache")
-	header.Set("Expires", "-1")
-	header.Set("X-Ms-Request-Id", newID())
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Strict-Transport-Security", "max-age=31536000;includeSubDomains")
-	if id := r.Header.Get("X-Ms-Client-Request-Id"); id != "" {
-		header.Set("X-Ms-Client-Request-Id", id)
+	header.Set("X-Ms-Request-Id", x.requestID)
+	for name, value := range x.header {
+		header.Set(name, value)
 	}
 	for name, value := range a.header {
 		header.Set(name, value)
 	}
 	w.WriteHeader(a.status)
 	_, _ = w.Write(body)
+}
+
+// marshal writes JSON as the services do, with & as it is.
+func marshal(body any) []byte {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(body); err != nil {
+		panic(err) // the bodies are ours
+	}
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n"))
 }
 
 // newID returns a random UUID.

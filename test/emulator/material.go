@@ -26,21 +26,21 @@ func (v *vaultState) addKey(k Key) error {
 		return fmt.Errorf("key %s: %w", k.Name, err)
 	}
 	v.add("keys", k.Name, &version{
-		id: k.Version, disabled: k.Disabled, created: k.Created, notBefore: k.NotBefore, expires: k.Expires, jwk: jwk,
+		id: k.Version, disabled: k.Disabled, created: k.Created, notBefore: k.NotBefore, expires: k.Expires, jwk: jwk, tags: k.Tags,
 	})
 	return nil
 }
 
 // makeJWK returns a public key as Key Vault writes it: the given one, or a new one of the given type.
-func makeJWK(k Key) (map[string]any, error) {
+func makeJWK(k Key) (*webKey, error) {
 	if k.Type == "oct" || k.Type == "oct-HSM" {
-		return map[string]any{"kty": k.Type}, nil
+		return &webKey{Kty: k.Type}, nil
 	}
 	if k.Curve == "P-256K" {
 		// secp256k1's base point: a valid key whose private part is 1
 		x, _ := new(big.Int).SetString("79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798", 16)
 		y, _ := new(big.Int).SetString("483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8", 16)
-		return map[string]any{"kty": k.Type, "crv": k.Curve, "x": coordinate(x, 32), "y": coordinate(y, 32)}, nil
+		return &webKey{Kty: k.Type, Crv: k.Curve, X: coordinate(x, 32), Y: coordinate(y, 32)}, nil
 	}
 	if k.PublicKey != "" {
 		block, _ := pem.Decode([]byte(k.PublicKey))
@@ -82,15 +82,15 @@ func newKey(kind, curve string, bits int) (crypto.Signer, error) {
 	return nil, fmt.Errorf("key type %q is not known", kind)
 }
 
-func jwkOf(key crypto.PublicKey, kind string) (map[string]any, error) {
+func jwkOf(key crypto.PublicKey, kind string) (*webKey, error) {
 	switch key := key.(type) {
 	case *rsa.PublicKey:
 		if kind == "" {
 			kind = "RSA"
 		}
-		return map[string]any{
-			"kty": kind, "n": base64.RawURLEncoding.EncodeToString(key.N.Bytes()),
-			"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(key.E)).Bytes()),
+		return &webKey{
+			Kty: kind, N: base64.RawURLEncoding.EncodeToString(key.N.Bytes()),
+			E: base64.RawURLEncoding.EncodeToString(big.NewInt(int64(key.E)).Bytes()), bits: key.N.BitLen(),
 		}, nil
 	case *ecdsa.PublicKey:
 		if kind == "" {
@@ -101,9 +101,9 @@ func jwkOf(key crypto.PublicKey, kind string) (map[string]any, error) {
 			return nil, fmt.Errorf("point: %w", err)
 		}
 		half := len(point) / 2
-		return map[string]any{
-			"kty": kind, "crv": key.Params().Name, "x": base64.RawURLEncoding.EncodeToString(point[1 : 1+half]),
-			"y": base64.RawURLEncoding.EncodeToString(point[1+half:]),
+		return &webKey{
+			Kty: kind, Crv: key.Params().Name, X: base64.RawURLEncoding.EncodeToString(point[1 : 1+half]),
+			Y: base64.RawURLEncoding.EncodeToString(point[1+half:]),
 		}, nil
 	}
 	return nil, fmt.Errorf("a %T is no key of Key Vault", key)
@@ -122,7 +122,7 @@ func (v *vaultState) addCertificate(c Certificate) error {
 		c.Version = newVersion()
 	}
 	if c.Created.IsZero() {
-		c.Created = time.Now()
+		c.Created = v.now()
 	}
 	made, err := makeCertificate(c)
 	if err != nil {
@@ -132,11 +132,13 @@ func (v *vaultState) addCertificate(c Certificate) error {
 	if err != nil {
 		return fmt.Errorf("certificate %s: %w", c.Name, err)
 	}
-	kid := "https://" + v.host + "/keys/" + c.Name + "/" + c.Version
-	common := version{id: c.Version, disabled: c.Disabled, created: c.Created, expires: made.leaf.NotAfter, managed: true, jwk: jwk}
+	common := version{
+		id: c.Version, disabled: c.Disabled, created: c.Created, notBefore: made.leaf.NotBefore, expires: made.leaf.NotAfter,
+		managed: true, jwk: jwk, notExportable: c.NotExportable,
+	}
 	certificate, secret, key := common, common, common
-	certificate.der, certificate.contentType, certificate.managed = made.leaf.Raw, c.ContentType, false
-	secret.value, secret.contentType, secret.kid = made.secret, c.ContentType, kid
+	certificate.der, certificate.contentType, certificate.tags = made.leaf.Raw, c.ContentType, c.Tags
+	secret.value, secret.contentType, secret.kid = made.secret, c.ContentType, v.url("keys", c.Name)+"/"+c.Version
 	v.add("certificates", c.Name, &certificate)
 	v.add("secrets", c.Name, &secret)
 	v.add("keys", c.Name, &key)

@@ -4,30 +4,32 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // metadata answers as the instance metadata service does: tokens of the machine's managed identities.
 func (s *Server) metadata(x *exchange) reply {
 	x.record.Operation = "metadata token"
-	fail := func(status int, kind, text string) reply {
-		return reply{status: status, body: map[string]any{"error": kind, "error_description": text}}
+	x.header = map[string]string{"Server": "IMDS/150.870.65.1475"}
+	fail := func(text string) reply {
+		return reply{status: http.StatusBadRequest, body: oauthProblem{Error: "invalid_request", Description: text}}
 	}
 	query := x.URL.Query()
 	switch {
 	case x.URL.Path != "/metadata/identity/oauth2/token":
-		return fail(http.StatusNotFound, "invalid_request", "Not found")
+		return reply{status: http.StatusNotFound, body: map[string]string{"error": "Not found"}}
 	case !strings.EqualFold(x.Header.Get("Metadata"), "true"):
-		return fail(http.StatusBadRequest, "bad_request_102", "Required metadata header not specified")
+		return fail("Required metadata header not specified")
 	case query.Get("api-version") == "":
-		return fail(http.StatusBadRequest, "bad_request_100", "Required api-version not specified")
+		return fail("Required api-version not specified")
 	case query.Get("resource") == "":
-		return fail(http.StatusBadRequest, "invalid_request", "Required resource not specified")
+		return fail("Required resource not specified")
 	}
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	identity, problem := s.state.managedIdentity(query.Get("client_id"), query.Get("object_id"), query.Get("msi_res_id"))
 	if problem != "" {
-		return fail(http.StatusBadRequest, "invalid_request", problem)
+		return fail(problem)
 	}
 	x.record.Name, x.record.Caller = identity.ClientID, identity.ClientID
 	tenant := ""
@@ -41,15 +43,27 @@ func (s *Server) metadata(x *exchange) reply {
 			tenant = id
 		}
 	}
-	resource := strings.TrimSuffix(query.Get("resource"), "/")
+	resource := query.Get("resource")
 	token := s.accessToken(caller{clientID: identity.ClientID, objectID: identity.ObjectID, tenant: tenant}, resource)
-	seconds := int64(s.state.lifetime.Seconds())
-	return reply{status: http.StatusOK, body: map[string]any{
-		"access_token": token, "client_id": identity.ClientID, "expires_in": strconv.FormatInt(seconds, 10),
-		"expires_on":     strconv.FormatInt(s.state.now().Unix()+seconds, 10),
-		"ext_expires_in": strconv.FormatInt(seconds, 10), "not_before": strconv.FormatInt(s.state.now().Unix()-60, 10),
-		"resource": resource, "token_type": "Bearer",
+	seconds := strconv.FormatInt(int64(s.state.lifetime.Seconds()), 10)
+	return reply{status: http.StatusOK, body: metadataToken{
+		AccessToken: token, ClientID: identity.ClientID, ExpiresIn: seconds,
+		ExpiresOn:    strconv.FormatInt(s.state.now().Add(s.state.lifetime).Unix(), 10),
+		ExtExpiresIn: seconds, NotBefore: strconv.FormatInt(s.state.now().Add(-5*time.Minute).Unix(), 10),
+		Resource: resource, TokenType: "Bearer",
 	}}
+}
+
+// metadataToken is a token of the instance metadata service: its numbers are strings.
+type metadataToken struct {
+	AccessToken  string `json:"access_token"`
+	ClientID     string `json:"client_id"`
+	ExpiresIn    string `json:"expires_in"`
+	ExpiresOn    string `json:"expires_on"`
+	ExtExpiresIn string `json:"ext_expires_in"`
+	NotBefore    string `json:"not_before"`
+	Resource     string `json:"resource"`
+	TokenType    string `json:"token_type"`
 }
 
 func (st *state) managedIdentity(client, object, resource string) (*ManagedIdentity, string) {

@@ -4,53 +4,134 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/base64"
+	"fmt"
 	"net/http"
-	"strings"
 
 	"software.sslmate.com/src/go-pkcs12"
 )
 
-// policy is how a certificate is made.
-func (v *vaultState) policy(o *object, n *version) map[string]any {
-	return map[string]any{
-		"id":           "https://" + v.host + "/certificates/" + o.name + "/policy",
-		"key_props":    map[string]any{"exportable": true, "kty": n.jwk["kty"], "reuse_key": false},
-		"secret_props": map[string]any{"contentType": n.contentType},
-		"issuer":       map[string]any{"name": "Self"},
-	}
+// certificatePolicy is how a certificate is made.
+type certificatePolicy struct {
+	ID              string           `json:"id"`
+	KeyProps        keyProps         `json:"key_props"`
+	SecretProps     secretProps      `json:"secret_props"`
+	X509Props       x509Props        `json:"x509_props"`
+	LifetimeActions []lifetimeAction `json:"lifetime_actions"`
+	Issuer          issuerName       `json:"issuer"`
+	Attributes      policyAttributes `json:"attributes"`
 }
 
-func (v *vaultState) getPolicy(name string) reply {
-	o, err := v.find("certificates", name)
+type keyProps struct {
+	Exportable bool   `json:"exportable"`
+	Kty        string `json:"kty"`
+	KeySize    int    `json:"key_size,omitempty"`
+	ReuseKey   bool   `json:"reuse_key"`
+	Crv        string `json:"crv,omitempty"`
+}
+
+type secretProps struct {
+	ContentType string `json:"contentType"`
+}
+
+type x509Props struct {
+	Subject          string           `json:"subject"`
+	SANs             *sans            `json:"sans,omitempty"`
+	EKUs             []string         `json:"ekus"`
+	KeyUsage         []string         `json:"key_usage"`
+	ValidityMonths   int              `json:"validity_months"`
+	BasicConstraints basicConstraints `json:"basic_constraints"`
+}
+
+type sans struct {
+	DNSNames []string `json:"dns_names"`
+}
+
+type basicConstraints struct {
+	CA bool `json:"ca"`
+}
+
+type lifetimeAction struct {
+	Trigger lifetimeTrigger `json:"trigger"`
+	Action  lifetimeKind    `json:"action"`
+}
+
+type lifetimeTrigger struct {
+	LifetimePercentage int `json:"lifetime_percentage"`
+}
+
+type lifetimeKind struct {
+	ActionType string `json:"action_type"`
+}
+
+type issuerName struct {
+	Name string `json:"name"`
+}
+
+type policyAttributes struct {
+	Enabled bool  `json:"enabled"`
+	Created int64 `json:"created"`
+	Updated int64 `json:"updated"`
+}
+
+// policy tells from a certificate how it would have been made.
+func (v *vaultState) policy(o *object, n *version) *certificatePolicy {
+	p := &certificatePolicy{
+		ID:          v.url("certificates", o.name) + "/policy",
+		KeyProps:    keyProps{Exportable: !n.notExportable, Kty: n.jwk.Kty, KeySize: n.jwk.bits, Crv: n.jwk.Crv},
+		SecretProps: secretProps{ContentType: n.contentType},
+		X509Props: x509Props{
+			EKUs:     []string{"1.3.6.1.5.5.7.3.1"},
+			KeyUsage: []string{"digitalSignature"},
+		},
+		LifetimeActions: []lifetimeAction{{
+			Trigger: lifetimeTrigger{LifetimePercentage: 80},
+			Action:  lifetimeKind{ActionType: "AutoRenew"},
+		}},
+		Issuer: issuerName{Name: "Self"},
+		Attributes: policyAttributes{
+			Enabled: true,
+			Created: stamp(o.versions[0].created),
+			Updated: stamp(n.created),
+		},
+	}
+	if c, err := x509.ParseCertificate(n.der); err == nil {
+		p.X509Props.Subject = c.Subject.String()
+		p.X509Props.ValidityMonths = max(1, int(c.NotAfter.Sub(c.NotBefore).Hours()/24/30))
+		p.X509Props.BasicConstraints.CA = c.IsCA
+		if len(c.DNSNames) > 0 {
+			p.X509Props.SANs = &sans{DNSNames: c.DNSNames}
+		}
+	}
+	return p
+}
+
+func (v *vaultState) getPolicy(r route) reply {
+	o, err := v.find(r.kind, r.name)
 	if err != nil || o.deleted {
-		return v.get("certificates", "certificate", name, "")
+		return v.get(r, 0)
 	}
-	return reply{status: http.StatusOK, body: v.policy(o, o.versions[len(o.versions)-1])}
-}
-
-// getDeleted shows an object that was deleted and can be recovered.
-func (v *vaultState) getDeleted(kind, noun, name string) reply {
-	o, err := v.find(kind, name)
-	if err != nil || !o.deleted {
-		title := strings.ToUpper(noun[:1]) + noun[1:]
-		return refusal(http.StatusNotFound, title+"NotFound", "Deleted "+title+" not found: "+name, "")
-	}
-	n := o.versions[len(o.versions)-1]
-	body := v.render(kind, o, n)
-	delete(body, "value")
-	body["recoveryId"] = "https://" + v.host + "/deleted" + kind + "/" + o.name
-	body["deletedDate"], body["scheduledPurgeDate"] = n.created.Unix(), n.created.AddDate(0, 0, 90).Unix()
-	return reply{status: http.StatusOK, body: body}
+	return reply{status: http.StatusOK, body: v.policy(o, o.current())}
 }
 
 // convert turns a PFX into PEM as outContentType asks: the one conversion that Key Vault makes.
 func convert(a reply, out string) reply {
-	body, ok := a.body.(map[string]any)
-	if !ok || out != "application/x-pem-file" || body["contentType"] != "application/x-pkcs12" {
-		return refusal(http.StatusBadRequest, "BadParameter", "outContentType "+out+" is not supported for this secret", "")
+	names := map[string]string{"application/x-pkcs12": "PFX", "application/x-pem-file": "PEM"}
+	title := func(contentType string) string {
+		if name, ok := names[contentType]; ok {
+			return name
+		}
+		return "Unsupported"
 	}
-	text, _ := body["value"].(string)
-	pfx, err := base64.StdEncoding.DecodeString(text)
+	body, ok := a.body.(*secretBody)
+	if !ok || title(body.ContentType) != "PFX" || title(out) != "PEM" {
+		from := ""
+		if ok {
+			from = body.ContentType
+		}
+		return refusal(http.StatusBadRequest, "BadParameter", fmt.Sprintf("The '%s' to '%s' transformation is not supported. Only PFX to PEM "+
+			"transformation is supported.", title(from), title(out)), "")
+	}
+	pfx, err := base64.StdEncoding.DecodeString(*body.Value)
 	if err != nil {
 		return refusal(http.StatusBadRequest, "BadParameter", "the secret is no PFX", "")
 	}
@@ -66,6 +147,6 @@ func convert(a reply, out string) reply {
 	if err != nil {
 		return refusal(http.StatusBadRequest, "BadParameter", "the PFX cannot be converted", "")
 	}
-	body["value"], body["contentType"] = value, out
+	body.Value, body.ContentType = &value, out
 	return a
 }

@@ -14,8 +14,10 @@ type Seed struct {
 	Latency Duration `yaml:"latency"`
 	// TokenLifetime is that of access tokens; one hour where 0.
 	TokenLifetime Duration `yaml:"tokenLifetime"`
-	// PageSize is how many versions a list's page holds; 25 where 0.
+	// PageSize is the most that a list's page holds; 25 where 0.
 	PageSize int `yaml:"pageSize"`
+	// ShortPages makes pages of lists empty or not full although more follow, as the service's may be.
+	ShortPages bool `yaml:"shortPages"`
 	// VaultSuffixes and Authorities are hosts to answer for beside Azure's own.
 	VaultSuffixes     []string          `yaml:"vaultSuffixes"`
 	Authorities       []string          `yaml:"authorities"`
@@ -129,6 +131,8 @@ type Key struct {
 	NotBefore time.Time `yaml:"notBefore" json:"notBefore,omitzero"`
 	Expires   time.Time `yaml:"expires" json:"expires,omitzero"`
 	Created   time.Time `yaml:"created" json:"created,omitzero"`
+
+	Tags map[string]string `yaml:"tags" json:"tags,omitempty"`
 }
 
 // Certificate is one version of a certificate, with the secret and the key of the same name and version.
@@ -149,6 +153,8 @@ type Certificate struct {
 	Disabled bool      `yaml:"disabled" json:"disabled,omitempty"`
 	NotAfter time.Time `yaml:"notAfter" json:"notAfter,omitzero"`
 	Created  time.Time `yaml:"created" json:"created,omitzero"`
+	// Tags are the certificate's; its secret and its key have none.
+	Tags map[string]string `yaml:"tags" json:"tags,omitempty"`
 }
 
 // ClusterIssuer is how a seed names the issuer of the cluster that the emulator runs in: its URL is not known when the seed is written.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +32,7 @@ type state struct {
 	mu          sync.Mutex
 	latency     time.Duration
 	lifetime    time.Duration
-	pageSize    int
+	paging      paging
 	suffixes    []string
 	authorities []string
 	issuers     map[string][]crypto.PublicKey
@@ -56,7 +57,7 @@ type application struct {
 
 func newState() *state {
 	return &state{
-		lifetime: time.Hour, pageSize: 25,
+		lifetime: time.Hour, paging: paging{size: 25},
 		suffixes: []string{"vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"},
 		authorities: []string{
 			"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net",
@@ -93,8 +94,9 @@ func (s *Server) Apply(seed Seed) error {
 		st.lifetime = time.Duration(seed.TokenLifetime)
 	}
 	if seed.PageSize > 0 {
-		st.pageSize = seed.PageSize
+		st.paging.size = seed.PageSize
 	}
+	st.paging.short = st.paging.short || seed.ShortPages
 	st.suffixes = append(st.suffixes, seed.VaultSuffixes...)
 	st.authorities = append(st.authorities, seed.Authorities...)
 	var errs []error
@@ -109,6 +111,10 @@ func (s *Server) Apply(seed Seed) error {
 		errs = append(errs, st.addVault(v))
 	}
 	for _, f := range seed.Faults {
+		if err := f.Validate(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
 		st.addFault(f)
 	}
 	return errors.Join(errs...)
@@ -134,14 +140,52 @@ func (st *state) addTenant(t Tenant) error {
 	return nil
 }
 
+// networks are the states of a vault's network rules.
+var networks = []string{"", "firewall", "private"}
+
+// permissionForm is what a grant may permit.
+var permissionForm = regexp.MustCompile(`^(\*|(secrets|keys|certificates)/(get|list|\*))$`)
+
+func checkPermissions(permissions []string) error {
+	for _, p := range permissions {
+		if !permissionForm.MatchString(p) {
+			return fmt.Errorf("unknown permission %q: such as secrets/get, keys/list, certificates/* or *", p)
+		}
+	}
+	return nil
+}
+
+func checkNetwork(network string) error {
+	if !slices.Contains(networks, network) {
+		return fmt.Errorf("unknown network %q: firewall, private, or empty", network)
+	}
+	return nil
+}
+
+func (v Vault) check() error {
+	errs := []error{checkNetwork(v.Network)}
+	for _, g := range v.Grants {
+		errs = append(errs, checkPermissions(g.Permissions))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("vault %s: %w", v.Name, err)
+	}
+	return nil
+}
+
 func (st *state) addVault(v Vault) error {
+	if err := v.check(); err != nil {
+		return err
+	}
 	if v.Suffix == "" {
 		v.Suffix = "vault.azure.net"
 	}
 	host := strings.ToLower(v.Name) + "." + v.Suffix
 	vs, ok := st.vaults[host]
 	if !ok {
-		vs = &vaultState{host: host, name: v.Name, grants: map[string][]string{}, objects: map[objectKey]*object{}}
+		vs = &vaultState{
+			host: host, name: v.Name, grants: map[string][]string{}, objects: map[objectKey]*object{}, now: st.now,
+		}
 		st.vaults[host] = vs
 	}
 	vs.tenant, vs.policies, vs.network = v.Tenant, v.Policies, v.Network
@@ -248,25 +292,61 @@ func (s *Server) SetCertificate(vault string, certificate Certificate) error {
 	return s.withVault(vault, func(v *vaultState) error { return v.addCertificate(certificate) })
 }
 
-// Disable switches a version of an object off or on; all versions where the version is empty. The kind is secrets, keys or
-// certificates.
-func (s *Server) Disable(vault, kind, name, version string, disabled bool) error {
-	return s.withVault(vault, func(v *vaultState) error { return v.disable(kind, name, version, disabled) })
-}
-
-// Delete deletes an object, or recovers it.
-func (s *Server) Delete(vault, kind, name string, deleted bool) error {
+// Disable switches a version of an object off or on; all versions where the id is empty. The kind is secrets, keys or
+// certificates; with a certificate, its secret and its key are switched.
+func (s *Server) Disable(vault, kind, name, id string, disabled bool) error {
 	return s.withVault(vault, func(v *vaultState) error {
 		o, err := v.find(kind, name)
-		if err == nil {
-			o.deleted = deleted
+		if err != nil {
+			return err
 		}
-		return err
+		return v.update(kind, v.withSides(kind, o), id, func(n *version) { n.disabled = disabled })
 	})
+}
+
+// Attributes are what SetAttributes changes of a version. What is nil stays.
+type Attributes struct {
+	Tags        map[string]string `json:"tags"`
+	ContentType *string           `json:"contentType"`
+	NotBefore   *time.Time        `json:"notBefore"`
+	Expires     *time.Time        `json:"expires"`
+}
+
+// SetAttributes changes the attributes of a version of an object, of all versions where the id is empty, as an update
+// (PATCH) does: their time of update moves.
+func (s *Server) SetAttributes(vault, kind, name, id string, a Attributes) error {
+	return s.withVault(vault, func(v *vaultState) error {
+		o, err := v.find(kind, name)
+		if err != nil {
+			return err
+		}
+		return v.update(kind, []*object{o}, id, func(n *version) {
+			if a.Tags != nil {
+				n.tags = a.Tags
+			}
+			if a.ContentType != nil {
+				n.contentType = *a.ContentType
+			}
+			if a.NotBefore != nil {
+				n.notBefore = *a.NotBefore
+			}
+			if a.Expires != nil {
+				n.expires = *a.Expires
+			}
+		})
+	})
+}
+
+// Delete deletes an object, or recovers it; with a certificate, its secret and its key too.
+func (s *Server) Delete(vault, kind, name string, deleted bool) error {
+	return s.withVault(vault, func(v *vaultState) error { return v.remove(kind, name, deleted) })
 }
 
 // Grant sets the permissions of an identity on a vault; none revokes all.
 func (s *Server) Grant(vault, clientID string, permissions ...string) error {
+	if err := checkPermissions(permissions); err != nil {
+		return err
+	}
 	return s.withVault(vault, func(v *vaultState) error {
 		v.grants[clientID] = permissions
 		return nil
@@ -275,6 +355,9 @@ func (s *Server) Grant(vault, clientID string, permissions ...string) error {
 
 // SetNetwork closes a vault to the network ("firewall" or "private"), or opens it ("").
 func (s *Server) SetNetwork(vault, network string) error {
+	if err := checkNetwork(network); err != nil {
+		return err
+	}
 	return s.withVault(vault, func(v *vaultState) error {
 		v.network = network
 		return nil

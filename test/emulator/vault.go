@@ -1,14 +1,12 @@
 package emulator
 
 import (
-	"crypto/sha1" //nolint:gosec // x5t is a SHA-1 thumbprint
-	"encoding/base64"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -20,29 +18,42 @@ type vaultState struct {
 	network            string
 	grants             map[string][]string // permissions by client id
 	objects            map[objectKey]*object
+	now                func() time.Time
 }
 
 type objectKey struct{ kind, name string }
 
 // object is a secret, key or certificate with all its versions, the last one current.
 type object struct {
-	name     string
-	versions []*version
-	deleted  bool
+	name      string
+	versions  []*version
+	deleted   bool
+	deletedAt time.Time
+}
+
+func (o *object) current() *version { return o.versions[len(o.versions)-1] }
+
+// before is the id of the version before another one; empty for the first.
+func (o *object) before(n *version) string {
+	if i := slices.Index(o.versions, n); i > 0 {
+		return o.versions[i-1].id
+	}
+	return ""
 }
 
 type version struct {
-	id                          string
-	disabled                    bool
-	created, notBefore, expires time.Time
-	tags                        map[string]string
+	id                                   string
+	disabled                             bool
+	created, updated, notBefore, expires time.Time
+	tags                                 map[string]string
 	// A secret's.
 	value, contentType, kid string
-	// A key's: its JSON Web Key without kid.
-	jwk map[string]any
+	// A key's, without what the answer adds.
+	jwk *webKey
 	// A certificate's.
-	der     []byte
-	managed bool
+	der           []byte
+	notExportable bool
+	managed       bool
 }
 
 func (v *vaultState) add(kind, name string, n *version) {
@@ -56,8 +67,9 @@ func (v *vaultState) add(kind, name string, n *version) {
 		n.id = newVersion()
 	}
 	if n.created.IsZero() {
-		n.created = time.Now()
+		n.created = v.now()
 	}
+	n.updated = n.created
 	o.versions = append(o.versions, n)
 }
 
@@ -71,6 +83,9 @@ func (v *vaultState) addSecret(s Secret) string {
 }
 
 func (v *vaultState) find(kind, name string) (*object, error) {
+	if singular[kind] == "" {
+		return nil, fmt.Errorf("unknown kind %q: one of secrets, keys and certificates", kind)
+	}
 	o, ok := v.objects[objectKey{kind, strings.ToLower(name)}]
 	if !ok {
 		return nil, fmt.Errorf("no %s %q in vault %s", kind, name, v.name)
@@ -78,29 +93,71 @@ func (v *vaultState) find(kind, name string) (*object, error) {
 	return o, nil
 }
 
-func (v *vaultState) disable(kind, name, id string, disabled bool) error {
-	o, err := v.find(kind, name)
-	if err != nil {
-		return err
-	}
+// update changes versions of objects of one name as a PATCH does: their time of update moves. An empty id means all
+// versions.
+func (v *vaultState) update(kind string, objects []*object, id string, change func(*version)) error {
 	found := false
-	for _, n := range o.versions {
-		if id == "" || n.id == id {
-			n.disabled, found = disabled, true
+	for _, o := range objects {
+		for _, n := range o.versions {
+			if id == "" || n.id == id {
+				change(n)
+				n.updated, found = v.now(), true
+			}
 		}
 	}
 	if !found {
-		return fmt.Errorf("no version %q of %s %q", id, kind, name)
+		return fmt.Errorf("no version %q of %s %q", id, kind, objects[0].name)
 	}
 	return nil
 }
 
-func problem(code, message, inner string) any {
-	e := map[string]any{"code": code, "message": message}
-	if inner != "" {
-		e["innererror"] = map[string]any{"code": inner}
+// remove deletes an object, or recovers it. With a certificate, its secret and its key go and come.
+func (v *vaultState) remove(kind, name string, deleted bool) error {
+	o, err := v.find(kind, name)
+	if err != nil {
+		return err
 	}
-	return map[string]any{"error": e}
+	for _, o := range v.withSides(kind, o) {
+		o.deleted, o.deletedAt = deleted, v.now()
+	}
+	return nil
+}
+
+// withSides returns an object; with a certificate also the secret and the key of its name.
+func (v *vaultState) withSides(kind string, o *object) []*object {
+	all := []*object{o}
+	if kind != "certificates" {
+		return all
+	}
+	for _, side := range []string{"secrets", "keys"} {
+		if other, err := v.find(side, o.name); err == nil {
+			all = append(all, other)
+		}
+	}
+	return all
+}
+
+// problemBody is an error of the data plane.
+type problemBody struct {
+	Error problemDetail `json:"error"`
+}
+
+type problemDetail struct {
+	Code    string       `json:"code"`
+	Message string       `json:"message"`
+	Inner   *problemCode `json:"innererror,omitempty"`
+}
+
+type problemCode struct {
+	Code string `json:"code"`
+}
+
+func problem(code, message, inner string) problemBody {
+	detail := problemDetail{Code: code, Message: message}
+	if inner != "" {
+		detail.Inner = &problemCode{Code: inner}
+	}
+	return problemBody{Error: detail}
 }
 
 func refusal(status int, code, message, inner string) reply {
@@ -118,8 +175,6 @@ func challenge(tenant, message string) reply {
 }
 
 var (
-	// apiVersions are those of the Key Vault data plane.
-	apiVersions = []string{"7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "2025-06-01-preview", "2025-07-01", "2026-04-01"}
 	nameForm    = regexp.MustCompile(`^[0-9a-zA-Z-]{1,127}$`)
 	versionForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
@@ -127,28 +182,80 @@ var (
 // singular names the kinds in operations and messages.
 var singular = map[string]string{"secrets": "secret", "keys": "key", "certificates": "certificate"}
 
+// route is what a path of a vault asks for.
+type route struct {
+	kind, noun    string
+	name, version string
+	// deleted is true under /deletedsecrets and the like.
+	deleted bool
+	list    bool
+	policy  bool
+}
+
+// parseRoute returns false for a path that is none of the data plane.
+func parseRoute(path string) (r route, ok bool) {
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	r.kind, r.deleted = strings.CutPrefix(parts[0], "deleted")
+	if r.noun, ok = singular[r.kind]; !ok || len(parts) > 3 || r.deleted && len(parts) > 2 {
+		return r, false
+	}
+	r.list = len(parts) == 1
+	if len(parts) > 1 {
+		r.name = parts[1]
+	}
+	if len(parts) > 2 {
+		switch {
+		case parts[2] == "versions":
+			r.list = true
+		case parts[2] == "policy" && r.kind == "certificates":
+			r.policy = true
+		default:
+			r.version = parts[2]
+		}
+	}
+	return r, true
+}
+
+// operation is how the request log names a request. What is not a read is named by its method.
+func (r route) operation(method string) string {
+	verb, noun := "get", r.noun
+	switch {
+	case method != http.MethodGet:
+		verb = strings.ToLower(method)
+	case r.list:
+		verb = "list"
+	}
+	if r.deleted {
+		noun = "deleted " + noun
+	}
+	if r.policy {
+		noun += " policy"
+	}
+	return verb + " " + noun
+}
+
 // vault answers as a vault's data plane.
 func (s *Server) vault(x *exchange) reply {
-	parts := strings.Split(strings.Trim(x.URL.Path, "/"), "/")
-	kind, deleted := strings.CutPrefix(parts[0], "deleted")
-	noun, ok := singular[kind]
+	x.header = map[string]string{
+		"Cache-Control":                 "no-cache",
+		"Pragma":                        "no-cache",
+		"Expires":                       "-1",
+		"Strict-Transport-Security":     "max-age=31536000;includeSubDomains",
+		"X-Content-Type-Options":        "nosniff",
+		"X-Ms-Keyvault-Region":          location,
+		"X-Ms-Keyvault-Service-Version": "1.9.3449.1",
+		"X-Ms-Keyvault-Network-Info":    "conn_type=Ipv4;addr=" + clientAddress + ";act_addr_fam=InterNetwork;",
+	}
+	if id := x.Header.Get("X-Ms-Client-Request-Id"); id != "" {
+		x.header["X-Ms-Client-Request-Id"] = id
+	}
+	r, ok := parseRoute(x.URL.Path)
 	x.record.Operation = "unknown"
 	if !ok {
 		return refusal(http.StatusNotFound, "NotFound", "The resource you are looking for has been removed, had its name changed, "+
 			"or is temporarily unavailable.", "")
 	}
-	x.record.Operation = "get " + noun
-	permission := kind + "/get"
-	list := len(parts) == 1 || len(parts) == 3 && parts[2] == "versions"
-	if list {
-		x.record.Operation, permission = "list "+noun, kind+"/list"
-	}
-	if len(parts) > 1 {
-		x.record.Name = parts[1]
-	}
-	if len(parts) > 2 && !list {
-		x.record.Version = parts[2]
-	}
+	x.record.Operation, x.record.Name, x.record.Version = r.operation(x.Method), r.name, r.version
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	v := s.state.vaults[x.record.Host]
@@ -160,59 +267,75 @@ func (s *Server) vault(x *exchange) reply {
 		return *denial
 	}
 	x.record.Caller = caller.clientID
-	if bad := checkRequest(x, parts); bad != nil {
+	if bad := x.checkRequest(r); bad != nil {
 		return *bad
 	}
-	if bad := v.authorize(caller, permission, kind, x.record.Name); bad != nil {
+	if bad := v.authorize(caller, r); bad != nil {
 		return *bad
+	}
+	if !v.policies {
+		x.header["X-Ms-Keyvault-Rbac-Assignment-Id"] = assignmentID(v.host, caller.clientID)
 	}
 	switch {
 	case x.Method != http.MethodGet:
 		return refusal(http.StatusMethodNotAllowed, "MethodNotAllowed", "the emulator reads only: use its control API", "")
-	case len(parts) == 1:
-		return v.listAll(x, kind, s.state.pageSize)
-	case list:
-		return v.listVersions(x, kind, parts[1], s.state.pageSize)
+	case r.list && r.name == "":
+		return v.listAll(x, r.kind, r.deleted, s.state.paging)
+	case r.list:
+		return v.listVersions(x, r.kind, r.name, s.state.paging)
+	case r.policy:
+		return v.getPolicy(r)
 	}
-	if deleted {
-		return v.getDeleted(kind, noun, parts[1])
-	}
-	id := ""
-	if len(parts) > 2 {
-		id = parts[2]
-	}
-	if id == "policy" {
-		return v.getPolicy(parts[1])
-	}
-	answer := v.get(kind, noun, parts[1], id)
-	if out := x.URL.Query().Get("outContentType"); out != "" && answer.status == http.StatusOK {
+	answer := v.get(r, x.api)
+	out := x.URL.Query().Get("outContentType")
+	if out != "" && r.kind == "secrets" && !r.deleted && answer.status == http.StatusOK && x.api.has("2025-06-01-preview") {
 		return convert(answer, out)
 	}
 	return answer
 }
 
-func checkRequest(x *exchange, parts []string) *reply {
+// location is the Azure region of all vaults, and clientAddress the one that they see: both are made up (RFC 5737).
+const (
+	location      = "emulator"
+	clientAddress = "203.0.113.7"
+)
+
+// assignmentID is the id of the role assignment that permits a request.
+func assignmentID(host, client string) string {
+	sum := sha256.Sum256([]byte(host + " " + client))
+	return hex.EncodeToString(sum[:16])
+}
+
+func (x *exchange) checkRequest(r route) *reply {
 	bad := func(message string) *reply {
 		a := refusal(http.StatusBadRequest, "BadParameter", message, "")
 		return &a
 	}
-	switch v := x.URL.Query().Get("api-version"); {
-	case v == "":
+	asked := x.URL.Query().Get("api-version")
+	if asked == "" {
 		return bad("api-version must be specified")
-	case !slices.Contains(apiVersions, v):
-		return bad("The specified version (" + v + ") is not recognized. Consider using the latest supported version.")
 	}
-	if len(parts) > 1 && !nameForm.MatchString(parts[1]) {
-		return bad("The request URI contains an invalid name: " + parts[1])
+	var known bool
+	if x.api, known = parseAPIVersion(asked); !known {
+		return bad("The specified version (" + asked + ") is not recognized. Consider using the latest supported version (" +
+			latestAPIVersion + ").")
 	}
-	if len(parts) > 2 && parts[2] != "versions" && parts[2] != "policy" && !versionForm.MatchString(parts[2]) {
-		return bad("The request URI contains an invalid version: " + parts[2])
+	if r.name != "" && !nameForm.MatchString(r.name) {
+		return bad("The request URI contains an invalid name: " + r.name)
+	}
+	if r.version != "" && !versionForm.MatchString(r.version) {
+		return bad("The request URI contains an invalid version: " + r.version)
 	}
 	return nil
 }
 
 // authorize checks the network rules and the caller's permissions.
-func (v *vaultState) authorize(c caller, permission, kind, name string) *reply {
+func (v *vaultState) authorize(c caller, r route) *reply {
+	kind, operation := r.kind, "get"
+	if r.list {
+		operation = "list"
+	}
+	permission := kind + "/" + operation
 	who := fmt.Sprintf("appid=%s;oid=%s;iss=https://sts.windows.net/%s/", c.clientID, c.objectID, c.tenant)
 	forbid := func(message, inner string) *reply {
 		a := refusal(http.StatusForbidden, "Forbidden", message, inner)
@@ -220,163 +343,63 @@ func (v *vaultState) authorize(c caller, permission, kind, name string) *reply {
 	}
 	switch v.network {
 	case "firewall":
-		return forbid("Client address is not authorized and caller is not a trusted service.\r\nClient address: 203.0.113.7\r\nCaller: "+who+
-			"\r\nVault: "+v.name+";location=emulator", "ForbiddenByFirewall")
+		return forbid("Client address is not authorized and caller is not a trusted service.\r\nClient address: "+
+			clientAddress+"\r\nCaller: "+who+"\r\nVault: "+v.name+";location="+location, "ForbiddenByFirewall")
 	case "private":
 		return forbid("Public network access is disabled and request is not from a trusted service nor via an approved private link.\r\nCaller: "+
-			who+"\r\nVault: "+v.name+";location=emulator", "ForbiddenByConnection")
+			who+"\r\nVault: "+v.name+";location="+location, "ForbiddenByConnection")
 	}
 	granted := v.grants[c.clientID]
 	if slices.Contains(granted, "*") || slices.Contains(granted, permission) || slices.Contains(granted, kind+"/*") {
 		return nil
 	}
-	operation := permission[len(kind)+1:]
 	if v.policies {
-		return forbid(fmt.Sprintf("The user, group or application '%s' does not have %s %s permission on key vault '%s;location=emulator'. "+
-			"For help resolving this issue, please see https://go.microsoft.com/fwlink/?linkid=2125287", who, kind, operation, v.name),
-			"ForbiddenByPolicy")
+		return forbid(fmt.Sprintf("The user, group or application '%s' does not have %s %s permission on key vault '%s;location=%s'. "+
+			"For help resolving this issue, please see https://go.microsoft.com/fwlink/?linkid=2125287", who, kind, operation, v.name,
+			location), "ForbiddenByPolicy")
 	}
 	action := map[string]string{"secrets/get": "secrets/getSecret/action", "secrets/list": "secrets/readMetadata/action"}[permission]
 	if action == "" {
 		action = kind + "/read"
 	}
+	resource := "/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/emulator/providers/microsoft.keyvault/vaults/" + v.name
+	if r.name != "" {
+		resource += "/" + kind + "/" + r.name
+	}
 	return forbid(fmt.Sprintf("Caller is not authorized to perform action on resource.\r\nIf role assignments, deny assignments or role "+
 		"definitions were changed recently, please observe propagation time.\r\nCaller: %s\r\nAction: 'Microsoft.KeyVault/vaults/%s'\r\n"+
-		"Resource: '/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/emulator/providers/microsoft.keyvault/vaults/%s/%s/%s'\r\n"+
-		"Assignment: (not found)\r\nDecisionReason: 'DeniedWithNoValidRBAC' \r\nVault: %s;location=emulator\r\n",
-		who, action, v.name, kind, name, v.name), "ForbiddenByRbac")
+		"Resource: '%s'\r\nAssignment: (not found)\r\nDenyAssignmentId: null\r\nDecisionReason: 'DeniedWithNoValidRBAC' \r\n"+
+		"Vault: %s;location=%s\r\n", who, action, resource, v.name, location), "ForbiddenByRbac")
 }
 
-func (v *vaultState) get(kind, noun, name, id string) reply {
-	title := strings.ToUpper(noun[:1]) + noun[1:]
-	asked := name
-	if id != "" {
-		asked += "/" + id
-	}
-	o, err := v.find(kind, name)
+// get answers with one version. Only a secret that is disabled is refused: of keys and certificates the service gives the
+// public part.
+func (v *vaultState) get(r route, api apiVersion) reply {
+	title := strings.ToUpper(r.noun[:1]) + r.noun[1:]
+	o, err := v.find(r.kind, r.name)
 	var found *version
-	if err == nil && !o.deleted {
+	if err == nil && o.deleted == r.deleted {
 		for _, n := range o.versions {
-			if id == "" || n.id == id {
+			if r.version == "" || n.id == r.version {
 				found = n
 			}
 		}
 	}
-	if found == nil {
+	switch {
+	case found == nil && r.deleted:
+		return refusal(http.StatusNotFound, title+"NotFound", "Deleted "+title+" not found: "+r.name, "")
+	case found == nil:
+		asked := r.name
+		if r.version != "" {
+			asked += "/" + r.version
+		}
 		return refusal(http.StatusNotFound, title+"NotFound", fmt.Sprintf("A %s with (name/id) %s was not found in this key vault. If you "+
 			"recently deleted this %s you may be able to recover it using the correct recovery command. For help resolving this issue, "+
-			"please see https://go.microsoft.com/fwlink/?linkid=2125182", noun, asked, noun), "")
+			"please see https://go.microsoft.com/fwlink/?linkid=2125182", r.noun, asked, r.noun), "")
+	case found.disabled && r.kind == "secrets":
+		return refusal(http.StatusForbidden, "Forbidden", "Operation get is not allowed on a disabled secret.", "SecretDisabled")
 	}
-	if found.disabled && kind != "certificates" {
-		return refusal(http.StatusForbidden, "Forbidden", "Operation get is not allowed on a disabled "+noun+".", title+"Disabled")
-	}
-	return reply{status: http.StatusOK, body: v.render(kind, o, found)}
-}
-
-// render makes the body of one version.
-func (v *vaultState) render(kind string, o *object, n *version) map[string]any {
-	id := "https://" + v.host + "/" + kind + "/" + o.name + "/" + n.id
-	body := map[string]any{"attributes": n.attributes()}
-	if len(n.tags) > 0 {
-		body["tags"] = n.tags
-	}
-	switch kind {
-	case "secrets":
-		body["id"], body["value"] = id, n.value
-		if n.contentType != "" {
-			body["contentType"] = n.contentType
-		}
-		if n.kid != "" {
-			body["kid"], body["managed"] = n.kid, true
-		}
-	case "keys":
-		key := map[string]any{"kid": id, "key_ops": []string{"sign", "verify"}}
-		maps.Copy(key, n.jwk)
-		body["key"] = key
-		if n.managed {
-			body["managed"] = true
-		}
-	case "certificates":
-		sum := sha1.Sum(n.der) //nolint:gosec // x5t is a SHA-1 thumbprint
-		body["id"], body["cer"] = id, base64.StdEncoding.EncodeToString(n.der)
-		body["kid"] = "https://" + v.host + "/keys/" + o.name + "/" + n.id
-		body["sid"] = "https://" + v.host + "/secrets/" + o.name + "/" + n.id
-		body["x5t"] = base64.RawURLEncoding.EncodeToString(sum[:])
-		body["contentType"] = n.contentType
-		body["policy"] = v.policy(o, n)
-	}
-	return body
-}
-
-func (n *version) attributes() map[string]any {
-	a := map[string]any{
-		"enabled": !n.disabled, "created": n.created.Unix(), "updated": n.created.Unix(),
-		"recoveryLevel": "Recoverable+Purgeable", "recoverableDays": 90,
-	}
-	if !n.notBefore.IsZero() {
-		a["nbf"] = n.notBefore.Unix()
-	}
-	if !n.expires.IsZero() {
-		a["exp"] = n.expires.Unix()
-	}
-	return a
-}
-
-func (v *vaultState) listVersions(x *exchange, kind, name string, pageSize int) reply {
-	var items []map[string]any
-	if o, err := v.find(kind, name); err == nil && !o.deleted {
-		for _, n := range o.versions {
-			items = append(items, v.item(kind, o, n, true))
-		}
-	}
-	return page(x, items, pageSize)
-}
-
-func (v *vaultState) listAll(x *exchange, kind string, pageSize int) reply {
-	var items []map[string]any
-	for key, o := range v.objects {
-		if key.kind == kind && !o.deleted {
-			items = append(items, v.item(kind, o, o.versions[len(o.versions)-1], false))
-		}
-	}
-	slices.SortFunc(items, func(a, b map[string]any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
-	return page(x, items, pageSize)
-}
-
-// item is an entry of a list: no value.
-func (v *vaultState) item(kind string, o *object, n *version, versioned bool) map[string]any {
-	id := "https://" + v.host + "/" + kind + "/" + o.name
-	if versioned {
-		id += "/" + n.id
-	}
-	item := map[string]any{"attributes": n.attributes()}
-	if kind == "keys" {
-		item["kid"] = id
-	} else {
-		item["id"] = id
-	}
-	if n.managed {
-		item["managed"] = true
-	}
-	return item
-}
-
-// page cuts a list. Pages may be short, and the first one is empty where the list is long: clients must follow the links.
-func page(x *exchange, items []map[string]any, size int) reply {
-	query := x.URL.Query()
-	from, _ := strconv.Atoi(query.Get("$skiptoken"))
-	from = min(max(from, 0), len(items))
-	to := min(from+size, len(items))
-	if from == 0 && query.Get("$skiptoken") == "" && len(items) > 2*size {
-		to = 0
-	}
-	body := map[string]any{"value": items[from:to], "nextLink": nil}
-	if to == from && len(items) == 0 {
-		body["value"] = []any{}
-	}
-	if to < len(items) {
-		query.Set("$skiptoken", strconv.Itoa(to))
-		body["nextLink"] = "https://" + x.record.Host + x.URL.Path + "?" + query.Encode()
-	}
-	return reply{status: http.StatusOK, body: body}
+	return reply{status: http.StatusOK, body: v.render(r.kind, o, found, shape{
+		api: api, versioned: true, latest: r.version == "", deleted: r.deleted,
+	})}
 }

@@ -138,7 +138,7 @@ func errorOf(message string) error {
 
 func TestVersions(t *testing.T) {
 	t.Parallel()
-	n := kubelet.Start(t, kubelet.Seed+"pageSize: 2\n")
+	n := kubelet.Start(t, kubelet.Seed+"pageSize: 2\nshortPages: true\n")
 	created := time.Now().Add(-time.Hour)
 	var versions []string
 	for i, value := range []string{"v0", "v1", "v2", "v3", "v4", "v5"} {
