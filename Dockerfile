@@ -15,7 +15,7 @@ ARG TARGETOS TARGETARCH
 ARG VERSION COMMIT COMMITTED MODIFIED=false
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -mod=readonly -tags=grpcnotrace \
     -ldflags="-s -w -X main.release=$VERSION -X main.commit=$COMMIT -X main.committed=$COMMITTED -X main.modified=$MODIFIED" \
-    -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-emulator
+    -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-render ./cmd/keyvault-emulator
 
 FROM scratch AS keyvault-emulator
 COPY --from=build /src/bin/keyvault-emulator /keyvault-emulator
@@ -24,5 +24,6 @@ ENTRYPOINT ["/keyvault-emulator"]
 
 FROM scratch AS keyvault-csi
 COPY --from=build /src/bin/keyvault-csi /keyvault-csi
+COPY --from=build /src/bin/keyvault-render /keyvault-render
 USER 0:0
 ENTRYPOINT ["/keyvault-csi"]

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func TestDockerfileBuildsWhatThisDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	stage, entrypoints := "", map[string]string{}
+	stage, entrypoints, copied := "", map[string]string{}, map[string][]string{}
 	for _, i := range dockerfile(t) {
 		switch {
 		case i.name == "FROM":
@@ -79,7 +80,8 @@ func TestDockerfileBuildsWhatThisDoes(t *testing.T) {
 				t.Fatalf("%s: %v\n%s", i.rest, err, out)
 			}
 		case i.name == "COPY" && stage != "build":
-			if i.rest != "--from=build /src/bin/"+stage+" /"+stage {
+			name := i.rest[strings.LastIndex(i.rest, "/")+1:]
+			if copied[stage] = append(copied[stage], name); i.rest != "--from=build /src/bin/"+name+" /"+name {
 				t.Errorf("%s has %s", stage, i.rest)
 			}
 		case i.name == "ENTRYPOINT":
@@ -90,12 +92,17 @@ func TestDockerfileBuildsWhatThisDoes(t *testing.T) {
 		if entrypoints[p.name] != `["/`+p.name+`"]` {
 			t.Errorf("entry point of %s: %s", p.name, entrypoints[p.name])
 		}
-		built, err := os.ReadFile(filepath.Join(source, "bin", p.name))
-		if err != nil {
-			t.Fatal(err)
+		if !slices.Equal(copied[p.name], p.files()) {
+			t.Errorf("%s holds %v, want %v", p.name, copied[p.name], p.files())
 		}
-		if own := compiled(t.Context(), t, b, p); !bytes.Equal(built, own) {
-			t.Errorf("%s has %d bytes by the Dockerfile, and %d by hack/image, or others", p.name, len(built), len(own))
+		for _, name := range p.files() {
+			built, err := os.ReadFile(filepath.Join(source, "bin", name)) //nolint:gosec // a directory of the test
+			if err != nil {
+				t.Fatal(err)
+			}
+			if own := compiled(t.Context(), t, b, name); !bytes.Equal(built, own) {
+				t.Errorf("%s has %d bytes by the Dockerfile, and %d by hack/image, or others", name, len(built), len(own))
+			}
 		}
 	}
 	if stage != "keyvault-csi" {
@@ -103,10 +110,10 @@ func TestDockerfileBuildsWhatThisDoes(t *testing.T) {
 	}
 }
 
-func compiled(ctx context.Context, t *testing.T, b *builder, p program) []byte {
+func compiled(ctx context.Context, t *testing.T, b *builder, name string) []byte {
 	t.Helper()
-	to := filepath.Join(t.TempDir(), p.name)
-	if err := b.compile(ctx, p.pkg, to, v1.Platform{OS: "linux", Architecture: "arm64"}); err != nil {
+	to := filepath.Join(t.TempDir(), name)
+	if err := b.compile(ctx, "./cmd/"+name, to, v1.Platform{OS: "linux", Architecture: "arm64"}); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(to)

@@ -46,15 +46,17 @@ func (b *builder) build(ctx context.Context, p program) error {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	var bills []v1.Image
 	for _, platform := range b.platforms {
-		binary := filepath.Join(work, platform.Architecture)
-		if err := b.compile(ctx, p.pkg, binary, platform); err != nil {
-			return err
+		binaries := filepath.Join(work, platform.Architecture)
+		for _, name := range p.files() {
+			if err := b.compile(ctx, "./cmd/"+name, filepath.Join(binaries, name), platform); err != nil {
+				return err
+			}
 		}
-		image, err := b.image(p, binary, platform)
+		image, err := b.image(p, binaries, platform)
 		if err != nil {
 			return err
 		}
-		bill, err := b.bill(p, binary, platform, image)
+		bill, err := b.bill(p, binaries, platform, image)
 		if err != nil {
 			return err
 		}
@@ -67,13 +69,9 @@ func (b *builder) build(ctx context.Context, p program) error {
 	return b.layout(p, mutate.Annotations(index, b.labels(p)).(v1.ImageIndex), bills)
 }
 
-// image holds the binary as its only file, which is read-only.
-func (b *builder) image(p program, binary string, platform v1.Platform) (v1.Image, error) {
-	content, err := os.ReadFile(binary) //nolint:gosec // what was just built
-	if err != nil {
-		return nil, err
-	}
-	layer, err := oneFile(p.name, content, b.commit.time)
+// image holds the binaries of a directory, which are read-only, and nothing else.
+func (b *builder) image(p program, binaries string, platform v1.Platform) (v1.Image, error) {
+	layer, err := layerOf(p.files(), binaries, b.commit.time)
 	if err != nil {
 		return nil, err
 	}
@@ -113,18 +111,24 @@ func (b *builder) labels(p program) map[string]string {
 	}
 }
 
-// oneFile is a layer with one file: owned by root, executable, and without any privilege of its own.
-func oneFile(path string, content []byte, modified time.Time) (v1.Layer, error) {
+// layerOf is a layer with files of a directory: owned by root, executable, and without any privilege of their own.
+func layerOf(names []string, dir string, modified time.Time) (v1.Layer, error) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
-	err := w.WriteHeader(&tar.Header{
-		Typeflag: tar.TypeReg, Name: path, Size: int64(len(content)), Mode: 0o555, ModTime: modified, Format: tar.FormatUSTAR,
-	})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(content); err != nil {
-		return nil, err
+	for _, name := range names {
+		content, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // what was just built
+		if err != nil {
+			return nil, err
+		}
+		err = w.WriteHeader(&tar.Header{
+			Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: 0o555, ModTime: modified, Format: tar.FormatUSTAR,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(content); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.Close(); err != nil {
 		return nil, err

@@ -112,9 +112,8 @@ func checkLayout(t *testing.T, path string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		binary := checkImage(t, image)
-		if binary.Machine != machines[d.Platform.Architecture] {
-			t.Errorf("%s: a binary for %s", d.Platform, binary.Machine)
+		if machine := checkImage(t, image); machine != machines[d.Platform.Architecture] {
+			t.Errorf("%s: a binary for %s", d.Platform, machine)
 		}
 		delete(machines, d.Platform.Architecture)
 		bill, err := whole.Image(manifest.Manifests[i+1].Digest)
@@ -128,8 +127,8 @@ func checkLayout(t *testing.T, path string) {
 	}
 }
 
-// checkImage returns the only file of an image.
-func checkImage(t *testing.T, image v1.Image) *elf.File {
+// checkImage looks at an image, and returns the machine that its files are for.
+func checkImage(t *testing.T, image v1.Image) elf.Machine {
 	t.Helper()
 	config, err := image.ConfigFile()
 	if err != nil {
@@ -154,20 +153,30 @@ func checkImage(t *testing.T, image v1.Image) *elf.File {
 	}
 	defer func() { _ = content.Close() }()
 	archive := tar.NewReader(content)
+	var machine elf.Machine
+	for _, name := range []string{"keyvault-csi", "keyvault-render"} {
+		machine = checkFile(t, archive, name, labels["org.opencontainers.image.created"])
+	}
+	if header, err := archive.Next(); !errors.Is(err, io.EOF) {
+		t.Errorf("a file more: %v, %v", header, err)
+	}
+	return machine
+}
+
+// checkFile looks at the next file of an image.
+func checkFile(t *testing.T, archive *tar.Reader, name, created string) elf.Machine {
+	t.Helper()
 	header, err := archive.Next()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if header.Name != "keyvault-csi" || header.Mode != 0o555 || header.Uid != 0 || header.Gid != 0 ||
-		header.ModTime.UTC().Format("2006-01-02T15:04:05Z") != labels["org.opencontainers.image.created"] {
+	if header.Name != name || header.Mode != 0o555 || header.Uid != 0 || header.Gid != 0 ||
+		header.ModTime.UTC().Format("2006-01-02T15:04:05Z") != created {
 		t.Errorf("file %+v", header)
 	}
 	binary, err := io.ReadAll(archive)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if _, err := archive.Next(); !errors.Is(err, io.EOF) {
-		t.Errorf("a second file: %v", err)
 	}
 	program, err := elf.NewFile(bytes.NewReader(binary))
 	if err != nil {
@@ -175,13 +184,13 @@ func checkImage(t *testing.T, image v1.Image) *elf.File {
 	}
 	for _, part := range program.Progs {
 		if part.Type == elf.PT_INTERP {
-			t.Error("the binary is not static")
+			t.Errorf("%s is not static", name)
 		}
 	}
 	if program.Section(".symtab") != nil || program.Section(".debug_info") != nil {
-		t.Error("the binary is not stripped")
+		t.Errorf("%s is not stripped", name)
 	}
-	return program
+	return program.Machine
 }
 
 // checkBill looks at a bill of materials and at what it says that it is of.
@@ -211,7 +220,8 @@ func checkBill(t *testing.T, bill v1.Image, of v1.Hash) {
 	for _, c := range *bom.Components {
 		found[c.Name] = c.Version
 	}
-	for _, name := range []string{"std", "google.golang.org/grpc", "k8s.io/client-go", "github.com/Azure/azure-sdk-for-go/sdk/azidentity"} {
+	for _, name := range []string{"std", "google.golang.org/grpc", "k8s.io/client-go", "github.com/Azure/azure-sdk-for-go/sdk/azidentity",
+		"github.com/go-task/slim-sprig/v3"} {
 		if found[name] == "" {
 			t.Errorf("%s is not in the bill", name)
 		}

@@ -1,5 +1,5 @@
 // Command image builds the container images of the driver and of the emulator, without Docker and without root: from
-// scratch, one static binary each, for several platforms, with the same bytes for the same commit and Go version.
+// scratch, static binaries, for several platforms, with the same bytes for the same commit and Go version.
 //
 //	OUT/NAME/             OCI layout: an index of all platforms, and a software bill of materials that refers to each image
 //	OUT/NAME-ARCH.tar     archive of one platform, for `docker load`, `kind load image-archive`, `ctr images import`
@@ -26,7 +26,7 @@ const defaultRepository = "keyvault-csi.invalid"
 // programs are the commands that get an image.
 var programs = []program{
 	{
-		name: "keyvault-csi", pkg: "./cmd/keyvault-csi", title: "keyvault-csi",
+		name: "keyvault-csi", pkg: "./cmd/keyvault-csi", title: "keyvault-csi", beside: []string{"keyvault-render"},
 		description: "Azure Key Vault secrets, keys and certificates as files in Pods",
 	},
 	{
@@ -36,7 +36,14 @@ var programs = []program{
 }
 
 // program is a command of the project.
-type program struct{ name, pkg, title, description string }
+type program struct {
+	name, pkg, title, description string
+	// beside are commands that the program runs and that its image holds too.
+	beside []string
+}
+
+// files are the names of the image's files, the program's own first.
+func (p program) files() []string { return append([]string{p.name}, p.beside...) }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -37,6 +37,12 @@ func Emulator(t testing.TB) string {
 	return path(t, "keyvault-emulator")
 }
 
+// Render is the path of keyvault-render, which is beside each of the drivers too.
+func Render(t testing.TB) string {
+	t.Helper()
+	return path(t, "keyvault-render")
+}
+
 // Helm is the path of the Helm that hack/tools/go.mod names.
 func Helm(t testing.TB) string {
 	t.Helper()

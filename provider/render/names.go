@@ -1,0 +1,94 @@
+package render
+
+import "slices"
+
+// Functions that take the path of a file as an argument. All others get values only.
+const (
+	// FuncFile returns a file's content, FuncHasFile whether it exists, FuncFiles the paths that match a pattern.
+	FuncFile, FuncHasFile, FuncFiles = "file", "hasFile", "files"
+	// FuncJSON returns a file's content as JSON.
+	FuncJSON = "json"
+	// FuncPKCS12 and FuncJKS return a key store of a file with a private key and its certificates.
+	FuncPKCS12, FuncJKS = "pkcs12", "jks"
+	// FuncCertificates returns the certificates of a file as PEM, FuncKey its private key.
+	FuncCertificates, FuncKey = "pemCertificates", "pemKey"
+	// FuncAuthorities returns the CA certificates of files as PEM.
+	FuncAuthorities = "caBundle"
+	// FuncPKCS12Trust and FuncJKSTrust return a trust store of certificates in PEM.
+	FuncPKCS12Trust, FuncJKSTrust = "pkcs12TrustStore", "jksTrustStore"
+	// FuncFromYAML, FuncToYAML and FuncFromJSON convert text and values.
+	FuncFromYAML, FuncToYAML, FuncFromJSON = "fromYaml", "toYaml", "fromJson"
+	// FuncFail fails the template.
+	FuncFail = "fail"
+)
+
+// readsFiles says how many of a function's first arguments are paths; -1 means all.
+var readsFiles = map[string]int{
+	FuncFile: 1, FuncHasFile: 1, FuncFiles: 1, FuncJSON: 1, FuncPKCS12: 1, FuncJKS: 1, FuncCertificates: 1, FuncKey: 1,
+	FuncAuthorities: -1,
+}
+
+// builtin are the functions of text/template itself.
+var builtin = []string{
+	"and", "call", "eq", "ge", "gt", "html", "index", "js", "le", "len", "lt", "ne", "not", "or", "print", "printf", "println", "slice",
+	"urlquery",
+}
+
+// own are the functions of this project.
+var own = []string{
+	FuncFile, FuncHasFile, FuncFiles, FuncJSON, FuncPKCS12, FuncJKS, FuncCertificates, FuncKey, FuncAuthorities, FuncPKCS12Trust,
+	FuncJKSTrust, FuncFromYAML, FuncToYAML, FuncFromJSON, FuncFail,
+}
+
+// library are the functions of Sprig that depend on their arguments alone.
+var library = []string{
+	// text
+	"cat", "contains", "hasPrefix", "hasSuffix", "indent", "lower", "nindent", "plural", "quote", "repeat", "replace", "squote", "substr",
+	"title", "toString", "toStrings", "trim", "trimAll", "trimPrefix", "trimSuffix", "trunc", "upper",
+	// numbers
+	"add", "add1", "atoi", "ceil", "div", "float64", "floor", "int", "int64", "max", "maxf", "min", "minf", "mod", "mul", "round", "seq",
+	"sub", "toDecimal", "until", "untilStep",
+	// lists
+	"append", "chunk", "compact", "concat", "first", "has", "initial", "join", "last", "list", "prepend", "rest", "reverse", "sortAlpha",
+	"split", "splitList", "splitn", "uniq", "without",
+	// objects
+	"dict", "dig", "get", "hasKey", "keys", "omit", "pick", "pluck", "set", "unset", "values",
+	// choices
+	"all", "any", "coalesce", "deepEqual", "default", "empty", "kindIs", "kindOf", "ternary",
+	// encodings and sums
+	"adler32sum", "b32dec", "b32enc", "b64dec", "b64enc", "sha1sum", "sha256sum", "toJson", "toPrettyJson", "toRawJson",
+	// paths and URLs
+	"base", "clean", "dir", "ext", "isAbs", "urlJoin", "urlParse",
+	// regular expressions
+	"regexFind", "regexFindAll", "regexMatch", "regexQuoteMeta", "regexReplaceAll", "regexReplaceAllLiteral", "regexSplit",
+}
+
+// LibraryFunctions returns the names of the functions that Sprig has and templates may use, sorted.
+func LibraryFunctions() []string { return slices.Sorted(slices.Values(library)) }
+
+// OwnFunctions returns the names of the functions that this project adds, sorted.
+func OwnFunctions() []string { return slices.Sorted(slices.Values(own)) }
+
+// Functions returns the names of all functions, sorted.
+func Functions() []string { return slices.Sorted(slices.Values(slices.Concat(builtin, own, library))) }
+
+// withheld returns why templates cannot use a function that Helm users know; empty where it is not one of those.
+func withheld(name string) string {
+	switch name {
+	case "env", "expandenv":
+		return "it reads the environment"
+	case "getHostByName":
+		return "it uses the network"
+	case "now", "date", "dateInZone", "date_in_zone", "dateModify", "date_modify", "ago", "htmlDate", "htmlDateInZone", "unixEpoch", "toDate":
+		return "it depends on the time"
+	case "randAlphaNum", "randAlpha", "randAscii", "randNumeric", "randBytes", "randInt", "uuidv4", "shuffle", "bcrypt", "htpasswd",
+		"encryptAES":
+		return "its result is random, so each node would have another file"
+	case "genPrivateKey", "genCA", "genCAWithKey", "genSelfSignedCert", "genSelfSignedCertWithKey", "genSignedCert",
+		"genSignedCertWithKey", "derivePassword":
+		return "keys are made in the vault"
+	case "lookup", "include", "tpl", "Files", "Capabilities":
+		return "it is Helm's own"
+	}
+	return ""
+}
