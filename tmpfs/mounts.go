@@ -133,7 +133,12 @@ func (m *Mounts) Mount(target string, exec bool) error {
 		return err
 	}
 	switch state {
-	case Mounted, Complete:
+	case Mounted:
+		if _, err := m.Adopt(target); err != nil {
+			return err
+		}
+		return m.allowExec(target, exec)
+	case Complete:
 		return m.allowExec(target, exec)
 	case Corrupted:
 		if err := m.Unmount(target); err != nil {

@@ -86,7 +86,8 @@ func (v *Volumes) mount(ctx context.Context, b bound, bundle *volume.Bundle) err
 			return struct{}{}, nil
 		}
 		if undo := v.Mounts.Unmount(target); undo != nil {
-			v.Log.ErrorContext(ctx, "an unfinished mount is left", logkeys.Target, target, logkeys.Error, undo)
+			v.Log.ErrorContext(ctx, "an unfinished mount is left", logkeys.Pod, b.Ref.Pod.String(), logkeys.Target, target,
+				logkeys.Error, undo)
 		}
 		return struct{}{}, err //nolint:wrapcheck // says all
 	})

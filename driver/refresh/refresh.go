@@ -124,7 +124,8 @@ func (v *Volumes) sweep(ctx context.Context, target string) {
 		return // the driver stops
 	}
 	defer release()
-	if !v.store.knows(target) {
+	ref, ok := v.store.ref(target)
+	if !ok {
 		return
 	}
 	var again time.Duration
@@ -133,8 +134,8 @@ func (v *Volumes) sweep(ctx context.Context, target string) {
 		return err
 	})
 	if err != nil {
-		v.Log.WarnContext(ctx, "replaced files are left on a volume; their removal is retried", logkeys.Target, target,
-			logkeys.Error, err)
+		v.Log.WarnContext(ctx, "replaced files are left on a volume; their removal is retried",
+			logkeys.Pod, ref.Pod.String(), logkeys.Target, target, logkeys.Error, err)
 		again = tmpfs.Retention
 	}
 	if again > 0 {

@@ -31,6 +31,9 @@ type VolumeStatus struct {
 	Error  string        `json:"error,omitempty"`
 	// Failures counts the refreshes in a row that failed.
 	Failures int `json:"failures,omitempty"`
+	// MountLacks names mount options of this driver that the volume has not, because another driver mounted it. It has them
+	// when its Pod is replaced.
+	MountLacks []string `json:"mountLacks,omitempty"`
 	// Objects are empty until the first fetch in this process.
 	Objects []ObjectStatus `json:"objects"`
 }
@@ -56,6 +59,9 @@ type SourceStatus struct {
 // Status returns what is known now.
 func (v *Volumes) Status() ([]VolumeStatus, []SourceStatus) {
 	volumes, sources := v.store.status()
+	for i := range volumes {
+		volumes[i].MountLacks = v.Mounts.Lacks(volumes[i].Target)
+	}
 	slices.SortFunc(volumes, func(a, b VolumeStatus) int {
 		return cmp.Or(
 			strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Pod, b.Pod), strings.Compare(a.Target, b.Target))

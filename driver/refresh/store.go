@@ -445,6 +445,17 @@ func (s *store) knows(target string) bool {
 	return s.volumes[target] != nil
 }
 
+// ref is that of the volume at the target; ok is false where none is known.
+func (s *store) ref(target string) (ref volume.Ref, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state, ok := s.volumes[target]
+	if !ok {
+		return volume.Ref{}, false
+	}
+	return state.snapshot.Ref, true
+}
+
 // edited notes a class that was added, edited or removed.
 func (s *store) edited(key classKey) {
 	s.mu.Lock()

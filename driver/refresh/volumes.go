@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/keylock"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -120,6 +122,9 @@ func (v *Volumes) Publish(ctx context.Context, p Publication) error {
 // republish takes what kubelet says again of a complete volume. The Pod runs on its files: an error would let older kubelets
 // delete them, so a failure is reported and nothing else.
 func (v *Volumes) republish(ctx context.Context, p Publication) {
+	if !v.store.knows(p.Ref.TargetPath) {
+		v.adoptMount(ctx, p.Ref)
+	}
 	b, err := v.bind(ctx, p)
 	if err != nil {
 		after := v.store.unresolved(p, true, v.Clock.Now(), err)
@@ -128,6 +133,20 @@ func (v *Volumes) republish(ctx context.Context, p Publication) {
 	}
 	c, warning := v.store.republished(b, v.Clock.Now())
 	v.reportRenewed(ctx, c, warning)
+}
+
+// adoptMount takes over the mount of a volume that an earlier process filled: that of another driver, maybe. A mount that cannot
+// be changed stays as it is.
+func (v *Volumes) adoptMount(ctx context.Context, ref volume.Ref) {
+	lacks, err := v.Mounts.Adopt(ref.TargetPath)
+	attrs := []any{logkeys.Pod, ref.Pod.String(), logkeys.Volume, ref.ID, logkeys.Target, ref.TargetPath}
+	switch {
+	case err != nil:
+		v.Log.WarnContext(ctx, "the mount of another driver keeps its size and mode", append(attrs, logkeys.Error, err)...)
+	case len(lacks) > 0:
+		v.Log.InfoContext(ctx, "the mount of another driver is adopted; it has all options of this driver's when the Pod is replaced",
+			append(attrs, "lacks", strings.Join(lacks, ","))...)
+	}
 }
 
 // reportRenewed reports what a new resolution of a volume's class changed.

@@ -2,17 +2,19 @@
 
 // Command cluster runs Kubernetes on this machine: etcd, the control plane, containerd, runc and kubelet, in namespaces of their own.
 //
-//	cluster up [DIR]             start it and print the path of a kubeconfig
+//	cluster up [--kubernetes VERSION] [DIR]     start it and print the path of a kubeconfig
 //	cluster down [DIR]           end it and remove all it has left
 //	cluster import ARCHIVE [DIR] give its node a container image
 //	cluster exec [DIR] -- COMMAND     run a command in its namespaces
 //
-// DIR is .cache/cluster where it is not given. It needs root and the programs ip, iptables and nsenter.
+// DIR is .cache/cluster where it is not given. VERSION is one of those of hack/tools/cluster/kubernetes*, such as 1.32.13;
+// the default is the environment variable KUBERNETES, or else the newest. It needs root and the programs ip, iptables and nsenter.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"time"
@@ -27,7 +29,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: cluster up [DIR] | down [DIR] | import ARCHIVE [DIR] | exec [DIR] -- COMMAND")
+var errUsage = errors.New("usage: cluster up [--kubernetes VERSION] [DIR] | down [DIR] | import ARCHIVE [DIR] | exec [DIR] -- COMMAND")
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -35,8 +37,8 @@ func run(ctx context.Context, args []string) error {
 	}
 	verb, args := args[0], args[1:]
 	switch {
-	case verb == "up" && len(args) <= 1:
-		return up(ctx, directory(args))
+	case verb == "up":
+		return up(ctx, args)
 	case verb == "down" && len(args) <= 1:
 		node, err := cluster.Load(directory(args))
 		if err != nil {
@@ -66,9 +68,14 @@ func directory(args []string) string {
 	return ".cache/cluster"
 }
 
-func up(ctx context.Context, dir string) error {
+func up(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("cluster up", flag.ContinueOnError)
+	version := flags.String("kubernetes", "", "the version of Kubernetes, such as 1.32.13")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 1 {
+		return errUsage
+	}
 	start := time.Now()
-	node, err := cluster.Up(ctx, cluster.Options{Dir: dir, Detach: true})
+	node, err := cluster.Up(ctx, cluster.Options{Dir: directory(flags.Args()), Kubernetes: *version, Detach: true})
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -79,6 +80,10 @@ func printStatus(w io.Writer, s *admin.NodeStatus) error {
 		var below []string
 		if v.Error != "" {
 			below = append(below, p.paint(v.Error, red))
+		}
+		if len(v.MountLacks) > 0 {
+			line := "mounted by another driver: without " + strings.Join(v.MountLacks, ", ") + " until the Pod is replaced"
+			below = append(below, p.paint(line, yellow))
 		}
 		for _, o := range v.Objects {
 			line := fmt.Sprintf("%s  %s %s from %s", o.Path, o.Object, cmp.Or(o.Version, "(no version)"), o.Vault)

@@ -96,9 +96,19 @@ func (e Unpublished) Ref() volume.Ref { return e.Volume }
 // Message implements Event.
 func (e Unpublished) Message() string {
 	if e.Before == nil {
-		return "unmounted; its Pod is unknown, because this process of the driver did not mount it"
+		return "unmounted; its Pod" + podUID(e.Volume.TargetPath) + " is unknown, because this process of the driver did not mount it"
 	}
 	return "unmounted"
+}
+
+// podUID says what a target path tells of the Pod; empty where it is not a path of kubelet's.
+func podUID(target string) string {
+	_, rest, _ := strings.Cut(target, "/pods/")
+	uid, _, ok := strings.Cut(rest, "/volumes/")
+	if !ok {
+		return ""
+	}
+	return " with the UID " + uid
 }
 
 // UnpublishFailed means that a volume could not be unmounted.

@@ -49,7 +49,7 @@ func Helm(t testing.TB) string {
 	return path(t, "helm")
 }
 
-// Strict is the path of the program that decodes manifests as the API types of a version of Kubernetes have them: 1.30 or 1.35.
+// Strict is the path of the program that decodes manifests as the API types of a version of Kubernetes have them: 1.32 or 1.35.
 func Strict(t testing.TB, version string) string {
 	t.Helper()
 	return path(t, "strict-"+version)
@@ -88,7 +88,7 @@ func Find(name string) (string, error) {
 	switch name {
 	case "helm":
 		group = name
-	case "strict-1.30", "strict-1.35":
+	case "strict-1.32", "strict-1.35":
 		group = "strict"
 	case "cluster", "pause", "https":
 		group = "cluster"

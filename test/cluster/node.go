@@ -39,6 +39,8 @@ type Options struct {
 	Dir string
 	// SyncFrequency is how often kubelet looks at each Pod, and calls drivers again; a minute where 0.
 	SyncFrequency time.Duration
+	// Kubernetes is its version, such as 1.32.13; the default is as in controlplane.Build.
+	Kubernetes string
 	// Detach lets the cluster live on when the process that called Up ends.
 	Detach bool
 }
@@ -134,7 +136,7 @@ func (n *Node) save() error {
 // build builds the cluster's programs, and finds this project's own two.
 func (n *Node) build() error {
 	var err error
-	if n.Programs, err = controlplane.Build(builds...); err != nil {
+	if n.Programs, err = controlplane.Build(n.Kubernetes, builds...); err != nil {
 		return err
 	}
 	if n.Tool, err = binaries.Find("cluster"); err != nil {

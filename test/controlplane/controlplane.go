@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -168,6 +169,27 @@ func (c *ControlPlane) must(err error) {
 	if err != nil {
 		c.Fatal(err)
 	}
+}
+
+// Version is the API server's, such as 1.32.13.
+func (c *ControlPlane) Version() string {
+	c.Helper()
+	return c.version().String()
+}
+
+// Since reports whether the API server is of a version of Kubernetes, such as 1.35, or newer.
+func (c *ControlPlane) Since(version string) bool {
+	c.Helper()
+	return c.version().AtLeast(utilversion.MustParseGeneric(version))
+}
+
+func (c *ControlPlane) version() *utilversion.Version {
+	c.Helper()
+	info, err := c.client.Discovery().ServerVersion()
+	c.must(err)
+	v, err := utilversion.ParseGeneric(info.GitVersion)
+	c.must(err)
+	return v
 }
 
 // Admin is how an administrator reaches the API server.

@@ -74,7 +74,7 @@ func New(config Config) (*Plane, error) {
 	if config.Scheduler {
 		names = append(names, "kube-scheduler")
 	}
-	programs, err := Build(names...)
+	programs, err := Build("", names...)
 	if err != nil {
 		return nil, err
 	}

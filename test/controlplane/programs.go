@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -15,8 +16,9 @@ import (
 // Programs are the paths of built programs, by name.
 type Programs map[string]string
 
-// Build builds the programs with hack/cluster/build, which keeps what it has built before.
-func Build(names ...string) (Programs, error) {
+// Build builds the programs with hack/cluster/build, which keeps what it has built before. Those of Kubernetes have the
+// given version, such as 1.32.13; where it is empty that of the environment variable KUBERNETES, or else the newest.
+func Build(version string, names ...string) (Programs, error) {
 	if config, err := Existing(); err != nil || config != nil && slices.Equal(names, []string{"kubectl"}) {
 		path, missing := exec.LookPath("kubectl") // that of the cluster's owner
 		return Programs{"kubectl": path}, errors.Join(err, missing)
@@ -28,6 +30,9 @@ func Build(names ...string) (Programs, error) {
 	var out, problems bytes.Buffer
 	cmd := exec.Command(filepath.Join(root, "hack/cluster/build"), names...) //nolint:gosec,noctx // the project's own script; it takes as long as it takes
 	cmd.Stdout, cmd.Stderr = &out, &problems
+	if version != "" {
+		cmd.Env = append(os.Environ(), "KUBERNETES="+version)
+	}
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("hack/cluster/build: %w\n%s", err, problems.String())
 	}

@@ -123,7 +123,7 @@ func TestLint(t *testing.T) {
 }
 
 func TestEveryVersionOfKubernetes(t *testing.T) {
-	for version, secrets := range map[string]bool{"1.30.0": false, "1.32.4": false, "1.34.1-gke.5": false, "1.35.0": true, newest: true} {
+	for version, secrets := range map[string]bool{"1.32.0": false, "1.32.13-eks-1": false, "1.34.1-gke.5": false, "1.35.0": true, newest: true} {
 		for name, args := range map[string][]string{"as it is": nil, "everything": everything} {
 			t.Run(version+" "+name, func(t *testing.T) {
 				driver := only[*storagev1.CSIDriver](t, render(t, version, args...))
@@ -133,7 +133,7 @@ func TestEveryVersionOfKubernetes(t *testing.T) {
 			})
 		}
 	}
-	if _, problems, err := helm(t, "template", "x", "deploy/chart", "--kube-version", "1.29.0"); err == nil || !strings.Contains(problems, "kubeVersion") {
+	if _, problems, err := helm(t, "template", "x", "deploy/chart", "--kube-version", "1.31.9"); err == nil || !strings.Contains(problems, "kubeVersion") {
 		t.Errorf("an old version: %v, %s", err, problems)
 	}
 }

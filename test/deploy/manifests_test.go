@@ -31,8 +31,8 @@ func TestManifestsAreOfTheirVersions(t *testing.T) {
 		versions []string
 		sync     bool
 	}{
-		"kubernetes-1.30-to-1.34.yaml":             {[]string{"1.30", "1.35"}, false},
-		"kubernetes-1.30-to-1.34-secret-sync.yaml": {[]string{"1.30", "1.35"}, true},
+		"kubernetes-1.32-to-1.34.yaml":             {[]string{"1.32", "1.35"}, false},
+		"kubernetes-1.32-to-1.34-secret-sync.yaml": {[]string{"1.32", "1.35"}, true},
 		"kubernetes-1.35.yaml":                     {[]string{"1.35"}, false},
 		"kubernetes-1.35-secret-sync.yaml":         {[]string{"1.35"}, true},
 	} {
@@ -54,15 +54,15 @@ func TestManifestsAreOfTheirVersions(t *testing.T) {
 			}
 		})
 	}
-	if problems, err := strict(t, "1.30", filepath.Join(root, "deploy/manifests/kubernetes-1.35.yaml")); err == nil ||
+	if problems, err := strict(t, "1.32", filepath.Join(root, "deploy/manifests/kubernetes-1.35.yaml")); err == nil ||
 		!strings.Contains(problems, `unknown field "spec.serviceAccountTokenInSecrets"`) {
-		t.Errorf("the manifests from 1.35 on, as 1.30 decodes them: %v %s", err, problems)
+		t.Errorf("the manifests from 1.35 on, as 1.32 decodes them: %v %s", err, problems)
 	}
 }
 
 // With every option, each object is still one of the oldest version.
 func TestEveryOptionIsOfTheOldestVersion(t *testing.T) {
-	args := append([]string{"template", "keyvault-csi", "deploy/chart", "--kube-version", "1.30.0"}, everything...)
+	args := append([]string{"template", "keyvault-csi", "deploy/chart", "--kube-version", "1.32.0"}, everything...)
 	out, problems, err := helm(t, append(args, "--set", "podMonitor.enabled=false,serviceMonitor.enabled=false")...) // not Kubernetes' own
 	if err != nil {
 		t.Fatal(problems)
@@ -71,7 +71,7 @@ func TestEveryOptionIsOfTheOldestVersion(t *testing.T) {
 	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if problems, err := strict(t, "1.30", file); err != nil {
+	if problems, err := strict(t, "1.32", file); err != nil {
 		t.Error(problems)
 	}
 }

@@ -125,7 +125,7 @@ func TestChartOverAnotherDriversObjects(t *testing.T) {
 		}
 	}
 	must(t, json.Unmarshal([]byte(c.MustKubectl("", "get", "csidriver", "secrets-store.csi.k8s.io", "-o", "json")), &driver))
-	if !driver.Spec.RequiresRepublish || !driver.Spec.ServiceAccountTokenInSecrets || driver.Spec.FSGroupPolicy != "File" {
+	if !driver.Spec.RequiresRepublish || driver.Spec.ServiceAccountTokenInSecrets != c.Since("1.35") || driver.Spec.FSGroupPolicy != "File" {
 		t.Errorf("%+v", driver)
 	}
 	if columns := c.MustKubectl("", "get", "secretproviderclasses"); !strings.Contains(columns, "kv1") {
@@ -153,7 +153,7 @@ func TestChartOverAnotherDriversObjects(t *testing.T) {
 func TestChartDryRun(t *testing.T) {
 	c := controlplane.Start(t, controlplane.Options{})
 	for name, args := range map[string][]string{"as it is": nil, "everything": {"--set", all}} {
-		objects, err := helm(t, c, append([]string{"template", "keyvault-csi", "deploy/chart", "--namespace", "kube-system", "--kube-version", "1.37.0"}, args...)...)
+		objects, err := helm(t, c, append([]string{"template", "keyvault-csi", "deploy/chart", "--namespace", "kube-system", "--kube-version", c.Version()}, args...)...)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, objects)
 		}
@@ -164,6 +164,10 @@ func TestChartDryRun(t *testing.T) {
 	root, err := binaries.Root()
 	must(t, err)
 	// Secret sync is turned on later.
-	c.Apply(root + "/deploy/manifests/kubernetes-1.35.yaml")
-	c.Apply(root + "/deploy/manifests/kubernetes-1.35-secret-sync.yaml")
+	manifests := root + "/deploy/manifests/kubernetes-1.32-to-1.34"
+	if c.Since("1.35") {
+		manifests = root + "/deploy/manifests/kubernetes-1.35"
+	}
+	c.Apply(manifests + ".yaml")
+	c.Apply(manifests + "-secret-sync.yaml")
 }

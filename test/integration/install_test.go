@@ -44,7 +44,7 @@ func install(t *testing.T, c *controlplane.ControlPlane, values ...string) site 
 	if slices.Contains(c.AdmissionPlugins, ownerEnforcement) {
 		values = append([]string{"rbac.ownerReferences=true"}, values...)
 	}
-	objects := chart(t, s.account, s.system, values...)
+	objects := chart(t, c.Version(), s.account, s.system, values...)
 	c.ApplyYAML(objects)
 	t.Cleanup(func() {
 		if _, err := c.Kubectl(objects, "delete", "--ignore-not-found", "--wait=false", "-f", "-"); err != nil {
@@ -63,13 +63,13 @@ func install(t *testing.T, c *controlplane.ControlPlane, values ...string) site 
 	return s
 }
 
-// chart renders what the chart has for the API server.
-func chart(t *testing.T, release, namespace string, values ...string) string {
+// chart renders what the chart has for the API server of a version.
+func chart(t *testing.T, version, release, namespace string, values ...string) string {
 	t.Helper()
 	root, err := binaries.Root()
 	must(t, err)
 	args := []string{
-		"template", release, "deploy/chart", "--namespace", namespace, "--kube-version", "1.37.0",
+		"template", release, "deploy/chart", "--namespace", namespace, "--kube-version", version,
 	}
 	for _, value := range values {
 		args = append(args, "--set", value)

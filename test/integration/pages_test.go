@@ -14,7 +14,7 @@ import (
 
 // Each kubectl command of the documentation is one that kubectl takes: verb, flags and the flags' values.
 func TestKubectlCommandsOfTheDocumentationParse(t *testing.T) {
-	programs, err := controlplane.Build("kubectl")
+	programs, err := controlplane.Build("", "kubectl")
 	if err != nil {
 		t.Fatal(err)
 	}
