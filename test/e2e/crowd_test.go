@@ -57,7 +57,8 @@ func TestCrowd(t *testing.T) {
 	}
 	s.MustKubectl("", "-n", s.Namespace, "delete", "deployment", "crowd", "--cascade=foreground", "--timeout=180s")
 	s.Eventually("every mount and directory to go", func() bool { return len(s.Volumes()) == 0 && len(s.Leftovers()) == 0 })
-	s.Eventually("the goroutines to end", func() bool { return s.Goroutines() <= base })
+	// The class stays watched for ten minutes, and probes come and go. A goroutine that a Pod leaves would be there crowd times.
+	s.Eventually("the goroutines to end", func() bool { return s.Goroutines() < base+crowd/2 })
 	if got := s.Metric("keyvault_csi_volumes"); got != 0 {
 		t.Errorf("the driver keeps %v volumes", got)
 	}
