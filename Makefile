@@ -40,7 +40,7 @@ test-integration: ## Run the tests against a real API server, which the first ru
 	hack/test-integration $(ARGS)
 
 .PHONY: cluster-up
-cluster-up: ## Run Kubernetes on this machine, with a real node, as root; the first run builds it
+cluster-up: ## Run Kubernetes (KUBERNETES=1.32.13: that version) on this machine, with a real node, as root; the first run builds it
 	@hack/test-programs cluster && .cache/test/cluster up
 
 .PHONY: cluster-down
@@ -50,6 +50,10 @@ cluster-down: ## End what cluster-up has started; nothing of it is left
 .PHONY: e2e
 e2e: ## Install the chart on a cluster of its own and run Pods, as root; ARGS are passed to go test
 	hack/e2e $(ARGS)
+
+.PHONY: nightly
+nightly: ## Run the integration and e2e tests on the oldest supported Kubernetes (or KUBERNETES=1.37.2), as root
+	hack/nightly $(ARGS)
 
 .PHONY: test-monitoring
 test-monitoring: ## Run alert rules and dashboard against a real Prometheus and driver (Debian: prometheus)
