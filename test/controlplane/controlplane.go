@@ -270,7 +270,8 @@ func (c *ControlPlane) Apply(files ...string) {
 // ApplyYAML applies objects.
 func (c *ControlPlane) ApplyYAML(text string) {
 	c.Helper()
-	c.MustKubectl(text, "apply", "--server-side", "--force-conflicts", "-f", "-")
+	// kubectl before 1.33 takes YAML that begins with a brace for JSON
+	c.MustKubectl("---\n"+text, "apply", "--server-side", "--force-conflicts", "-f", "-")
 }
 
 // ApplyCRDs applies the project's CRDs and returns when they are served.

@@ -70,12 +70,15 @@ func TestAnotherDriverOfTheNameGoes(t *testing.T) {
 	s.Gone("cart")
 }
 
-// other is a driver that does nothing but be registered.
+// other is a driver that is registered, and does nothing unless publish and unpublish say what.
 type other struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedNodeServer
 	registerapi.UnimplementedRegistrationServer
-	s         *suite
+	s *suite
+	// publish gets a target path and the volume's class, unpublish a target path.
+	publish   func(target, class string) error
+	unpublish func(target string) error
 	servers   []*grpc.Server
 	listeners []*net.UnixListener
 }
@@ -83,12 +86,18 @@ type other struct {
 func startOther(s *suite, socket string) *other {
 	s.Helper()
 	o := &other{s: s}
+	o.start(socket)
+	return o
+}
+
+func (o *other) start(socket string) {
+	s := o.s
+	s.Helper()
 	path := filepath.Join(s.Node.Dir, "kubelet/plugins/csi-secrets-store/csi.sock")
 	s.must(os.MkdirAll(filepath.Dir(path), 0o750))
 	o.serve(path, func(g *grpc.Server) { csi.RegisterIdentityServer(g, o); csi.RegisterNodeServer(g, o) })
 	o.serve(socket, func(g *grpc.Server) { registerapi.RegisterRegistrationServer(g, o) })
 	s.Cleanup(o.stop)
-	return o
 }
 
 func (o *other) serve(path string, register func(*grpc.Server)) {
@@ -133,4 +142,22 @@ func (o *other) NotifyRegistrationStatus(context.Context, *registerapi.Registrat
 
 func (o *other) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	return &csi.NodeGetInfoResponse{NodeId: "other"}, nil
+}
+
+func (o *other) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
+	return &csi.NodeGetCapabilitiesResponse{}, nil
+}
+
+func (o *other) NodePublishVolume(_ context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	if o.publish == nil {
+		return nil, errors.New("this driver mounts nothing")
+	}
+	return &csi.NodePublishVolumeResponse{}, o.publish(r.GetTargetPath(), r.GetVolumeContext()["secretProviderClass"])
+}
+
+func (o *other) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	if o.unpublish == nil {
+		return nil, errors.New("this driver unmounts nothing")
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, o.unpublish(r.GetTargetPath())
 }

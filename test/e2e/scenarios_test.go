@@ -366,7 +366,9 @@ func TestIdentitiesOfServiceAccounts(t *testing.T) {
 	s.Pod("thief", "other", as)
 	s.Pod("borrower", "web", as) // the client id of another service account
 	s.Ready("cart")
-	s.Eventually("the refusal by the vault", func() bool { return strings.Contains(s.Events("thief"), "FailedMount") && strings.Contains(s.Events("thief"), client) })
+	s.Eventually("the refusal by the vault", func() bool {
+		return strings.Contains(s.Events("thief"), "FailedMount") && strings.Contains(s.Events("thief"), client)
+	})
 	s.Eventually("the refusal by Entra ID", func() bool {
 		return strings.Contains(s.Events("borrower"), "FailedMount") && strings.Contains(s.Events("borrower"), "system:serviceaccount:"+s.Namespace+":other")
 	})
