@@ -22,7 +22,7 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 			f.bundle.Absent = append(f.bundle.Absent, r.object.Paths()...)
 		}
 		for i, a := range r.versions {
-			made, err := f.render(ctx, r.object, i, a)
+			made, err := f.render(ctx, r.object, i, a, r.exact)
 			if err != nil {
 				failed = append(failed, asError(err))
 				continue
@@ -68,8 +68,9 @@ type rendered struct {
 	warnings []string
 }
 
-// render turns the index-th version of an object into its files. A panic is an error of this object.
-func (f *fetch) render(ctx context.Context, o *class.Object, index int, a answer) (made rendered, err error) {
+// render turns the index-th version of an object into its files. Exact is true where it was asked for by its id. A panic is an error of
+// this object.
+func (f *fetch) render(ctx context.Context, o *class.Object, index int, a answer, exact bool) (made rendered, err error) {
 	file, id := place(o.Path, string(o.Kind)+"/"+o.Name, o.History, index)
 	var c contents
 	err = f.provider.safe.Do(ctx, "make files of "+label(o), func() (err error) {
@@ -87,7 +88,7 @@ func (f *fetch) render(ctx context.Context, o *class.Object, index int, a answer
 		return rendered{}, err
 	}
 	key := f.version(o, o.Version)
-	if o.History > 1 {
+	if o.History > 1 || exact {
 		key = f.version(o, a.Object.Version)
 	}
 	for i := range c.files {

@@ -40,6 +40,9 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 		return nil, join(failed)
 	}
 	f.bundle.TokenWait = wait.Longest()
+	if f.bundle.Detection != "" {
+		f.provider.options.Observer.Detected(f.bundle.Detection)
+	}
 	return f.assemble(ctx, results)
 }
 
@@ -52,8 +55,10 @@ type fetch struct {
 	*binding
 	opts volume.FetchOptions
 	now  time.Time
-	// files counts those of version histories.
+	// files counts those of version histories and selections.
 	files atomic.Int64
+	// catalogs are the lists of all objects that this fetch uses, each asked for once.
+	catalogs catalogs
 
 	mu     sync.Mutex
 	bundle *volume.Bundle
@@ -65,36 +70,84 @@ type fetch struct {
 type fetched struct {
 	object   *class.Object
 	versions []answer
+	// exact is true where the version was asked for by its id although the object names none.
+	exact bool
 	// absent is why an optional object has no version.
 	absent *volume.Error
 	err    error
 }
 
-// objects fetches all objects of the class at the same time.
+// objects fetches all objects of the class at the same time, in the class's order. A selection is as many objects as it takes.
 func (f *fetch) objects(ctx context.Context) []fetched {
-	results := make([]fetched, len(f.class.Objects))
+	results := make([][]fetched, len(f.class.Objects))
 	var work sync.WaitGroup
 	for i := range f.class.Objects {
-		work.Go(func() { results[i] = f.object(ctx, &f.class.Objects[i]) })
+		work.Go(func() { results[i] = f.resolve(ctx, &f.class.Objects[i]) })
 	}
 	work.Wait()
-	return results
+	return slices.Concat(results...)
 }
 
-// object fetches one object of the class. A panic is an error of this object.
-func (f *fetch) object(ctx context.Context, o *class.Object) (r fetched) {
+// resolve fetches one item of the class: of its vault, of its fallback vaults where its own cannot be reached and the class permits it,
+// and of what is kept last. A selection is as many objects as it takes.
+func (f *fetch) resolve(ctx context.Context, o *class.Object) []fetched {
+	if len(o.Fallbacks) > 0 && f.opts.AllowStale {
+		return f.withFallbacks(ctx, o)
+	}
+	return f.once(ctx, o, attempt{stale: f.opts.AllowStale})
+}
+
+// once fetches one item of the class from its vault. A panic is an error of this item.
+func (f *fetch) once(ctx context.Context, o *class.Object, try attempt) (all []fetched) {
+	if o.Selector == nil {
+		return []fetched{f.object(ctx, o, try)}
+	}
+	err := f.provider.safe.Do(ctx, "select "+label(o), func() (err error) {
+		all, err = f.selection(ctx, o, try)
+		return err
+	})
+	if err == nil {
+		return all
+	}
+	r := fetched{object: o}
+	r.fail(err)
+	return []fetched{r}
+}
+
+// fail notes why there is no object, which is no error where it is optional.
+func (r *fetched) fail(err error) {
+	r.versions, r.err = nil, err
+	if e, ok := errors.AsType[*volume.Error](err); ok && r.object.Optional && missing(e.Reason) {
+		r.absent, r.err = e, nil
+	}
+}
+
+// missing reports whether an error says that there is no object that could be had.
+func missing(reason volume.Reason) bool {
+	return reason == volume.ReasonNotFound || reason == volume.ReasonDisabled
+}
+
+// object fetches one object of the class from its vault. A panic is an error of this object.
+func (f *fetch) object(ctx context.Context, o *class.Object, try attempt) (r fetched) {
 	r.object = o
-	r.err = f.provider.safe.Do(ctx, "fetch "+label(o), func() (err error) {
+	err := f.provider.safe.Do(ctx, "fetch "+label(o), func() (err error) {
 		if o.History > 1 {
-			r.versions, err = f.history(ctx, o)
+			r.versions, err = f.history(ctx, o, try)
 			return err
 		}
-		a, err := f.source(ctx, o, f.version(o, o.Version))
+		a, err := f.current(ctx, o, try)
+		if err != nil && o.LatestEnabled && volume.ReasonOf(err) == volume.ReasonDisabled {
+			newest := *o
+			newest.History = 1
+			r.exact = true
+			r.versions, err = f.history(ctx, &newest, try)
+			return err
+		}
 		r.versions = []answer{a}
 		return err
 	})
-	if e, ok := errors.AsType[*volume.Error](r.err); ok && o.Optional && (e.Reason == volume.ReasonNotFound || e.Reason == volume.ReasonDisabled) {
-		r.absent, r.versions, r.err = e, nil, nil
+	if err != nil {
+		r.fail(err)
 	}
 	return r
 }
@@ -111,10 +164,10 @@ func (f *fetch) version(o *class.Object, version string) volume.SourceKey {
 }
 
 // history gets the newest enabled versions, the newest first, from the start version on.
-func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) {
+func (f *fetch) history(ctx context.Context, o *class.Object, try attempt) ([]answer, error) {
 	key := f.version(o, "")
 	key.List = true
-	listed, err := f.source(ctx, o, key)
+	listed, err := f.source(ctx, o, key, try)
 	if err != nil {
 		return nil, err
 	}
@@ -123,9 +176,7 @@ func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) 
 		return nil, err
 	}
 	if n := f.files.Add(int64(len(wanted))); n > class.MaxFiles {
-		return nil, &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
-			"objectVersionHistory asks for more than %d files in all: write smaller numbers, or split the class",
-			class.MaxFiles)}
+		return nil, tooManyFiles("objectVersionHistory")
 	}
 	answers := make([]answer, len(wanted))
 	errs := make([]error, len(wanted))
@@ -133,13 +184,18 @@ func (f *fetch) history(ctx context.Context, o *class.Object) ([]answer, error) 
 	for i, version := range wanted {
 		work.Go(func() {
 			errs[i] = f.provider.safe.Do(ctx, "fetch "+label(o), func() (err error) {
-				answers[i], err = f.source(ctx, o, f.version(o, version))
+				answers[i], err = f.source(ctx, o, f.version(o, version), try)
 				return err
 			})
 		})
 	}
 	work.Wait()
 	return answers, errors.Join(errs...)
+}
+
+func tooManyFiles(field string) error {
+	return &volume.Error{Reason: volume.ReasonInvalidClass, Message: fmt.Sprintf(
+		"%s asks for more than %d files in all: write smaller numbers, or split the class", field, class.MaxFiles)}
 }
 
 // pick returns the versions to write.
@@ -174,35 +230,27 @@ func pick(all []vault.Attributes, o *class.Object) ([]string, error) {
 	return versions, nil
 }
 
+// attempt says how a source is to be had.
+type attempt struct {
+	// stale permits a last known good answer where the vault cannot be reached and the class wants one.
+	stale bool
+	// failed is why the vault is not asked at all; nil where it is.
+	failed error
+	// notBefore is the earliest request whose answer will do, where it is later than that of the fetch.
+	notBefore time.Time
+}
+
 // source gets the answer of a source from the table, which asks the vault where it has none. Where the vault cannot be
 // reached, it is a last known good one if the class permits it.
-func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKey) (answer, error) {
-	q := query{
-		key:       key,
-		name:      o.Name,
-		scope:     f.class.Cloud.Scope,
-		identity:  f.identity,
-		notBefore: f.opts.NotBefore,
-		keep:      f.class.StaleIfError,
-		optional:  o.Optional,
-	}
-	a, err := f.provider.table.get(ctx, q)
+func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKey, try attempt) (answer, error) {
+	err := try.failed
 	if err == nil {
-		f.note(key, a)
-		if a.absent != nil {
-			return answer{}, a.absent
-		}
-		return a, nil
-	}
-	if _, known := errors.AsType[*volume.Error](err); !known && errors.Is(err, context.DeadlineExceeded) {
-		err = &volume.Error{
-			Reason: volume.ReasonNetwork,
-			Cause:  err,
-			Message: fmt.Sprintf("%s: no answer within %s: check firewalls and routes "+
-				"from the node", label(o), f.provider.options.FetchTimeout),
+		var a answer
+		if a, err = f.ask(ctx, o, key, try.notBefore); err == nil {
+			return a, nil
 		}
 	}
-	if !f.opts.AllowStale || f.class.StaleIfError == 0 || !volume.ReasonOf(err).Transient() {
+	if !try.stale || f.class.StaleIfError == 0 || !volume.ReasonOf(err).Transient() {
 		return answer{}, err
 	}
 	a, ok := f.provider.table.lastGood(key, f.class.StaleIfError)
@@ -214,6 +262,48 @@ func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKe
 	defer f.mu.Unlock()
 	f.bundle.Stale, f.bundle.Cause = true, err
 	return a, nil
+}
+
+// ask gets the answer of a source from the table.
+func (f *fetch) ask(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time) (answer, error) {
+	q := query{
+		key:       key,
+		name:      o.Name,
+		scope:     f.class.Cloud.Scope,
+		identity:  f.identity,
+		notBefore: f.opts.NotBefore,
+		keep:      f.keep(o),
+		optional:  o.Optional,
+	}
+	if notBefore.After(q.notBefore) {
+		q.notBefore = notBefore
+	}
+	a, err := f.provider.table.get(ctx, q)
+	switch _, known := errors.AsType[*volume.Error](err); {
+	case err == nil:
+		f.note(key, a)
+		if a.absent != nil {
+			return answer{}, a.absent
+		}
+		return a, nil
+	case !known && errors.Is(err, context.DeadlineExceeded):
+		err = &volume.Error{
+			Reason: volume.ReasonNetwork,
+			Cause:  err,
+			Message: fmt.Sprintf("%s: no answer within %s: check firewalls and routes "+
+				"from the node", label(o), f.provider.options.FetchTimeout),
+		}
+	}
+	return answer{}, err
+}
+
+// keep returns for how long values are kept beyond the table's own time: for emergencies, and to compare them with the next list.
+func (f *fetch) keep(o *class.Object) time.Duration {
+	keep := f.class.StaleIfError
+	if (f.class.Lists || o.Listed) && f.opts.Interval > 0 {
+		keep = max(keep, 3*f.opts.Interval+time.Minute)
+	}
+	return keep
 }
 
 // ask asks the vault. The table calls it for one of the callers that want the same source. It ends a little before that
@@ -251,5 +341,8 @@ func (f *fetch) note(key volume.SourceKey, a answer) {
 
 // label names an object of a class in messages.
 func label(o *class.Object) string {
+	if o.Selector != nil {
+		return fmt.Sprintf("vault %s: %ss matching %q", host(o.VaultURL), o.Kind, o.Selector)
+	}
 	return fmt.Sprintf("vault %s: %s %q", host(o.VaultURL), o.Kind, o.Name)
 }

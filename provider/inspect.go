@@ -138,22 +138,29 @@ func vaultsOf(c *class.Class) []string {
 func (f *fetch) inspect(ctx context.Context, index int, skip bool) ObjectInspection {
 	o := &f.class.Objects[index]
 	found := ObjectInspection{ID: string(o.Kind) + "/" + o.Name, Vault: host(o.VaultURL), Path: o.Path, Skipped: skip}
+	if o.Selector != nil {
+		found.ID = string(o.Kind) + "/" + o.Selector.String()
+	}
 	if skip {
 		return found
 	}
-	got := f.object(ctx, o)
-	if got.err != nil {
-		found.Err = asError(got.err)
-		return found
-	}
-	for i, a := range got.versions {
-		made, err := f.render(ctx, o, i, a)
-		if err != nil {
-			found.Err = asError(err)
+	for _, got := range f.resolve(ctx, o) {
+		if got.err != nil {
+			found.Err = asError(got.err)
 			return found
 		}
-		found.Versions = append(found.Versions, made.object)
-		found.Warnings = append(found.Warnings, made.warnings...)
+		if got.absent != nil {
+			found.Warnings = append(found.Warnings, "it is optional, and there is none now: "+got.absent.Message)
+		}
+		for i, a := range got.versions {
+			made, err := f.render(ctx, got.object, i, a, got.exact)
+			if err != nil {
+				found.Err = asError(err)
+				return found
+			}
+			found.Versions = append(found.Versions, made.object)
+			found.Warnings = append(found.Warnings, made.warnings...)
+		}
 	}
 	return found
 }

@@ -47,8 +47,12 @@ type Observer interface {
 	// VaultRequest and TokenRequest are called at the end of each request.
 	VaultRequest(operation string, reason volume.Reason, took time.Duration)
 	TokenRequest(mode string, reason volume.Reason, took time.Duration)
-	// Source is called with how a source was answered: requested, joined, cached or stale.
+	// Source is called with how a source was answered: requested, joined, cached, listed or stale.
 	Source(how string)
+	// Detected is called with how a fetch found out what changed, for classes that ask for lists.
+	Detected(how volume.Detection)
+	// Fallback is called for each object that was taken from a fallback vault.
+	Fallback()
 	// Panicked is called for each panic that was recovered, with the name of the task.
 	Panicked(task string)
 }
@@ -98,6 +102,8 @@ type Provider struct {
 	vaults     *vault.Pool
 	limiters   *limiter.Limiters
 	table      *table
+	costs      *costs
+	outages    *outages
 	transport  *http.Transport
 	safe       safe.Handler
 }
@@ -125,6 +131,8 @@ func New(o Options) (*Provider, error) {
 	}
 	p := &Provider{
 		options: o,
+		costs:   &costs{clock: o.Clock, known: map[volume.SourceKey]cost{}},
+		outages: &outages{clock: o.Clock, known: map[string]outage{}},
 		safe:    safe.Handler{Log: o.Log, Count: func(_ context.Context, task string) { o.Observer.Panicked(task) }},
 		classes: newClassCache(class.Options{
 			Clouds:          clouds,
@@ -204,4 +212,6 @@ type noObserver struct{}
 func (noObserver) VaultRequest(string, volume.Reason, time.Duration) {}
 func (noObserver) TokenRequest(string, volume.Reason, time.Duration) {}
 func (noObserver) Source(string)                                     {}
+func (noObserver) Detected(volume.Detection)                         {}
+func (noObserver) Fallback()                                         {}
 func (noObserver) Panicked(string)                                   {}

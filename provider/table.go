@@ -26,6 +26,8 @@ type answer struct {
 	asked time.Time
 	// hash changes when the answer changes.
 	hash [sha256.Size]byte
+	// read is when the vault gave the object, by its own clock. Date is later where a list confirmed it.
+	read time.Time
 	// shared is true where the answer is from a request of another caller.
 	shared bool
 	// stale is true for a last known good answer in place of one that could not be had.
@@ -74,6 +76,9 @@ type tableOptions struct {
 	ask func(context.Context, query) (vault.Answer, error)
 }
 
+// mostPace is how long a list of all objects is kept at least, because it may serve for as long.
+const mostPace = 5 * time.Minute
+
 type entry struct {
 	answer answer
 	until  time.Time
@@ -97,6 +102,48 @@ func (t *table) close() {
 		t.timer.Stop()
 	}
 }
+
+// confirm notes that an answer which is kept was still the vault's at a later time, and keeps it for longer. What is kept may be newer
+// by then.
+func (t *table) confirm(key volume.SourceKey, held answer, at, date time.Time, d time.Duration) answer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[key]
+	if held.shared = true; !ok || e.answer.hash != held.hash || e.answer.asked.After(at) {
+		held.asked, held.Date = at, date
+		return held
+	}
+	e.answer.asked, e.answer.Date = at, date
+	if until := at.Add(d); until.After(e.until) {
+		e.until = until
+	}
+	t.entries[key] = e
+	held.asked, held.Date = at, date
+	return held
+}
+
+// held returns a kept answer of any age.
+func (t *table) held(key volume.SourceKey) (answer, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[key]
+	return e.answer, ok && e.answer.absent == nil
+}
+
+// pace returns for how long a list of all objects serves before it is asked for again, so that the lists of this node together make at
+// most one request a second. The caller holds the lock.
+func (t *table) pace() time.Duration {
+	requests := 0
+	for key, e := range t.entries {
+		if isCatalog(key) {
+			requests += e.answer.Pages
+		}
+	}
+	return time.Duration(requests) * time.Second
+}
+
+// isCatalog reports whether the key is that of the list of all objects of a kind.
+func isCatalog(key volume.SourceKey) bool { return key.List && key.Name == "" && key.Selection == "" }
 
 // get returns an answer to a request that began at or after notBefore: a kept one, that of a request under way, or that
 // of a new one.
@@ -148,7 +195,11 @@ func (t *table) request(ctx context.Context, q query) (answer, error) {
 		}
 		return absent, nil
 	}
-	return t.keep(q.key, answer{Answer: got, asked: start, hash: t.hash(got)}, max(t.ttl, q.keep)), nil
+	keep := max(t.ttl, q.keep)
+	if isCatalog(q.key) {
+		keep = max(keep, mostPace)
+	}
+	return t.keep(q.key, answer{Answer: got, asked: start, read: got.Date, hash: t.hash(got)}, keep), nil
 }
 
 // recent returns a kept answer that may be shared.
@@ -156,6 +207,10 @@ func (t *table) recent(q query) (answer, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[q.key]
+	if ok && isCatalog(q.key) && t.clock.Since(e.answer.asked) < t.pace() {
+		e.answer.shared = true
+		return e.answer, true
+	}
 	if !ok || e.answer.asked.Before(q.notBefore) || t.clock.Since(e.answer.asked) > t.ttl || e.answer.absent != nil && !q.optional {
 		return answer{}, false
 	}
@@ -250,6 +305,13 @@ func (t *table) sweep() {
 		t.arm()
 		return nil
 	})
+}
+
+// digest is a keyed hash of a text.
+func (t *table) digest(text string) [sha256.Size]byte {
+	h := hmac.New(sha256.New, t.key)
+	_, _ = h.Write([]byte(text))
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // hash depends on all of an answer that reaches files or reports. It is keyed: it cannot be tested against guesses.

@@ -32,6 +32,7 @@ func (v *Volumes) fill(ctx context.Context, p Publication) (err error) {
 		NotBefore:  start.Add(-v.CacheTTL),
 		Priority:   volume.PriorityMount,
 		AllowStale: true,
+		Interval:   v.store.intervalFor(b.binding),
 	})
 	if err != nil {
 		return err
@@ -50,6 +51,9 @@ func (v *Volumes) fill(ctx context.Context, p Publication) (err error) {
 	v.Reporter.Report(ctx, report.Published{After: after, Duration: v.Clock.Since(start), Phases: phases})
 	if bundle.Stale {
 		v.Reporter.Report(ctx, report.ServedStale{After: after, Err: bundle.Cause})
+	}
+	if bundle.Fallback != "" {
+		v.Reporter.Report(ctx, report.ServedFallback{After: after, Err: bundle.Cause})
 	}
 	v.warn(ctx, p.Ref, b.binding.Warnings()...)
 	v.warn(ctx, p.Ref, bundle.Warnings...)

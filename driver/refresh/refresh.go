@@ -35,7 +35,11 @@ func (v *Volumes) refreshGroup(ctx context.Context, j job) {
 	}
 	// all volumes of the group have this class and identity; the trace names one of them
 	ctx, span := v.startSpan(ctx, spanRefresh, b.Ref)
-	bundle, err := v.fetch(ctx, b, volume.FetchOptions{NotBefore: j.due, Priority: volume.PriorityRefresh})
+	bundle, err := v.fetch(ctx, b, volume.FetchOptions{
+		NotBefore: j.due,
+		Priority:  volume.PriorityRefresh,
+		Interval:  v.store.intervalFor(b.binding),
+	})
 	defer func() { endSpan(span, err) }()
 	if ctx.Err() != nil {
 		return // the driver stops
@@ -82,7 +86,7 @@ func (v *Volumes) deliver(ctx context.Context, g *refreshGroup, target string, b
 		Changed:  changed,
 		Duration: v.Clock.Since(start),
 	})
-	if (before.Failure != nil || before.Stale) && after.Failure == nil {
+	if (before.Failure != nil || before.Stale || before.Fallback != "") && after.Failure == nil {
 		v.Reporter.Report(ctx, report.Recovered{After: after})
 	}
 	now := v.Clock.Now()

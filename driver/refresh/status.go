@@ -26,6 +26,10 @@ type VolumeStatus struct {
 	Refreshing bool `json:"refreshing,omitempty"`
 	// Stale is true where the Pod started from last known good values.
 	Stale bool `json:"stale,omitempty"`
+	// Fallback is the host of the fallback vault that the Pod started with.
+	Fallback string `json:"fallback,omitempty"`
+	// ChangeDetection says how the last fetch found out what changed; empty where the class asks for nothing special.
+	ChangeDetection volume.Detection `json:"changeDetection,omitempty"`
 	// Reason and Error say why the files are not fresh; empty where they are.
 	Reason volume.Reason `json:"reason,omitempty"`
 	Error  string        `json:"error,omitempty"`
@@ -87,8 +91,11 @@ func (g *refreshGroup) statusOf(state *volumeState) VolumeStatus {
 		NextRefresh:    g.due,
 		Refreshing:     g.busy,
 		Stale:          s.Stale,
-		Failures:       g.failures,
-		Objects:        make([]ObjectStatus, 0, len(s.Objects)),
+		Fallback:       s.Fallback,
+
+		ChangeDetection: s.Detection,
+		Failures:        g.failures,
+		Objects:         make([]ObjectStatus, 0, len(s.Objects)),
 	}
 	if s.Failure != nil {
 		status.Reason, status.Error = s.Failure.Reason, s.Failure.Latest

@@ -57,9 +57,11 @@ func (s *store) published(b bound, bundle *volume.Bundle, now time.Time) *volume
 		FetchedAt: bundle.FetchedAt,
 		Interval:  s.intervalFor(b.binding),
 		Stale:     bundle.Stale,
+		Fallback:  bundle.Fallback,
+		Detection: bundle.Detection,
 	}}
 	g := s.join(state)
-	if bundle.Stale {
+	if bundle.Provisional() {
 		if bundle.Cause != nil {
 			state.snapshot.Failure = state.snapshot.Failure.Next(now, bundle.Cause)
 		}
@@ -341,7 +343,7 @@ func (s *store) failed(g *refreshGroup, now time.Time, asked time.Duration, err 
 	for target := range g.members {
 		changes = append(changes, s.update(target, func(_ *volumeState, after *volume.Snapshot) {
 			after.Failure = after.Failure.Next(now, err)
-			stale = stale || after.Stale
+			stale = stale || after.Stale || after.Fallback != ""
 		}))
 	}
 	if interval := s.intervalOf(g); interval > 0 || stale {
@@ -385,7 +387,8 @@ func (s *store) delivered(g *refreshGroup, target string, bundle *volume.Bundle,
 			return
 		}
 		state.hash = hashOf(g.binding, bundle)
-		after.Objects, after.Bytes, after.FetchedAt, after.Stale = bundle.Objects, sizeOf(bundle), bundle.FetchedAt, false
+		after.Objects, after.Bytes, after.FetchedAt = bundle.Objects, sizeOf(bundle), bundle.FetchedAt
+		after.Stale, after.Fallback, after.Detection = false, "", bundle.Detection
 		if state.resolveErr != nil {
 			after.Failure = after.Failure.Next(now, state.resolveErr)
 			return

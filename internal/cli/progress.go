@@ -61,6 +61,12 @@ func (p *progress) TokenRequest(string, volume.Reason, time.Duration) { p.add(1,
 // Source implements provider.Observer.
 func (p *progress) Source(string) { p.add(0, 1) }
 
+// Detected implements provider.Observer.
+func (*progress) Detected(volume.Detection) {}
+
+// Fallback implements provider.Observer.
+func (*progress) Fallback() {}
+
 // Panicked implements provider.Observer. The error that follows is printed.
 func (*progress) Panicked(string) {}
 

@@ -85,6 +85,12 @@ func printStatus(w io.Writer, s *admin.NodeStatus) error {
 			line := "mounted by another driver: without " + strings.Join(v.MountLacks, ", ") + " until the Pod is replaced"
 			below = append(below, p.paint(line, yellow))
 		}
+		if v.Fallback != "" {
+			below = append(below, p.paint("values of the fallback vault "+v.Fallback, yellow))
+		}
+		if v.ChangeDetection != "" {
+			below = append(below, p.paint("change detection: "+string(v.ChangeDetection), faint))
+		}
 		for _, o := range v.Objects {
 			line := fmt.Sprintf("%s  %s %s from %s", o.Path, o.Object, cmp.Or(o.Version, "(no version)"), o.Vault)
 			if !o.Expires.IsZero() {
@@ -165,6 +171,8 @@ func volumeState(v *refresh.VolumeStatus) (string, style) {
 		return string(v.Reason), red
 	case v.Stale:
 		return "stale", yellow
+	case v.Fallback != "":
+		return "fallback", yellow
 	case v.FetchedAt.IsZero():
 		return "adopted", plain
 	}

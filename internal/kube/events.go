@@ -282,16 +282,17 @@ type podEvent struct{ kind, reason, message string }
 // failed kubelet has an event too (FailedMount), at each try and around its own text, which may be cut at the end.
 func podEvents() map[report.Kind]podEvent {
 	return map[report.Kind]podEvent{
-		report.KindPublishFailed: {typeWarning, "FailedToMount", ""},
-		report.KindRefreshed:     {typeNormal, "MountRotationComplete", "the mounted files were updated"},
-		report.KindRefreshFailed: {typeWarning, "MountRotationFailed", ""},
-		report.KindRecovered:     {typeNormal, "MountRotationRecovered", ""},
-		report.KindServedStale:   {typeWarning, "MountedLastKnownGood", ""},
-		report.KindWarning:       {typeWarning, "SecretProviderClassWarning", ""},
-		report.KindExpiring:      {typeWarning, "ObjectExpiring", ""},
-		report.KindSynced:        {typeNormal, "SecretRotationComplete", ""},
-		report.KindSyncFailed:    {typeWarning, "FailedToCreateSecret", ""},
-		report.KindSyncConflict:  {typeWarning, "SecretConflict", ""},
+		report.KindPublishFailed:  {typeWarning, "FailedToMount", ""},
+		report.KindRefreshed:      {typeNormal, "MountRotationComplete", "the mounted files were updated"},
+		report.KindRefreshFailed:  {typeWarning, "MountRotationFailed", ""},
+		report.KindRecovered:      {typeNormal, "MountRotationRecovered", ""},
+		report.KindServedStale:    {typeWarning, "MountedLastKnownGood", ""},
+		report.KindServedFallback: {typeWarning, "MountedFromFallback", ""},
+		report.KindWarning:        {typeWarning, "SecretProviderClassWarning", ""},
+		report.KindExpiring:       {typeWarning, "ObjectExpiring", ""},
+		report.KindSynced:         {typeNormal, "SecretRotationComplete", ""},
+		report.KindSyncFailed:     {typeWarning, "FailedToCreateSecret", ""},
+		report.KindSyncConflict:   {typeWarning, "SecretConflict", ""},
 	}
 }
 

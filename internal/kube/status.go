@@ -78,6 +78,7 @@ func (w *statusWriter) Report(_ context.Context, e report.Event) {
 		report.KindRefreshed,
 		report.KindRecovered,
 		report.KindServedStale,
+		report.KindServedFallback,
 		report.KindRefreshFailed,
 		report.KindUnpublished:
 	case report.KindPublishFailed,

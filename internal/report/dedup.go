@@ -52,7 +52,7 @@ func (d *Deduplicated) pass(e Event) bool {
 	case KindRecovered:
 		d.recovered(c.target)
 		return true
-	case KindPublishFailed, KindRefreshFailed, KindServedStale:
+	case KindPublishFailed, KindRefreshFailed, KindServedStale, KindServedFallback:
 	case KindWarning, KindSyncFailed, KindSyncConflict:
 		c.message = e.Message() // several things may be wrong for one reason
 	}
@@ -72,7 +72,7 @@ func (d *Deduplicated) recovered(target string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.reported, func(c cause, _ time.Time) bool {
-		return c.target == target && (c.kind == KindRefreshFailed || c.kind == KindServedStale)
+		return c.target == target && (c.kind == KindRefreshFailed || c.kind == KindServedStale || c.kind == KindServedFallback)
 	})
 }
 

@@ -272,6 +272,33 @@ func (e ServedStale) Reason() volume.Reason { return volume.ReasonOf(e.Err) }
 
 func (e ServedStale) cause() error { return e.Err }
 
+// ServedFallback means that a Pod started with values of a fallback vault, because its own vault could not be reached.
+type ServedFallback struct {
+	After *volume.Snapshot
+	// Err is why the vault could not be reached.
+	Err error
+}
+
+// Kind implements Event.
+func (ServedFallback) Kind() Kind { return KindServedFallback }
+
+// Ref implements Event.
+func (e ServedFallback) Ref() volume.Ref { return e.After.Ref }
+
+// Message implements Event.
+func (e ServedFallback) Message() string {
+	text := "started with values of the fallback vault " + e.After.Fallback
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Reason implements Event.
+func (e ServedFallback) Reason() volume.Reason { return volume.ReasonOf(e.Err) }
+
+func (e ServedFallback) cause() error { return e.Err }
+
 // Warning is a mistake that does not stop the mount, for the owner of the Pod or of the class.
 type Warning struct {
 	Volume volume.Ref

@@ -19,7 +19,7 @@ func (l logger) Report(ctx context.Context, e Event) {
 	switch e.Kind() {
 	case KindPublishFailed, KindUnpublishFailed, KindPanicked:
 		return
-	case KindRefreshFailed, KindServedStale, KindWarning, KindExpiring, KindSyncFailed, KindSyncConflict:
+	case KindRefreshFailed, KindServedStale, KindServedFallback, KindWarning, KindExpiring, KindSyncFailed, KindSyncConflict:
 		level = slog.LevelWarn
 	case KindPublished, KindAdopted, KindUnpublished, KindRecovered, KindSynced:
 	case KindConfirmed:

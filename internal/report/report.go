@@ -33,6 +33,7 @@ const (
 	KindRefreshFailed   Kind = "RefreshFailed"
 	KindRecovered       Kind = "Recovered"
 	KindServedStale     Kind = "ServedStale"
+	KindServedFallback  Kind = "ServedFallback"
 	KindWarning         Kind = "Warning"
 	KindExpiring        Kind = "Expiring"
 	KindSynced          Kind = "Synced"
@@ -95,6 +96,7 @@ func Failed(e Event) bool {
 		KindUnpublishFailed,
 		KindRefreshFailed,
 		KindServedStale,
+		KindServedFallback,
 		KindWarning,
 		KindExpiring,
 		KindSyncFailed,

@@ -16,6 +16,9 @@ type Desired struct {
 	Labels, Annotations map[string]string
 	// Data is nil where only owners are to be added: the values are not fresh enough to be written.
 	Data map[string][]byte
+	// CreateOnly is true where the data may make a Secret that does not exist, and is not fit to replace any: of one that exists, only
+	// owners are added.
+	CreateOnly bool
 	// Hash changes when anything above changes. It is compared within this process only.
 	Hash [32]byte
 

@@ -123,7 +123,7 @@ func (r *Reconciler) once(ctx context.Context, d *Desired, k *Known, notices *[]
 	case !k.seen.exists():
 		k.hash = [32]byte{}
 		return r.create(ctx, d, k)
-	case d.Data == nil:
+	case d.Data == nil || d.CreateOnly:
 		return r.own(ctx, d, k)
 	}
 	order := compare(d, k.seen.record)

@@ -41,8 +41,8 @@ type Object struct {
 	NotBefore, Expires time.Time
 }
 
-// SourceKey names one thing that is asked of a vault as one identity: a version of an object, or the list of an
-// object's versions. Requests with an equal key share their answer.
+// SourceKey names one thing that is asked of a vault as one identity: a version of an object, the list of an object's versions, or the
+// list of all objects of a kind. Requests with an equal key share their answer.
 type SourceKey struct {
 	// Identity is the key of the identity that asks.
 	Identity string
@@ -50,16 +50,24 @@ type SourceKey struct {
 	Vault string
 	// Kind is the object's type: "secret", "key" or "cert".
 	Kind string
-	// Name is in lower case, since Key Vault's names have no case.
+	// Name is in lower case, since Key Vault's names have no case. It is empty for the list of all objects.
 	Name string
 	// Version is empty for the newest one.
 	Version string
-	// List is true for the list of the object's versions.
+	// List is true for the list of the object's versions, or of all objects.
 	List bool
+	// Selection is the text of a selection, for what it takes from the list of all objects; empty for the list itself.
+	Selection string
 }
 
 // String names the object for people, without the identity.
 func (k SourceKey) String() string {
+	if k.Name == "" {
+		if k.Selection == "" {
+			return k.Vault + k.Kind + " (list)"
+		}
+		return k.Vault + k.Kind + " (" + k.Selection + ")"
+	}
 	text := k.Vault + k.Kind + "/" + k.Name
 	if k.Version != "" {
 		text += "/" + k.Version
@@ -97,11 +105,33 @@ type Bundle struct {
 	TokenWait time.Duration
 	// Stale is true where a value is a last known good one, given because the vault could not be reached.
 	Stale bool
-	// Cause is why the bundle is stale; nil otherwise.
+	// Fallback is the host of a fallback vault that gave a value, because the object's own vault could not be reached; empty otherwise.
+	Fallback string
+	// Cause is why the bundle is stale or of a fallback vault; nil otherwise.
 	Cause error
+	// Detection says how the fetch found out what changed; empty where the class asks for nothing special.
+	Detection Detection
 	// Warnings are for the pod's owner; one line each, no secret.
 	Warnings []string
 }
+
+// Provisional returns whether something in the bundle is there only because a vault could not be reached: the next good answer of the
+// vault replaces it.
+func (b *Bundle) Provisional() bool { return b.Stale || b.Fallback != "" }
+
+// Detection is how a fetch finds out what changed in a vault. The set is closed and small enough to be a metric label.
+type Detection string
+
+const (
+	// DetectionList means that the vault's objects were listed, and what changed was got.
+	DetectionList Detection = "list"
+	// DetectionGet means that each object was got, although the class asks for lists, because there is nothing yet to compare.
+	DetectionGet Detection = "get"
+	// DetectionRefused means that each object was got, because the identity may not list.
+	DetectionRefused Detection = "get, listing is refused"
+	// DetectionCostly means that each object was got, because a list would need more requests.
+	DetectionCostly Detection = "get, a list needs more requests"
+)
 
 // Priority orders requests that wait for the same vault.
 type Priority int
@@ -120,6 +150,9 @@ type FetchOptions struct {
 	Priority  Priority
 	// AllowStale permits last known good values where the class opted in (staleIfError).
 	AllowStale bool
+	// Interval is how often the same is fetched; 0 where it is not fetched again. Values that a later fetch compares with a list are
+	// kept for longer than that.
+	Interval time.Duration
 }
 
 // Binding is a class resolved for one identity: what to fetch, as whom. It is made without a request to the vault.

@@ -25,6 +25,11 @@ type Snapshot struct {
 	// Stale is true while the files are last known good ones, because the vault could not be reached when the Pod
 	// started.
 	Stale bool
+	// Fallback is the host of the fallback vault that values are from, while the first vault has not answered since the Pod started;
+	// empty otherwise.
+	Fallback string
+	// Detection says how the last fetch found out what changed; empty where the class asks for nothing special.
+	Detection Detection
 	// Failure is why the files are not refreshed; nil while refreshes succeed.
 	Failure *Failure
 }

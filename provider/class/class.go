@@ -149,6 +149,8 @@ type Object struct {
 	Name string
 	// Selector takes all objects that match, in place of one by its name; nil where Name is set.
 	Selector *Selector `json:",omitempty"`
+	// Listed is true for an object that a selection took.
+	Listed bool `json:"-"`
 	// Path is the file name: the alias, else the name. Where Selector is set it holds NamePlaceholder.
 	Path string
 	// Version is empty for the current one; "latest" is already turned into empty.

@@ -2,7 +2,9 @@ package class
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -60,10 +62,19 @@ func (s *Selector) String() string {
 	return text
 }
 
+// Key is equal for selectors that take the same.
+func (s *Selector) Key() string {
+	text := fmt.Sprintf("%q managed=%t", strings.ToLower(s.Pattern), s.Managed)
+	for _, tag := range slices.Sorted(maps.Keys(s.Tags)) {
+		text += fmt.Sprintf(" %q=%q", tag, s.Tags[tag])
+	}
+	return text
+}
+
 // Of returns the object that the selection makes of the one with the name.
 func (object *Object) Of(name string) *Object {
 	one := *object
-	one.Name, one.Selector = name, nil
+	one.Name, one.Selector, one.Listed = name, nil, true
 	one.Path = strings.ReplaceAll(object.Path, NamePlaceholder, name)
 	return &one
 }

@@ -26,6 +26,9 @@ type Answer struct {
 	Object *Object
 	// Versions are those of a list, in no order.
 	Versions []Attributes
+	// Items are all objects of a kind, in no order, and Pages is how many requests it took to list them.
+	Items []Item
+	Pages int
 	// Date is when the vault answered, by its own clock; zero where it does not say.
 	Date time.Time
 }
@@ -38,8 +41,15 @@ func (c *Client) Ask(ctx context.Context, key volume.SourceKey, name string) (An
 	var last *volume.Error
 	for try := 1; ; try++ {
 		start := c.options.Clock.Now()
-		a, raw, err := c.try(ctx, key) //nolint:bodyclose // the SDK has read it
+		// each page of a list is a request of its own; the last one is counted with the outcome
+		pages := 0
+		a, raw, err := c.try(ctx, key, func() { //nolint:bodyclose // the SDK has read it
+			if pages++; pages > 1 {
+				c.observe(d, "", start)
+			}
+		})
 		if err == nil {
+			a.Pages = pages
 			c.observe(d, "", start)
 			return a, nil
 		}
@@ -58,7 +68,7 @@ func (c *Client) Ask(ctx context.Context, key volume.SourceKey, name string) (An
 }
 
 // try asks once.
-func (c *Client) try(ctx context.Context, key volume.SourceKey) (a Answer, raw *http.Response, err error) {
+func (c *Client) try(ctx context.Context, key volume.SourceKey, page func()) (a Answer, raw *http.Response, err error) {
 	ctx, noToken := withTokenError(policy.WithCaptureResponse(ctx, &raw))
 	defer func() {
 		if err != nil && *noToken != nil {
@@ -70,9 +80,17 @@ func (c *Client) try(ctx context.Context, key volume.SourceKey) (a Answer, raw *
 		return a, nil, err
 	}
 	var ids []string
-	if key.List {
+	switch {
+	case key.List && key.Name == "":
+		a.Items, ids, err = kind.list(ctx, func() {
+			if a.Date.IsZero() {
+				a.Date = dateOf(raw) // that of the first page: what comes after it may not be in the list
+			}
+			page()
+		})
+	case key.List:
 		a.Versions, ids, err = kind.versions(ctx, key.Name)
-	} else {
+	default:
 		var id string
 		a.Object, id, err = kind.get(ctx, key.Name, key.Version)
 		ids = []string{id}
@@ -85,21 +103,34 @@ func (c *Client) try(ctx context.Context, key volume.SourceKey) (a Answer, raw *
 		if err != nil {
 			return Answer{}, raw, err
 		}
-		if key.List {
+		switch {
+		case key.List && key.Name == "":
+			a.Items[i].Name = version
+		case key.List:
 			a.Versions[i].Version = version
-		} else {
+		default:
 			a.Object.Version = version
 		}
 	}
-	if raw != nil {
-		if date, err := http.ParseTime(raw.Header.Get("Date")); err == nil {
-			a.Date = date
-		}
-		if a.Object != nil {
-			a.Object.RequestID = requestID(raw)
-		}
+	if a.Date.IsZero() {
+		a.Date = dateOf(raw)
+	}
+	if a.Object != nil {
+		a.Object.RequestID = requestID(raw)
 	}
 	return a, raw, nil
+}
+
+// dateOf returns when the vault answered, by its own clock; zero where it does not say.
+func dateOf(raw *http.Response) (date time.Time) {
+	if raw == nil {
+		return date
+	}
+	date, err := http.ParseTime(raw.Header.Get("Date"))
+	if err != nil {
+		return time.Time{}
+	}
+	return date
 }
 
 func (c *Client) observe(d description, reason volume.Reason, start time.Time) {

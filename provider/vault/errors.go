@@ -21,6 +21,7 @@ import (
 var (
 	errIncomplete = errors.New("the answer lacks what it must have")
 	errEndless    = errors.New("the list does not end")
+	errTooMany    = errors.New("the vault has too many objects to list")
 	errForeign    = errors.New("the answer is for another object")
 )
 
@@ -45,6 +46,9 @@ func (d description) String() string {
 	if d.kind == class.Certificate {
 		kind = "certificate"
 	}
+	if d.name == "" {
+		return "list of " + kind + "s"
+	}
 	if d.version != "" {
 		return fmt.Sprintf("%s %q version %s", kind, d.name, d.version)
 	}
@@ -62,6 +66,14 @@ func (c *Client) explain(err error, raw *http.Response, d description) *volume.E
 			RequestID: r.requestID,
 			Message:   fmt.Sprintf("vault %s: %s: %s", c.host, d, r.message),
 			Cause:     err,
+		}
+	}
+	if errors.Is(err, errTooMany) {
+		return &volume.Error{
+			Reason: volume.ReasonInvalidClass,
+			Message: fmt.Sprintf("vault %s: it has more than %d objects of this type, too many to select from (%s): name each with "+
+				"objectName, or use a vault of its own", c.host, mostListed, d),
+			Cause: err,
 		}
 	}
 	answered, ok := errors.AsType[*azcore.ResponseError](err)

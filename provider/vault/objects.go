@@ -51,10 +51,24 @@ type Attributes struct {
 	Created, Updated, NotBefore, Expires time.Time
 }
 
+// mostListed bounds the objects of one kind that a vault may have for a list of all of them.
+const mostListed = 2000
+
+// Item is one object in the list of all objects of a kind: its current version.
+type Item struct {
+	Attributes
+	Name string
+	// Managed is true for a secret or a key that belongs to a certificate.
+	Managed bool
+	Tags    map[string]string
+}
+
 // kindClient asks for objects of one kind. It returns each with its id, which the caller checks.
 type kindClient interface {
 	get(ctx context.Context, name, version string) (o *Object, id string, err error)
 	versions(ctx context.Context, name string) (all []Attributes, ids []string, err error)
+	// list returns all objects, and calls page at the end of each page.
+	list(ctx context.Context, page func()) (all []Item, ids []string, err error)
 }
 
 // kind returns the client for objects of a kind.
@@ -84,8 +98,8 @@ func collection(kind string) string {
 var versionPattern = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
 
 // checkID checks that an answer's id, https://HOST/secrets/NAME/VERSION, is that of the object that was asked for, and
-// returns its version.
-func (c *Client) checkID(id string, asked volume.SourceKey) (version string, err error) {
+// returns its version; of an item of the list of all objects, its name.
+func (c *Client) checkID(id string, asked volume.SourceKey) (last string, err error) {
 	if id == "" {
 		return "", errIncomplete
 	}
@@ -95,6 +109,13 @@ func (c *Client) checkID(id string, asked volume.SourceKey) (version string, err
 	}
 	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
 	host := url.URL{Host: c.host}
+	if asked.Name == "" { // an item of the list of all objects, which has no version
+		if len(parts) != 2 || !strings.EqualFold(u.Hostname(), host.Hostname()) || parts[0] != collection(asked.Kind) ||
+			!versionPattern.MatchString(parts[1]) {
+			return "", errForeign
+		}
+		return parts[1], nil
+	}
 	if len(parts) != 3 || !strings.EqualFold(u.Hostname(), host.Hostname()) || parts[0] != collection(asked.Kind) ||
 		!strings.EqualFold(parts[1], asked.Name) || !versionPattern.MatchString(parts[2]) ||
 		asked.Version != "" && !strings.EqualFold(parts[2], asked.Version) {
@@ -128,6 +149,21 @@ func (s secrets) versions(ctx context.Context, name string) ([]Attributes, []str
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
 				l.add(string(deref(v.ID)), attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires))
+			}
+		}
+	})
+	return l.all, l.ids, err
+}
+
+func (s secrets) list(ctx context.Context, page func()) ([]Item, []string, error) {
+	l := &items{page: page}
+	err := collectItems(ctx, l, s.client.NewListSecretPropertiesPager(nil), func(page azsecrets.ListSecretPropertiesResponse) {
+		for _, v := range page.Value {
+			if v != nil && v.Attributes != nil {
+				a := v.Attributes
+				l.add(string(deref(v.ID)), Item{
+					Attributes: attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires), Managed: deref(v.Managed), Tags: tags(v.Tags),
+				})
 			}
 		}
 	})
@@ -172,6 +208,21 @@ func (k keys) versions(ctx context.Context, name string) ([]Attributes, []string
 	return l.all, l.ids, err
 }
 
+func (k keys) list(ctx context.Context, page func()) ([]Item, []string, error) {
+	l := &items{page: page}
+	err := collectItems(ctx, l, k.client.NewListKeyPropertiesPager(nil), func(page azkeys.ListKeyPropertiesResponse) {
+		for _, v := range page.Value {
+			if v != nil && v.Attributes != nil {
+				a := v.Attributes
+				l.add(string(deref(v.KID)), Item{
+					Attributes: attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires), Managed: deref(v.Managed), Tags: tags(v.Tags),
+				})
+			}
+		}
+	})
+	return l.all, l.ids, err
+}
+
 type certificates struct{ client *azcertificates.Client }
 
 func (c certificates) get(ctx context.Context, name, version string) (*Object, string, error) {
@@ -201,6 +252,52 @@ func (c certificates) versions(ctx context.Context, name string) ([]Attributes, 
 		}
 	})
 	return l.all, l.ids, err
+}
+
+func (c certificates) list(ctx context.Context, page func()) ([]Item, []string, error) {
+	l := &items{page: page}
+	err := collectItems(ctx, l, c.client.NewListCertificatePropertiesPager(nil), func(page azcertificates.ListCertificatePropertiesResponse) {
+		for _, v := range page.Value {
+			if v != nil && v.Attributes != nil {
+				a := v.Attributes
+				l.add(string(deref(v.ID)), Item{
+					Attributes: attributes(a.Enabled, a.Created, a.Updated, a.NotBefore, a.Expires), Tags: tags(v.Tags),
+				})
+			}
+		}
+	})
+	return l.all, l.ids, err
+}
+
+// items collects objects with their ids. Those without an id are ignored.
+type items struct {
+	all  []Item
+	ids  []string
+	page func()
+}
+
+func (l *items) add(id string, item Item) {
+	if id != "" {
+		l.all, l.ids = append(l.all, item), append(l.ids, id)
+	}
+}
+
+// collectItems reads all pages of a vault's objects, unless there are too many.
+func collectItems[P any](ctx context.Context, l *items, pager *runtime.Pager[P], add func(P)) error {
+	for range mostPages {
+		if !pager.More() {
+			return nil
+		}
+		page, err := pager.NextPage(ctx)
+		if err != nil {
+			return err // Ask explains it
+		}
+		add(page)
+		if l.page(); len(l.all) > mostListed {
+			return errTooMany
+		}
+	}
+	return errEndless
 }
 
 // list collects versions with their ids. Those without an id are ignored.

@@ -170,6 +170,8 @@ func (l *Log) deliver(ctx context.Context, event string, after *volume.Snapshot,
 	for _, o := range objects {
 		source := "fetched"
 		switch {
+		case after.Fallback != "" && o.Vault == after.Fallback:
+			source = "fallback"
 		case after.Stale:
 			source = "stale"
 		case o.Cached:

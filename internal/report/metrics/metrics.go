@@ -39,7 +39,7 @@ type Metrics struct {
 	published, publishFailed, unpublished, unpublishFailed *prometheus.CounterVec
 	refreshed, refreshFailed, synced, syncFailed           *prometheus.CounterVec
 	stale, panics, auditFailed, vaultRequests, tokens      *prometheus.CounterVec
-	sources                                                *prometheus.CounterVec
+	sources, detections, fallbacks                         *prometheus.CounterVec
 	publishSeconds, phaseSeconds, refreshSeconds, syncTook prometheus.ObserverVec
 	vaultSeconds, tokenSeconds, refreshGap                 prometheus.ObserverVec
 	vectors                                                []prometheus.Collector
@@ -116,9 +116,15 @@ func New(clk clock.PassiveClock) *Metrics {
 		"How long token requests took, waiting at the limiter included.", seconds(), "mode")
 	m.sources = m.counter(
 		"keyvault_csi_sources_total",
-		"How sources were answered: requested, joined, cached or stale.",
+		"How sources were answered: requested, joined, cached, listed or stale.",
 		"how",
 	)
+	m.detections = m.counter(
+		"keyvault_csi_change_detections_total",
+		"How fetches of classes that ask for lists found out what changed.",
+		"by",
+	)
+	m.fallbacks = m.counter("keyvault_csi_fallback_objects_total", "Objects that were taken from a fallback vault.")
 	m.publishSeconds = m.histogram(
 		"keyvault_csi_publish_duration_seconds",
 		"How long it took to mount and fill a volume.",
@@ -137,7 +143,7 @@ func New(clk clock.PassiveClock) *Metrics {
 
 // start makes series exist before their first event, so that a rate sees it.
 func (m *Metrics) start() {
-	for _, v := range []*prometheus.CounterVec{m.stale, m.panics, m.auditFailed} {
+	for _, v := range []*prometheus.CounterVec{m.stale, m.panics, m.auditFailed, m.fallbacks} {
 		v.WithLabelValues()
 	}
 	for _, v := range []*prometheus.CounterVec{m.unpublished, m.unpublishFailed} {
@@ -146,7 +152,7 @@ func (m *Metrics) start() {
 	for _, v := range []*prometheus.CounterVec{m.published, m.synced} {
 		v.WithLabelValues(azure, linux)
 	}
-	for _, how := range []string{"requested", "joined", "cached", "stale"} {
+	for _, how := range []string{"requested", "joined", "cached", "listed", "stale"} {
 		m.sources.WithLabelValues(how)
 	}
 }
@@ -198,6 +204,12 @@ func (m *Metrics) TokenRequest(mode string, reason volume.Reason, took time.Dura
 
 // Source implements provider.Observer.
 func (m *Metrics) Source(how string) { m.sources.WithLabelValues(how).Inc() }
+
+// Detected implements provider.Observer.
+func (m *Metrics) Detected(how volume.Detection) { m.detections.WithLabelValues(string(how)).Inc() }
+
+// Fallback implements provider.Observer.
+func (m *Metrics) Fallback() { m.fallbacks.WithLabelValues().Inc() }
 
 // Panicked implements provider.Observer.
 func (m *Metrics) Panicked(string) { m.panics.WithLabelValues().Inc() }

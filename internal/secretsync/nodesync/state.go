@@ -195,6 +195,7 @@ func (r *request) build() error {
 		if err != nil {
 			return err
 		}
+		d.CreateOnly = r.bundle.Fallback != ""
 		d.Labels, d.Annotations, d.Data, d.Sources = made.Labels, made.Annotations, made.Data, r.sources()
 	}
 	r.desired = d

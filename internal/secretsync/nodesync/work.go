@@ -71,7 +71,7 @@ func (s *Syncer) skip(ctx context.Context, r *request) bool {
 	st := r.state
 	lost, overruled := st.overruled[r.ref.Attributes]
 	failure := st.failure
-	inPlace := !r.bundle.Stale && st.done == r.hash && now.Sub(st.checked) <= driftCheck
+	inPlace := !r.bundle.Provisional() && st.done == r.hash && now.Sub(st.checked) <= driftCheck
 	s.mu.Unlock()
 	if !r.fresh && (inPlace || overruled && now.Sub(lost) < driftCheck) {
 		return true
