@@ -78,6 +78,8 @@ func TestOrderOfWrites(t *testing.T) {
 		"another list, the same date":  {want("1", 5, alsoFrom("v1", "1", 5)), want("1", 5, alsoFrom("v2", "2", 5)), false, Held, time.Second},
 		"another list, later":          {want("1", 5, alsoFrom("v1", "1", 5)), want("1", 6, alsoFrom("v2", "2", 6)), true, Updated, -1},
 		"entirely other sources":       {want("1", 5), want("2", 0, func(d *Desired) { d.Sources[0].ID = "other" }), true, Updated, -1},
+		"values of a fallback vault":   {want("1", 5), want("2", 6, func(d *Desired) { d.CreateOnly = true }), false, Unchanged, -1},
+		"over those of a fallback":     {want("1", 5, func(d *Desired) { d.CreateOnly = true; d.Sources[0].ID = "fallback" }), want("2", 0), true, Updated, -1},
 		"owners alone of stale values": {want("1", 5), want("2", 6, func(d *Desired) { d.Data = nil; d.Owners[0].UID = "b" }), false, Unchanged, -1},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -134,7 +134,9 @@ func Used(o *v1.SecretObject, files []volume.File, sources []volume.Source) []vo
 	}
 	var used []volume.Source
 	for _, s := range sources {
-		if keys[s.Key] || s.Key.List && objects[objectOf(s.Key)] {
+		// where every file becomes a key, it counts too which objects there are
+		selected := s.Key.Selection != "" && len(o.Data) == 0
+		if keys[s.Key] || selected || s.Key.List && objects[objectOf(s.Key)] {
 			used = append(used, s)
 		}
 	}
