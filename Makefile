@@ -55,6 +55,10 @@ e2e: ## Install the chart on a cluster of its own and run Pods, as root; ARGS ar
 nightly: ## Run the integration and e2e tests on the oldest supported Kubernetes (or KUBERNETES=1.37.2), as root
 	hack/nightly $(ARGS)
 
+.PHONY: test-clients
+test-clients: ## Run Microsoft's Go, JavaScript and Python clients against the emulator (npm; Debian: python3-azure)
+	hack/test-clients $(ARGS)
+
 .PHONY: test-monitoring
 test-monitoring: ## Run alert rules and dashboard against a real Prometheus and driver (Debian: prometheus)
 	hack/test-monitoring

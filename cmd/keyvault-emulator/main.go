@@ -41,8 +41,7 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
 		Example: `  keyvault-emulator --listen 127.0.0.1:8200 --seed seed.yaml --tls-dir /tmp/emulator
 
   # any Azure client, in another terminal
-  export HTTPS_PROXY=http://127.0.0.1:8200 HTTP_PROXY=http://127.0.0.1:8200
-  export SSL_CERT_FILE=/tmp/emulator/ca.pem
+  eval "$(keyvault-emulator env --tls-dir /tmp/emulator)"
   curl https://contoso.vault.azure.net/secrets/db?api-version=7.6     # 401: no token yet
 
   # the control API
@@ -66,15 +65,20 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
 		},
 	}
 	f.register(c.Flags())
+	c.AddCommand(envCommand())
+	c.CompletionOptions.HiddenDefaultCmd = true
 	return c
 }
+
+// authorityFile is the name of the authority's certificate in --tls-dir.
+const authorityFile = "ca.pem"
 
 func run(cmd *cobra.Command, server *emulator.Server, listen, tlsDir string) error {
 	if tlsDir != "" {
 		if err := os.MkdirAll(tlsDir, 0o755); err != nil { //nolint:gosec // a certificate is public
 			return fmt.Errorf("tls directory: %w", err)
 		}
-		if err := os.WriteFile(filepath.Join(tlsDir, "ca.pem"), server.CAPEM(), 0o644); err != nil { //nolint:gosec // public
+		if err := os.WriteFile(filepath.Join(tlsDir, authorityFile), server.CAPEM(), 0o644); err != nil { //nolint:gosec // public
 			return fmt.Errorf("authority: %w", err)
 		}
 	}

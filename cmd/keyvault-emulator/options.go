@@ -23,8 +23,10 @@ type flags struct {
 	clusterIssuer bool
 }
 
+const defaultListen = "127.0.0.1:8200"
+
 func (f *flags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.listen, "listen", "127.0.0.1:8200",
+	fs.StringVar(&f.listen, "listen", defaultListen,
 		"`address` of the proxy and of the control API; port 0 takes a free one")
 	fs.StringVar(&f.seedFile, "seed", "", "YAML `file` with tenants, identities, vaults and objects to begin with")
 	fs.StringVar(&f.tlsDir, "tls-dir", "", "`directory` to write ca.pem to, the authority that clients must trust")

@@ -55,6 +55,12 @@ func Strict(t testing.TB, version string) string {
 	return path(t, "strict-"+version)
 }
 
+// ClientGo is the path of the program of test/clients that uses Microsoft's Go clients.
+func ClientGo(t testing.TB) string {
+	t.Helper()
+	return path(t, "client-go")
+}
+
 func path(t testing.TB, name string) string {
 	t.Helper()
 	found, err := Find(name)
@@ -92,6 +98,8 @@ func Find(name string) (string, error) {
 		group = "strict"
 	case "cluster", "pause", "https":
 		group = "cluster"
+	case "client-go":
+		group = "clients"
 	}
 	advice := "run `make test`, or `make test-programs` before `go test`"
 	if group != "product" {

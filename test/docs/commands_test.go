@@ -108,8 +108,10 @@ func TestNamesInTheTextExist(t *testing.T) {
 		out, _ := exec.CommandContext(t.Context(), binaries.Driver(t), append(args, "--help")...).CombinedOutput() //nolint:gosec // the test's own
 		help.Write(out)
 	}
-	out, _ := exec.CommandContext(t.Context(), binaries.Emulator(t), "--help").CombinedOutput() //nolint:gosec // the test's own
-	help.Write(out)
+	for _, args := range [][]string{{"--help"}, {"env", "--help"}} {
+		out, _ := exec.CommandContext(t.Context(), binaries.Emulator(t), args...).CombinedOutput() //nolint:gosec // the test's own
+		help.Write(out)
+	}
 	metrics := pages.All(t)[filepath.Join(pages.Root, "docs/metrics.md")]
 	for path, text := range pages.All(t) {
 		if strings.HasSuffix(path, "CHANGELOG.md") {

@@ -2,7 +2,9 @@ package emulator
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -180,6 +182,9 @@ func ParseSeed(data []byte) (Seed, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&seed); err != nil {
+		if e, ok := errors.AsType[*yaml.TypeError](err); ok { // its text has a line for each mistake
+			return seed, fmt.Errorf("seed: %s", strings.Join(e.Errors, "; "))
+		}
 		return seed, fmt.Errorf("seed: %w", err)
 	}
 	return seed, nil
