@@ -28,6 +28,7 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 				continue
 			}
 			f.bundle.Files = append(f.bundle.Files, made.files...)
+			f.bundle.Absent = append(f.bundle.Absent, made.absent...)
 			f.bundle.Objects = append(f.bundle.Objects, made.object)
 			f.describe(made, a)
 			for _, w := range made.warnings {
@@ -38,6 +39,9 @@ func (f *fetch) assemble(ctx context.Context, results []fetched) (*volume.Bundle
 	}
 	if len(failed) > 0 {
 		return nil, join(failed)
+	}
+	if err := f.templates(ctx); err != nil {
+		return nil, err
 	}
 	if f.class.MetadataFile != "" {
 		f.bundle.Files = append(f.bundle.Files, f.metadata())
@@ -64,6 +68,7 @@ type rendered struct {
 	// name is the object's, as the class spells it.
 	name     string
 	files    []volume.File
+	absent   []string
 	object   volume.Object
 	warnings []string
 }
@@ -74,13 +79,8 @@ func (f *fetch) render(ctx context.Context, o *class.Object, index int, a answer
 	file, id := place(o.Path, string(o.Kind)+"/"+o.Name, o.History, index)
 	var c contents
 	err = f.provider.safe.Do(ctx, "make files of "+label(o), func() (err error) {
-		if c, err = f.contents(o, a.Object, file); err != nil {
-			return &volume.Error{
-				Reason:    volume.ReasonInvalidContent,
-				Message:   fmt.Sprintf("%s: %v", label(o), err),
-				RequestID: a.Object.RequestID,
-				Cause:     err,
-			}
+		if c, err = f.contents(ctx, o, a.Object, file); err != nil {
+			return contentError(o, a.Object.RequestID, err)
 		}
 		return nil
 	})
@@ -94,9 +94,13 @@ func (f *fetch) render(ctx context.Context, o *class.Object, index int, a answer
 	for i := range c.files {
 		c.files[i].Source = key
 	}
+	if o.Extract != nil && len(c.files) > 0 {
+		file = c.files[0].Path
+	}
 	return rendered{
 		name:     o.Name,
 		files:    c.files,
+		absent:   c.absent,
 		warnings: c.warnings,
 		object: volume.Object{
 			ID:        id,

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"context"
 	"crypto/x509"
 	"time"
 
@@ -12,7 +13,9 @@ import (
 
 // contents are the files that one version of an object makes.
 type contents struct {
-	files    []volume.File
+	files []volume.File
+	// absent are the files of fields that do not exist, and may do so.
+	absent   []string
 	notAfter time.Time
 	warnings []string
 }
@@ -22,7 +25,7 @@ func newFile(look class.Look, file string, data []byte) volume.File {
 	return volume.File{Path: file, Mode: look.Mode, Owner: look.Owner, Group: look.Group, GroupWins: look.GroupWins, Data: data}
 }
 
-func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c contents, err error) {
+func (f *fetch) contents(ctx context.Context, o *class.Object, got *vault.Object, file string) (c contents, err error) {
 	one := func(data []byte) { c.files = append(c.files, newFile(o.Look, file, data)) }
 	if !got.Enabled && o.Kind != class.Secret {
 		// of a secret the vault refuses a disabled version; of a key or certificate it gives the public part
@@ -46,6 +49,9 @@ func (f *fetch) contents(o *class.Object, got *vault.Object, file string) (c con
 			c.notAfter = parsed.NotAfter
 		}
 	case class.Secret:
+		if o.Extract != nil {
+			return f.extract(ctx, o, got.Value, file)
+		}
 		if o.Format == class.CA {
 			bundle, notAfter, err := encode.TrustBundle(got.Value, got.ContentType)
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -25,6 +26,11 @@ type Inspection struct {
 	IdentityErr *volume.Error
 	Vaults      []VaultInspection
 	Objects     []ObjectInspection
+	// Templates are the paths of the class's templates. TemplatesErr is why they make no files; nil where they do.
+	// TemplatesSkipped is true where they were not tried, because an object is not there to read.
+	Templates        []string
+	TemplatesErr     *volume.Error
+	TemplatesSkipped bool
 	// Warnings are those of the class.
 	Warnings []string
 }
@@ -87,7 +93,23 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 		})
 	}
 	work.Wait()
+	f.inspectTemplates(ctx, in)
 	return in, nil
+}
+
+// inspectTemplates makes the files of the templates, where their objects are there.
+func (f *fetch) inspectTemplates(ctx context.Context, in *Inspection) {
+	for _, t := range f.class.Templates {
+		in.Templates = append(in.Templates, t.Path)
+	}
+	in.TemplatesSkipped = slices.ContainsFunc(in.Objects, func(o ObjectInspection) bool { return o.Err != nil || o.Skipped })
+	if in.TemplatesSkipped || len(in.Templates) == 0 {
+		return
+	}
+	slices.SortFunc(f.bundle.Files, func(a, b volume.File) int { return strings.Compare(a.Path, b.Path) })
+	if err := f.provider.safe.Do(ctx, "make files from templates", func() error { return f.templates(ctx) }); err != nil {
+		in.TemplatesErr = asError(err)
+	}
 }
 
 // inspectIdentity resolves the binding's identity and asks for its token.
@@ -151,6 +173,7 @@ func (f *fetch) inspect(ctx context.Context, index int, skip bool) ObjectInspect
 		}
 		if got.absent != nil {
 			found.Warnings = append(found.Warnings, "it is optional, and there is none now: "+got.absent.Message)
+			f.inspected(nil, got.object.Paths())
 		}
 		for i, a := range got.versions {
 			made, err := f.render(ctx, got.object, i, a, got.exact)
@@ -158,9 +181,18 @@ func (f *fetch) inspect(ctx context.Context, index int, skip bool) ObjectInspect
 				found.Err = asError(err)
 				return found
 			}
+			f.inspected(made.files, made.absent)
 			found.Versions = append(found.Versions, made.object)
 			found.Warnings = append(found.Warnings, made.warnings...)
 		}
 	}
 	return found
+}
+
+// inspected keeps what an object makes, for the templates.
+func (f *fetch) inspected(files []volume.File, absent []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bundle.Files = append(f.bundle.Files, files...)
+	f.bundle.Absent = append(f.bundle.Absent, absent...)
 }

@@ -76,7 +76,7 @@ func (f *fetch) metadata() volume.File {
 	for _, file := range f.bundle.Files {
 		d, ok := byPath[file.Path]
 		if !ok {
-			d = description{Path: file.Path, Template: true}
+			d = description{Path: file.Path, Template: file.Template}
 		}
 		document.Files = append(document.Files, d)
 	}

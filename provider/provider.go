@@ -18,6 +18,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/render"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/transport"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
@@ -86,6 +87,9 @@ type Options struct {
 	Accounts Accounts
 	// NodeIdentity decides who may use the node's identity; all may where nil.
 	NodeIdentity NodeIdentity
+	// RenderProgram is the path of keyvault-render, which makes files from templates; beside this process's executable
+	// where empty.
+	RenderProgram string
 	// Tracing is off where it is the zero value.
 	Tracing tracing.Provider
 	// Log receives panics; nothing is logged where nil.
@@ -104,6 +108,8 @@ type Provider struct {
 	table      *table
 	costs      *costs
 	outages    *outages
+	renderer   *render.Runner
+	outputs    *outputs
 	transport  *http.Transport
 	safe       safe.Handler
 }
@@ -171,6 +177,7 @@ func New(o Options) (*Provider, error) {
 		Clock:         o.Clock,
 		Observe:       o.Observer.VaultRequest,
 	})
+	p.renderer, p.outputs = render.NewRunner(o.RenderProgram), newOutputs(o.Clock)
 	p.table = newTable(tableOptions{clock: o.Clock, ttl: o.CacheTTL, observer: o.Observer, safe: p.safe, ask: p.ask})
 	return p, nil
 }
@@ -178,6 +185,7 @@ func New(o Options) (*Provider, error) {
 // Close ends all requests under way and forgets all values.
 func (p *Provider) Close() {
 	p.table.close()
+	p.outputs.close()
 	p.identities.Close()
 	p.transport.CloseIdleConnections()
 }

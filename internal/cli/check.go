@@ -18,8 +18,8 @@ func newCheckCommand(build Build) *cobra.Command {
 		Use:   "check [-f FILE...] [NAMESPACE/NAME...]",
 		Short: "Diagnose why a pod does not get its secrets: class, identity, network, permission per object",
 		Long: `check takes each step from a SecretProviderClass to its files, and continues after a failure: the class
-itself; the identity and its token; for each vault name resolution, connection, TLS and tenant; and
-each object. For each problem it prints the fix. It prints no value. Classes come from files, or by name
+itself; the identity and its token; for each vault name resolution, connection, TLS and tenant; each
+object; and the templates. For each problem it prints the fix. It prints no value. Classes come from files, or by name
 from the cluster.
 
 It authenticates as you: with the AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET variables, the
@@ -55,7 +55,7 @@ type checked struct {
 
 // checkup is one step.
 type checkup struct {
-	// Step is class, identity, vault or object.
+	// Step is class, identity, vault, object or templates.
 	Step string `json:"step"`
 	// Name is what was checked: a class, an identity, a host, <type>/<name>.
 	Name   string `json:"name"`
@@ -76,6 +76,9 @@ const (
 	statusNotYetValid = "not-yet-valid"
 	statusSkipped     = "skipped"
 )
+
+// notTried is the message of a skipped step.
+const notTried = "not tried, because of the failure above"
 
 // statusOf is the status of a step that failed for a reason.
 func statusOf(reason volume.Reason) string {
@@ -205,6 +208,24 @@ func (c *checked) take(one subject, in *provider.Inspection, now time.Time) {
 			c.Warnings = append(c.Warnings, o.ID+": "+w)
 		}
 	}
+	if len(in.Templates) > 0 {
+		c.Steps = append(c.Steps, templatesStep(in))
+	}
+}
+
+// templatesStep is the step of all templates.
+func templatesStep(in *provider.Inspection) checkup {
+	name := strings.Join(in.Templates[:min(3, len(in.Templates))], ", ")
+	if len(in.Templates) > 3 {
+		name += ", …"
+	}
+	switch {
+	case in.TemplatesErr != nil:
+		return wrongStep("templates", name, in.TemplatesErr)
+	case in.TemplatesSkipped:
+		return checkup{Step: "templates", Name: name, Status: statusSkipped, Message: notTried}
+	}
+	return checkup{Step: "templates", Name: name, Status: statusOK, Message: count(len(in.Templates), "file")}
 }
 
 // objectStep is the step of one object. An object that is expired or not yet valid is mounted nevertheless, but is a
@@ -215,7 +236,7 @@ func objectStep(o provider.ObjectInspection, now time.Time) checkup {
 	}
 	step := checkup{Step: "object", Name: o.ID, Status: statusOK}
 	if o.Skipped {
-		step.Status, step.Message = statusSkipped, "not tried, because of the failure above"
+		step.Status, step.Message = statusSkipped, notTried
 		return step
 	}
 	step.Message = count(len(o.Versions), "version")

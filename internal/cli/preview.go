@@ -160,18 +160,12 @@ func (s *subjects) fetch(ctx context.Context, one subject, p *previewed) (*volum
 // describe returns a file with the object that it comes from.
 func describe(file volume.File, objects []volume.Object, reveal bool) previewedFile {
 	d := previewedFile{Path: file.Path, Mode: fmt.Sprintf("%04o", file.Mode), Size: len(file.Data)}
-	i := slices.IndexFunc(objects, func(o volume.Object) bool { return o.Path == file.Path })
-	if i < 0 { // one of the files beside a certificate
-		beside := strings.TrimSuffix(strings.TrimSuffix(file.Path, ".crt"), ".key")
-		i = slices.IndexFunc(objects, func(o volume.Object) bool { return o.Path == beside })
-	}
-	if i >= 0 {
+	if file.Template {
+		d.Object = "template"
+	} else if i := objectOf(file, objects); i >= 0 {
 		o := objects[i]
-		d.Object, d.Version, d.Vault, d.NotBefore, d.Expires = o.ID, o.Version, o.Vault, stated(
-			o.NotBefore,
-		), stated(
-			o.Expires,
-		)
+		d.Object, d.Version, d.Vault = o.ID, o.Version, o.Vault
+		d.NotBefore, d.Expires = stated(o.NotBefore), stated(o.Expires)
 	}
 	if reveal {
 		text := string(file.Data)
@@ -183,6 +177,22 @@ func describe(file volume.File, objects []volume.Object, reveal bool) previewedF
 		}
 	}
 	return d
+}
+
+// objectOf returns the index of the object that a file comes from; -1 where it comes from none.
+func objectOf(file volume.File, objects []volume.Object) int {
+	// of a certificate there may be two files beside the object's own
+	beside := strings.TrimSuffix(strings.TrimSuffix(file.Path, ".crt"), ".key")
+	for _, path := range []string{file.Path, beside} {
+		if i := slices.IndexFunc(objects, func(o volume.Object) bool { return o.Path == path }); i >= 0 {
+			return i
+		}
+	}
+	// a field of its value
+	source := file.Source
+	return slices.IndexFunc(objects, func(o volume.Object) bool {
+		return strings.EqualFold(o.ID, source.Kind+"/"+source.Name) && strings.Contains(source.Vault, "//"+o.Vault+"/")
+	})
 }
 
 func stated(at time.Time) *time.Time {

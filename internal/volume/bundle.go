@@ -18,8 +18,11 @@ type File struct {
 	Data         []byte
 	// Same reports whether the file may keep what it holds now in place of Data; only equal bytes may where it is nil.
 	Same func(current []byte) bool
-	// Source is what the file was made from.
+	// Source is what the file was made from; Others are what it was made from too.
 	Source SourceKey
+	Others []SourceKey
+	// Template is true where a template made the file.
+	Template bool
 }
 
 // Object is what the status object says of one fetched object.

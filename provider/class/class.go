@@ -7,6 +7,8 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/encode"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/fields"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/render"
 )
 
 // Served reports whether spec.provider of a SecretProviderClass names this project's provider.
@@ -101,17 +103,19 @@ type Template struct {
 	Text string
 	// Line is the line of the text's first line in the parameter's text, from 1.
 	Line int `json:"-"`
+	// Parsed is the template without mistakes.
+	Parsed *render.Template `json:"-"`
 }
 
 // ContentFormat is how a secret's value is read for its fields.
-type ContentFormat string
+type ContentFormat = fields.Format
 
 // The formats of contentFormat.
 const (
-	JSON       ContentFormat = "json"
-	YAML       ContentFormat = "yaml"
-	Dotenv     ContentFormat = "dotenv"
-	Properties ContentFormat = "properties"
+	JSON       = fields.JSON
+	YAML       = fields.YAML
+	Dotenv     = fields.Dotenv
+	Properties = fields.Properties
 )
 
 // Extract says which fields of a secret's value become files.
@@ -127,8 +131,9 @@ type Extract struct {
 
 // Entry is one field of a secret's value that becomes a file.
 type Entry struct {
-	// Expression is a JMESPath expression.
+	// Expression is a JMESPath expression, and Compiled what it means.
 	Expression string
+	Compiled   *fields.Expression `json:"-"`
 	// Path is the file name.
 	Path string
 	Mode fs.FileMode

@@ -4,14 +4,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/fields"
 )
 
-const (
-	// maxEntries bounds the fields that one object makes files of by jmesPath.
-	maxEntries = 100
-	// maxExpression bounds a JMESPath expression, in bytes.
-	maxExpression = 1 << 10
-)
+// maxEntries bounds the fields that one object makes files of by jmesPath.
+const maxEntries = 100
 
 // extract reads which fields of the value become files.
 func (o *objectParser) extract(object *Object) {
@@ -36,7 +34,7 @@ func (o *objectParser) extract(object *Object) {
 	x := &Extract{Content: JSON, All: all != "", Whole: all == "" && !exclude}
 	if content != "" {
 		x.Content = ContentFormat(strings.ToLower(content))
-		if !slices.Contains([]ContentFormat{JSON, YAML, Dotenv, Properties}, x.Content) {
+		if !slices.Contains(fields.Formats(), x.Content) {
 			o.wrong("contentFormat", content, "is not a format", "write json, yaml, dotenv or properties")
 		}
 	}
@@ -73,11 +71,9 @@ func (o *objectParser) entry(object *Object, index int, item value) (entry Entry
 		return entry, false
 	}
 	entry = Entry{Expression: n.get("path"), Path: n.get("objectAlias"), Mode: object.Mode, Line: o.line + n.line - 1}
-	switch {
-	case entry.Expression == "":
-		n.wrong("path", "", "is not set", "write a JMESPath expression such as database.password")
-	case len(entry.Expression) > maxExpression:
-		n.wrong("path", entry.Expression, fmt.Sprintf("is %d bytes long", len(entry.Expression)), fmt.Sprintf("write at most %d", maxExpression))
+	var err error
+	if entry.Compiled, err = fields.Compile(entry.Expression); err != nil {
+		n.wrong("path", entry.Expression, err.Error(), "write a JMESPath expression such as database.password")
 	}
 	if entry.Path == "" {
 		n.wrong("objectAlias", "", "is not set", "write the file's path")

@@ -1,6 +1,7 @@
 package fields
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 
@@ -33,15 +34,15 @@ var hyphenated = regexp.MustCompile(`^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)+$`)
 func Compile(text string) (e *Expression, err error) {
 	switch {
 	case text == "":
-		return nil, fmt.Errorf("is empty: write the path of a field, such as password")
+		return nil, errors.New("is not set")
 	case len(text) > maxExpression:
 		return nil, fmt.Errorf("has %d bytes: at most %d", len(text), maxExpression)
 	case hyphenated.MatchString(text):
-		return nil, fmt.Errorf("is a subtraction to JMESPath: quote a name that has hyphens: '%q'", text)
+		return nil, fmt.Errorf("is a subtraction to JMESPath: quote a name that has hyphens, as in '%q'", text)
 	}
 	defer func() {
 		if recover() != nil { // of the library, whose value may quote anything
-			e, err = nil, fmt.Errorf("is not a JMESPath expression")
+			e, err = nil, errors.New("is not a JMESPath expression")
 		}
 	}()
 	node, err := parsing.NewParser().Parse(text)

@@ -162,11 +162,11 @@ func TestPlainPaths(t *testing.T) {
 
 func TestCompileMistakes(t *testing.T) {
 	for expression, want := range map[string]string{
-		"":                           "is empty",
+		"":                           "is not set",
 		"a.":                         "is not a JMESPath expression",
 		"a[":                         "is not a JMESPath expression",
 		"'open":                      "is not a JMESPath expression",
-		"db-password":                `quote a name that has hyphens: '"db-password"'`,
+		"db-password":                `quote a name that has hyphens, as in '"db-password"'`,
 		strings.Repeat("a.", 600):    "has 1200 bytes",
 		strings.Repeat("[", 1024):    "is not a JMESPath expression",
 		strings.Repeat("!", 1024):    "is not a JMESPath expression",

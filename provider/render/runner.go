@@ -32,6 +32,9 @@ const (
 	maxStderr = 4 << 10
 )
 
+// ErrTooLarge is the error of a request that the program has no memory for.
+var ErrTooLarge = errors.New("templates read too much")
+
 // Runner starts the program. It is safe for concurrent use.
 type Runner struct {
 	program string
@@ -58,7 +61,7 @@ type Result struct {
 // ctx, not of a task.
 func (r *Runner) Run(ctx context.Context, request Request) ([]Result, error) {
 	if size := request.size(); size > maxInput {
-		return nil, fmt.Errorf("the templates of the class read files of %d bytes together: at most %d", size, maxInput)
+		return nil, fmt.Errorf("%w: %d bytes together, at most %d", ErrTooLarge, size, maxInput)
 	}
 	select {
 	case r.places <- struct{}{}:
@@ -152,7 +155,8 @@ func cause(state *os.ProcessState, words string, full, late bool) string {
 		return fmt.Sprintf("does not end within %s", wallLimit)
 	case strings.Contains(words, "stack overflow"), strings.Contains(words, "goroutine stack exceeds"):
 		return "calls itself without an end"
-	case strings.Contains(words, "out of memory"), strings.Contains(words, "cannot allocate memory"):
+	case strings.Contains(words, "out of memory"), strings.Contains(words, "cannot allocate memory"),
+		strings.Contains(words, "failed to create new OS thread"), strings.HasPrefix(words, "SIGSEGV"): // Go's runtime without memory
 		return fmt.Sprintf("needs more than %d MiB of memory", MemoryLimit>>20)
 	case status.Signal() == syscall.SIGKILL && used >= ProcessorSeconds*time.Second/2: // the two are not counted in the same way
 		return fmt.Sprintf("does not end within %d second of processor time", ProcessorSeconds)
@@ -170,10 +174,11 @@ type bounded struct {
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if len(b.kept)+len(p) > b.limit {
+	fits := min(len(p), b.limit-len(b.kept))
+	b.kept = append(b.kept, p[:fits]...)
+	if fits < len(p) {
 		b.full = true
-		return 0, errors.New("too much")
+		return fits, errors.New("too much")
 	}
-	b.kept = append(b.kept, p...)
 	return len(p), nil
 }

@@ -129,8 +129,10 @@ func Used(o *v1.SecretObject, files []volume.File, sources []volume.Source) []vo
 		if f.Source == (volume.SourceKey{}) {
 			return nil
 		}
-		keys[f.Source] = true
-		objects[objectOf(f.Source)] = true
+		for _, source := range append([]volume.SourceKey{f.Source}, f.Others...) {
+			keys[source] = true
+			objects[objectOf(source)] = true
+		}
 	}
 	var used []volume.Source
 	for _, s := range sources {

@@ -37,7 +37,7 @@ func (e executor) functions() template.FuncMap {
 		render.FuncFromJSON:     fromJSON,
 		render.FuncPKCS12Trust:  trust(keystore.PKCS12TrustStore),
 		render.FuncJKSTrust:     trust(keystore.JKSTrustStore),
-		render.FuncHasFile:      func(path string) bool { return e.files[path] != nil },
+		render.FuncHasFile:      e.has,
 		render.FuncFiles:        e.match,
 		render.FuncFile:         e.text,
 		render.FuncJSON:         e.json,
@@ -48,6 +48,11 @@ func (e executor) functions() template.FuncMap {
 		render.FuncAuthorities:  e.authorities,
 	})
 	return all
+}
+
+func (e executor) has(path string) bool {
+	_, ok := e.files[path]
+	return ok
 }
 
 func (e executor) text(path string) (string, error) {

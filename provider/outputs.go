@@ -1,0 +1,126 @@
+package provider
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+)
+
+const (
+	// outputLife is how long an output is kept that nobody asks for. A refresh asks for those of its class, so that only
+	// classes that are refreshed less often run their templates again without a change.
+	outputLife = time.Hour
+	// mostOutputs bounds all outputs that are kept, in bytes. What a class has above that is made again at each refresh.
+	mostOutputs = 16 << 20
+)
+
+// outputs remembers what templates made of which inputs, so that a refresh that finds nothing new runs none. It is safe
+// for concurrent use.
+type outputs struct {
+	clock clock.WithDelayedExecution
+	key   []byte
+
+	mu     sync.Mutex
+	kept   map[[sha256.Size]byte]output
+	size   int
+	timer  clock.Timer
+	closed bool
+}
+
+type output struct {
+	data []byte
+	used time.Time
+}
+
+func newOutputs(c clock.WithDelayedExecution) *outputs {
+	o := &outputs{clock: c, key: make([]byte, sha256.Size), kept: map[[sha256.Size]byte]output{}}
+	_, _ = rand.Read(o.key) // never fails (crypto/rand)
+	return o
+}
+
+// inputHash is the hash of a template and its inputs. It is keyed per process: it cannot be tested against guesses.
+type inputHash struct{ hash.Hash }
+
+func (o *outputs) hash(path, text string) inputHash {
+	h := inputHash{hmac.New(sha256.New, o.key)}
+	h.add(path, []byte(text))
+	return h
+}
+
+// add adds a file.
+func (h inputHash) add(path string, data []byte) { h.write(path, int64(len(data)), data) }
+
+// addAbsent adds a file that does not exist now.
+func (h inputHash) addAbsent(path string) { h.write(path, -1, nil) }
+
+func (h inputHash) write(path string, size int64, data []byte) {
+	h.Write(binary.AppendVarint(binary.AppendVarint(nil, int64(len(path))), size))
+	h.Write([]byte(path))
+	h.Write(data)
+}
+
+func (h inputHash) sum() [sha256.Size]byte { return [sha256.Size]byte(h.Sum(nil)) }
+
+// get returns what was made of the inputs.
+func (o *outputs) get(key [sha256.Size]byte) (data []byte, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	had, ok := o.kept[key]
+	if ok {
+		had.used = o.clock.Now()
+		o.kept[key] = had
+	}
+	return had.data, ok
+}
+
+// put remembers what was made of the inputs, where there is room.
+func (o *outputs) put(key [sha256.Size]byte, data []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, ok := o.kept[key]; ok || o.closed || o.size+len(data) > mostOutputs {
+		return
+	}
+	o.kept[key] = output{data: data, used: o.clock.Now()}
+	o.size += len(data)
+	if o.timer == nil {
+		o.timer = o.clock.AfterFunc(outputLife, o.sweep)
+	}
+}
+
+// sweep forgets what was not asked for.
+func (o *outputs) sweep() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	now, next := o.clock.Now(), outputLife
+	for key, had := range o.kept {
+		if left := outputLife - now.Sub(had.used); left > 0 {
+			next = min(next, left)
+			continue
+		}
+		delete(o.kept, key)
+		o.size -= len(had.data)
+	}
+	o.timer = nil
+	if len(o.kept) > 0 {
+		o.timer = o.clock.AfterFunc(next, o.sweep)
+	}
+}
+
+func (o *outputs) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed, o.size = true, 0
+	clear(o.kept)
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+}

@@ -1,0 +1,63 @@
+package provider
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/utils/clock"
+)
+
+// What a template made is forgotten when nobody asks for it, at the end, and is never more than the bound.
+func TestOutputsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutputs(clock.RealClock{})
+		used, unused := o.hash("used", "x").sum(), o.hash("unused", "x").sum()
+		o.put(used, []byte("1"))
+		o.put(unused, []byte("2"))
+		for range 10 {
+			time.Sleep(outputLife / 5)
+			if _, ok := o.get(used); !ok {
+				t.Fatal("what is in use was forgotten")
+			}
+		}
+		synctest.Wait()
+		if len(o.kept) != 1 || o.size != 1 {
+			t.Errorf("%d outputs of %d bytes are kept", len(o.kept), o.size)
+		}
+		for i := range byte(40) {
+			o.put([32]byte{i}, make([]byte, 1<<20))
+		}
+		if o.size > mostOutputs {
+			t.Errorf("%d bytes are kept", o.size)
+		}
+		o.close()
+		if o.put(unused, nil); len(o.kept) != 0 {
+			t.Error("outputs are kept after the end")
+		}
+	})
+}
+
+// Paths, contents and absence are told apart.
+func TestInputHash(t *testing.T) {
+	o := newOutputs(clock.RealClock{})
+	seen := map[[32]byte]string{}
+	for name, hash := range map[string]func() inputHash{
+		"none":     func() inputHash { return o.hash("p", "t") },
+		"text":     func() inputHash { return o.hash("p", "u") },
+		"file":     func() inputHash { h := o.hash("p", "t"); h.add("a", []byte("b")); return h },
+		"absent":   func() inputHash { h := o.hash("p", "t"); h.addAbsent("a"); return h },
+		"empty":    func() inputHash { h := o.hash("p", "t"); h.add("a", nil); return h },
+		"boundary": func() inputHash { h := o.hash("p", "t"); h.add("ab", nil); return h },
+		"two":      func() inputHash { h := o.hash("p", "t"); h.add("a", nil); h.add("b", nil); return h },
+	} {
+		sum := hash().sum()
+		if sum != hash().sum() {
+			t.Errorf("%s has another hash the second time", name)
+		}
+		if other, ok := seen[sum]; ok {
+			t.Errorf("%s and %s have one hash", name, other)
+		}
+		seen[sum] = name
+	}
+}
