@@ -65,7 +65,7 @@ func stock(t *testing.T, server *emulator.Server, c *class.Class, client, tenant
 			v.Certificates = append(v.Certificates, emulator.Certificate{Name: o.Name, KeyType: "EC", Chain: 1, Version: o.Version})
 		default:
 			for range max(o.History, 1) {
-				v.Secrets = append(v.Secrets, emulator.Secret{Name: o.Name, Value: canary, Version: o.Version})
+				v.Secrets = append(v.Secrets, emulator.Secret{Name: o.Name, Value: valueOf(c, &o), Version: o.Version})
 			}
 		}
 	}
@@ -74,6 +74,18 @@ func stock(t *testing.T, server *emulator.Server, c *class.Class, client, tenant
 			t.Fatal(err)
 		}
 	}
+}
+
+// valueOf is the value of a secret: JSON where the class reads its fields.
+func valueOf(c *class.Class, o *class.Object) string {
+	read := o.Extract != nil
+	for _, t := range c.Templates {
+		read = read || strings.Contains(t.Text, `json "`+o.Path+`"`)
+	}
+	if read {
+		return `{"user":"shop","password":"` + canary + `","host":"db.example.com","replicas":[{"host":"replica"}]}`
+	}
+	return canary
 }
 
 // Every class of the documentation gives the files that it says, in front of a vault that has its objects.

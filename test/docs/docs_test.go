@@ -18,6 +18,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/render"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
 
@@ -243,6 +244,25 @@ func TestMemoryIsInOnePage(t *testing.T) {
 		found := memory.FindString(text)
 		if strings.HasSuffix(path, "docs/scale.md") == (found == "") {
 			t.Errorf("%s: %q", path, found)
+		}
+	}
+}
+
+// Every function of templates is described, and no other is listed.
+func TestFunctionsOfTemplatesAreListed(t *testing.T) {
+	page := pages.All(t)[filepath.Join(pages.Root, "docs/parameters.md")]
+	_, section, _ := strings.Cut(page, "\n## Templates\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	for _, name := range slices.Concat(render.OwnFunctions(), render.LibraryFunctions()) {
+		if !strings.Contains(section, "`"+name+"`") && !strings.Contains(section, "`"+name+" ") {
+			t.Errorf("%s is not described", name)
+		}
+	}
+	_, list, _ := strings.Cut(section, "| | functions |")
+	list, _, _ = strings.Cut(list, "\n\n")
+	for _, found := range regexp.MustCompile("`([A-Za-z0-9]+)`").FindAllStringSubmatch(list, -1) {
+		if !slices.Contains(render.LibraryFunctions(), found[1]) {
+			t.Errorf("%s is listed, and no function", found[1])
 		}
 	}
 }

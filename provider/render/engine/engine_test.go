@@ -81,6 +81,7 @@ func TestTemplates(t *testing.T) {
 		`{{ $x := 1 }}{{ $x = 2 }}{{ $x }}`:                                           "2",
 		`{{ regexReplaceAll "[a-z]+" "abc1" "x" }} {{ "a.b" | replace "." "/" }}`:     "x1 a/b",
 		`{{ trimSuffix "\n" "x\n" }}{{ sha256sum "" | trunc 8 }}`:                     "xe3b0c442",
+		`{{ get (json "db") "nothing" | default 1 }} {{ dig "o" "c" "d" (json "db") }}`: "1 d",
 		`{{ print nil | len | ne 0 }}`:                                                "true",
 	} {
 		if got := template(t, text); got.Failure != nil || string(got.Data) != want {
@@ -93,10 +94,10 @@ func TestTemplateFailures(t *testing.T) {
 	for text, want := range map[string]render.Failure{
 		"\n{{ file \"optional\" }}":            {Line: 2, Function: "file", Problem: "the file does not exist now, since its object is optional: check it with hasFile"},
 		`{{ file (print "no" "ne") }}`:         {Line: 1, Function: "file", Problem: "the class has no such file"},
-		`{{ (json "db").passwrd }}`:            {Line: 1, Problem: `there is no field "passwrd"`},
-		`{{ (file "password").x }}`:            {Line: 1, Problem: `there is no field "x"`},
-		`{{ (json "db").none }}`:               {Line: 1, Problem: "the value is null or does not exist: use default, or check it with if"},
-		`{{ index (json "db") "nothing" }}`:    {Line: 1, Problem: "the value is null or does not exist: use default, or check it with if"},
+		`{{ (json "db").passwrd }}`:            {Line: 1, Problem: `there is no field "passwrd": use get or hasKey where it may be missing`},
+		`{{ (file "password").x }}`:            {Line: 1, Problem: `there is no field "x": use get or hasKey where it may be missing`},
+		`{{ (json "db").none }}`:               {Line: 1, Problem: "the value is null or does not exist: use default"},
+		`{{ index (json "db") "nothing" }}`:    {Line: 1, Problem: "the value is null or does not exist: use default"},
 		`{{ (json "db").none.x }}`:             {Line: 1, Problem: "a value on the way to a field is null"},
 		`{{ (json "db").o }}`:                  {Line: 1, Problem: "the value is a map, which has no text: use toJson, toYaml or join"},
 		`{{ (json "db").tags }}`:               {Line: 1, Problem: "the value is a list, which has no text: use toJson, toYaml or join"},

@@ -92,7 +92,7 @@ func written(list *parse.ListNode) {
 func out(value any) (string, error) {
 	switch v := value.(type) {
 	case nil:
-		return "", problem("the value is null or does not exist: use default, or check it with if")
+		return "", problem("the value is null or does not exist: use default")
 	case string:
 		return v, nil
 	case []byte:
@@ -171,7 +171,7 @@ func failureOf(path string, err error) *render.Failure {
 	}
 	for _, pattern := range []*regexp.Regexp{errorField, errorMissing} {
 		if found := pattern.FindStringSubmatch(text); found != nil && f.Function == "" {
-			f.Problem = fmt.Sprintf("there is no field %q", found[1])
+			f.Problem = fmt.Sprintf("there is no field %q: use get or hasKey where it may be missing", found[1])
 		}
 	}
 	return f
