@@ -43,15 +43,15 @@ type catalogUse struct {
 	stale bool
 }
 
-// once returns the list of the key, which make asks for if nobody did.
-func (c *catalogs) once(use catalogUse, make func() (*catalog, error)) (*catalog, error) {
+// once returns the list, which the function asks for if nobody did.
+func (c *catalogs) once(use catalogUse, list func() (*catalog, error)) (*catalog, error) {
 	c.mu.Lock()
 	if c.listed == nil {
 		c.listed = map[catalogUse]func() (*catalog, error){}
 	}
 	get, ok := c.listed[use]
 	if !ok {
-		get = sync.OnceValues(make)
+		get = sync.OnceValues(list)
 		c.listed[use] = get
 	}
 	c.mu.Unlock()

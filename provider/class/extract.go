@@ -15,21 +15,11 @@ const maxEntries = 100
 func (o *objectParser) extract(object *Object) {
 	all, content, exclude := o.get("fields"), o.get("contentFormat"), o.boolean("excludeObjectName")
 	items := o.list("jmesPath", maxEntries)
-	switch {
-	case !o.has("jmesPath") && all == "":
-		for _, field := range []string{"contentFormat", "excludeObjectName"} {
-			if o.has(field) && o.get(field) != "false" {
-				o.wrong(field, o.get(field), "goes with jmesPath or fields only", "remove it, or add jmesPath")
-			}
-		}
+	if !o.has("jmesPath") && all == "" {
+		o.nothingToExtract()
 		return
-	case o.has("jmesPath") && all != "":
-		o.wrong("fields", all, "and jmesPath are both set", "keep one of them")
-	case all != "" && all != "all":
-		o.wrong("fields", all, "is not all", "write all, or use jmesPath for single fields")
-	case all != "" && exclude:
-		o.wrong("excludeObjectName", "true", "goes with jmesPath only: with fields the whole value is not written", "remove it")
 	}
+	o.whichFields(all, exclude)
 	o.extractFits(object)
 	x := &Extract{Content: JSON, All: all != "", Whole: all == "" && !exclude}
 	if content != "" {
@@ -44,6 +34,27 @@ func (o *objectParser) extract(object *Object) {
 		}
 	}
 	object.Extract = x
+}
+
+// nothingToExtract reports fields that go with jmesPath or fields, which the object has not.
+func (o *objectParser) nothingToExtract() {
+	for _, field := range []string{"contentFormat", "excludeObjectName"} {
+		if o.has(field) && o.get(field) != "false" {
+			o.wrong(field, o.get(field), "goes with jmesPath or fields only", "remove it, or add jmesPath")
+		}
+	}
+}
+
+// whichFields checks that the object says one thing about which fields become files.
+func (o *objectParser) whichFields(all string, exclude bool) {
+	switch {
+	case o.has("jmesPath") && all != "":
+		o.wrong("fields", all, "and jmesPath are both set", "keep one of them")
+	case all != "" && all != "all":
+		o.wrong("fields", all, "is not all", "write all, or use jmesPath for single fields")
+	case all != "" && exclude:
+		o.wrong("excludeObjectName", "true", "goes with jmesPath only: with fields the whole value is not written", "remove it")
+	}
 }
 
 // extractFits checks that the object has fields.

@@ -64,11 +64,12 @@ func (s *Selector) String() string {
 
 // Key is equal for selectors that take the same.
 func (s *Selector) Key() string {
-	text := fmt.Sprintf("%q managed=%t", strings.ToLower(s.Pattern), s.Managed)
+	var text strings.Builder
+	fmt.Fprintf(&text, "%q managed=%t", strings.ToLower(s.Pattern), s.Managed)
 	for _, tag := range slices.Sorted(maps.Keys(s.Tags)) {
-		text += fmt.Sprintf(" %q=%q", tag, s.Tags[tag])
+		fmt.Fprintf(&text, " %q=%q", tag, s.Tags[tag])
 	}
-	return text
+	return text.String()
 }
 
 // Of returns the object that the selection makes of the one with the name.

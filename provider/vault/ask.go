@@ -99,17 +99,8 @@ func (c *Client) try(ctx context.Context, key volume.SourceKey, page func()) (a 
 		return Answer{}, raw, err
 	}
 	for i, text := range ids {
-		version, err := c.checkID(text, key)
-		if err != nil {
+		if err := c.identify(&a, i, text, key); err != nil {
 			return Answer{}, raw, err
-		}
-		switch {
-		case key.List && key.Name == "":
-			a.Items[i].Name = version
-		case key.List:
-			a.Versions[i].Version = version
-		default:
-			a.Object.Version = version
 		}
 	}
 	if a.Date.IsZero() {
@@ -119,6 +110,23 @@ func (c *Client) try(ctx context.Context, key volume.SourceKey, page func()) (a 
 		a.Object.RequestID = requestID(raw)
 	}
 	return a, raw, nil
+}
+
+// identify checks the id of the i-th part of an answer and notes what it says: an object's version, or an item's name.
+func (c *Client) identify(a *Answer, i int, id string, key volume.SourceKey) error {
+	last, err := c.checkID(id, key)
+	if err != nil {
+		return err
+	}
+	switch {
+	case key.List && key.Name == "":
+		a.Items[i].Name = last
+	case key.List:
+		a.Versions[i].Version = last
+	default:
+		a.Object.Version = last
+	}
+	return nil
 }
 
 // dateOf returns when the vault answered, by its own clock; zero where it does not say.

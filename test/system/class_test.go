@@ -58,7 +58,7 @@ func TestOwnersAndModes(t *testing.T) {
 		must(t, err)
 		stat, _ := info.Sys().(*syscall.Stat_t)
 		if !mayGive {
-			tc.owner, tc.group = uint32(os.Geteuid()), uint32(os.Getegid())
+			tc.owner, tc.group = uint32(os.Geteuid()), uint32(os.Getegid()) //nolint:gosec // ids are small
 		}
 		if info.Mode().Perm() != tc.mode || stat.Uid != tc.owner || stat.Gid != tc.group {
 			t.Errorf("%s of %s: mode %o, owner %d, group %d, want %o, %d, %d", tc.file, tc.pod, info.Mode().Perm(), stat.Uid, stat.Gid,
@@ -75,9 +75,9 @@ func TestOwnersAndModes(t *testing.T) {
 	}
 }
 
-// exists reports whether a Pod's volume has the file.
-func exists(n *kubelet.Node, pod, file string) bool {
-	_, err := os.Stat(filepath.Join(n.Target(pod), file))
+// exists reports whether the volume of the Pod a has the file.
+func exists(n *kubelet.Node, file string) bool {
+	_, err := os.Stat(filepath.Join(n.Target("a"), file))
 	return err == nil
 }
 
@@ -94,20 +94,20 @@ func TestOptionalObjects(t *testing.T) {
 		"- '{objectName: history, objectType: secret, optional: true, objectVersionHistory: 2}'\n" +
 		"- '{objectName: key, objectType: key, optional: true}'\n"})
 	must(t, n.Publish("a", "c"))
-	if n.Read("a", "db") != "1" || exists(n, "a", "extra") || exists(n, "a", "dir") || exists(n, "a", "history") || exists(n, "a", "key") {
+	if n.Read("a", "db") != "1" || exists(n, "extra") || exists(n, "dir") || exists(n, "history") || exists(n, "key") {
 		t.Error("not only db is there")
 	}
 	n.Secret("extra", "here")
 	must(t, n.Emulator.Disable(kubelet.Vault, "secrets", "off", "", false))
 	n.Secret("history", "h")
 	n.Eventually("the files of what exists now", func() bool {
-		return exists(n, "a", "extra") && exists(n, "a", "dir/off") && exists(n, "a", "history/0")
+		return exists(n, "extra") && exists(n, "dir/off") && exists(n, "history/0")
 	})
 	if got := n.Read("a", "extra"); got != "here" {
 		t.Errorf("extra is %q", got)
 	}
 	must(t, n.Emulator.Delete(kubelet.Vault, "secrets", "extra", true))
-	n.Eventually("extra to go", func() bool { return !exists(n, "a", "extra") })
+	n.Eventually("extra to go", func() bool { return !exists(n, "extra") })
 	if n.Read("a", "db") != "1" || strings.Contains(n.Log(), "the files stay as they are") {
 		t.Errorf("an optional object that goes is a failure:\n%s", n.Log())
 	}

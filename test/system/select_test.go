@@ -157,7 +157,7 @@ func TestSelectionFollowsTheVault(t *testing.T) {
 	}
 	n.Secret("s-new", "new")
 	must(t, n.Emulator.Delete(kubelet.Vault, "secrets", "s-07", true))
-	n.Eventually("the new and without the old file", func() bool { return exists(n, "a", "s-new") && !exists(n, "a", "s-07") })
+	n.Eventually("the new and without the old file", func() bool { return exists(n, "s-new") && !exists(n, "s-07") })
 	if got := len(files(t, n, "a")); got != many {
 		t.Errorf("%d files", got)
 	}
