@@ -49,14 +49,14 @@ func TestFieldsOfValues(t *testing.T) {
 	if info, err := os.Stat(n.Target("a") + "/db/password"); err != nil || info.Mode().Perm() != 0o400 {
 		t.Errorf("%v, %v", info, err)
 	}
-	if exists(n, "a", "db/replica") || exists(n, "a", "db.json") {
+	if exists(n, "db/replica") || exists(n, "db.json") {
 		t.Error("there are files that the class does not ask for")
 	}
 	n.Secret("db", `{"user":"app","password":"p2","port":5432,"hosts":[{"name":"c","main":true}],"replica":"r"}`)
 	n.Secret("settings", "URL=x\n")
 	n.Eventually("the new fields", func() bool {
-		return n.Read("a", "db/password") == "p2" && n.Read("a", "db/host") == "c" && exists(n, "a", "db/replica") &&
-			n.Read("a", "settings/URL") == "x" && !exists(n, "a", "settings/DEBUG")
+		return n.Read("a", "db/password") == "p2" && n.Read("a", "db/host") == "c" && exists(n, "db/replica") &&
+			n.Read("a", "settings/URL") == "x" && !exists(n, "settings/DEBUG")
 	})
 	// a value whose fields are gone keeps the files
 	n.Secret("db", `{"hunter2":`)
