@@ -5,6 +5,7 @@
 //	cluster up [--kubernetes VERSION] [DIR]     start it and print the path of a kubeconfig
 //	cluster down [DIR]           end it and remove all it has left
 //	cluster import ARCHIVE [DIR] give its node a container image
+//	cluster busybox NAME [DIR]   give its node an image of this machine's static busybox, under a name
 //	cluster exec [DIR] -- COMMAND     run a command in its namespaces
 //
 // DIR is .cache/cluster where it is not given. VERSION is one of those of hack/tools/cluster/kubernetes*, such as 1.32.13;
@@ -17,6 +18,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
@@ -29,7 +31,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: cluster up [--kubernetes VERSION] [DIR] | down [DIR] | import ARCHIVE [DIR] | exec [DIR] -- COMMAND")
+var errUsage = errors.New("usage: cluster up [--kubernetes VERSION] [DIR] | down [DIR] | import ARCHIVE [DIR] | busybox NAME [DIR] | exec [DIR] -- COMMAND")
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -51,6 +53,8 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		return node.ImportImage(ctx, args[0])
+	case verb == "busybox" && (len(args) == 1 || len(args) == 2):
+		return busybox(ctx, args[0], directory(args[1:]))
 	case verb == "exec":
 		return inside(ctx, args)
 	case verb == "init" && len(args) == 0:
@@ -84,6 +88,27 @@ func up(ctx context.Context, args []string) error {
 	fmt.Fprintf(os.Stderr, "Pods reach this machine at %s\n", node.HostAddress())
 	fmt.Printf("export KUBECONFIG=%s\n", node.Kubeconfig())
 	return nil
+}
+
+func busybox(ctx context.Context, name, dir string) error {
+	node, err := cluster.Load(dir)
+	if err != nil {
+		return err
+	}
+	image, err := cluster.BusyboxImage(name)
+	if err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp("", "busybox-")
+	if err != nil {
+		return fmt.Errorf("busybox: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(work) }()
+	archive := filepath.Join(work, "image.tar")
+	if err := image.WriteFile(archive); err != nil {
+		return err
+	}
+	return node.ImportImage(ctx, archive)
 }
 
 func inside(ctx context.Context, args []string) error {

@@ -5,6 +5,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -213,27 +214,37 @@ const Busybox = "localhost/busybox:1"
 // ImportBusybox gives the node Busybox, from the machine's static busybox.
 func (c *Cluster) ImportBusybox() {
 	c.Helper()
+	image, err := BusyboxImage(Busybox)
+	if err != nil {
+		c.Fatal(err)
+	}
+	c.ImportBuilt(image)
+}
+
+// BusyboxImage is an image of a name with the machine's static busybox and its tools; its entry point is the shell with
+// a command.
+func BusyboxImage(name string) (Image, error) {
 	path, err := exec.LookPath("busybox")
 	if err != nil {
-		c.Fatalf("%v: install the package busybox-static", err)
+		return Image{}, fmt.Errorf("install the package busybox-static: %w", err)
 	}
 	program, err := os.ReadFile(path)
 	if err != nil {
-		c.Fatal(err)
+		return Image{}, fmt.Errorf("busybox: %w", err)
 	}
-	names, err := exec.Command(path, "--list").Output() //nolint:gosec,noctx // returns at once
+	tools, err := exec.Command(path, "--list").Output() //nolint:gosec,noctx // returns at once
 	if err != nil {
-		c.Fatal(err)
+		return Image{}, fmt.Errorf("busybox --list: %w", err)
 	}
 	links := map[string]string{}
-	for name := range strings.FieldsSeq(string(names)) {
-		if name != "busybox" {
-			links["bin/"+name] = "busybox"
+	for tool := range strings.FieldsSeq(string(tools)) {
+		if tool != "busybox" {
+			links["bin/"+tool] = "busybox"
 		}
 	}
-	c.ImportBuilt(Image{
-		Name: Busybox, Entrypoint: []string{"/bin/sh", "-c"}, Files: map[string][]byte{"bin/busybox": program}, Links: links, Dirs: []string{"tmp"},
-	})
+	return Image{
+		Name: name, Entrypoint: []string{"/bin/sh", "-c"}, Files: map[string][]byte{"bin/busybox": program}, Links: links, Dirs: []string{"tmp"},
+	}, nil
 }
 
 // Exec runs a command on the node and returns what it printed.
