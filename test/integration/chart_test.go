@@ -5,7 +5,9 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -147,6 +149,81 @@ func TestChartOverAnotherDriversObjects(t *testing.T) {
 	if out, err := helm(t, c, "install", "blue", "deploy/chart", "--namespace", "kube-system", "--set", "driverName=blue.csi.example,linux.crds.enabled=false"); err != nil {
 		t.Errorf("side by side: %v\n%s", err, out)
 	}
+}
+
+// oldChart is what the release of another driver consists of, as far as Helm sees it. CustomResourceDefinitions are not of it: a job of that chart
+// applies them.
+var oldChart = map[string]string{
+	"Chart.yaml":  "apiVersion: v2\nname: csi-secrets-store-provider-azure\nversion: 1.8.2\n",
+	"values.yaml": "secrets-store-csi-driver: {install: true}\n",
+	"templates/all.yaml": `
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {name: secrets-store.csi.k8s.io}
+spec: {podInfoOnMount: true, attachRequired: false, volumeLifecycleModes: [Ephemeral], requiresRepublish: true}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: secrets-store-csi-driver, namespace: kube-system}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: csi-secrets-store-provider-azure, namespace: kube-system}
+spec:
+  selector: {matchLabels: {app: csi-secrets-store-provider-azure}}
+  template:
+    metadata: {labels: {app: csi-secrets-store-provider-azure}}
+    spec:
+      containers: [{name: provider-azure-installer, image: "example.com/provider-azure:v1.8.2"}]
+`,
+}
+
+// TestUpgradeOfTheOldRelease replaces another driver in place, as docs/migration.md says: with its own release, and helm upgrade.
+func TestUpgradeOfTheOldRelease(t *testing.T) {
+	c := controlplane.Start(t, controlplane.Options{})
+	old := t.TempDir()
+	for name, text := range oldChart {
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(old, name)), 0o750))
+		must(t, os.WriteFile(filepath.Join(old, name), []byte(text), 0o600))
+	}
+	documents := strings.SplitN(before, "\n---\n", 2) // without the CSIDriver
+	c.ApplyYAML(strings.ReplaceAll(documents[1], "meta.helm.sh/release-name: csi, meta.helm.sh/release-namespace: kube-system", ""))
+	c.Eventually("the class", func() bool { _, err := c.Kubectl(oldClass, "apply", "-f", "-"); return err == nil })
+	run := func(args ...string) (string, error) {
+		t.Helper()
+		return helm(t, c, append(args, "--namespace", "kube-system")...)
+	}
+	if out, err := run("install", "csi", old, "--set", "secrets-store-csi-driver.syncSecret.enabled=true"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, tt := range []struct {
+		why   string
+		flags []string
+		want  string // the error; empty where it works
+	}{
+		{"the old values stay", nil, "secrets-store-csi-driver.syncSecret.enabled: there is no chart below this one: write syncSecret.enabled=true"},
+		{"definitions that are no release's", []string{"--reset-values"}, "invalid ownership metadata"},
+		{"without the definitions", []string{"--reset-values", "--set", "linux.crds.enabled=false,syncSecret.enabled=true"}, ""},
+		{"as documented", []string{"--reset-values", "--take-ownership", "--set", "syncSecret.enabled=true"}, ""},
+	} {
+		out, err := run(append([]string{"upgrade", "csi", "deploy/chart"}, tt.flags...)...)
+		if (err != nil) != (tt.want != "") || !strings.Contains(out, tt.want) {
+			t.Fatalf("%s: %v\n%s", tt.why, err, out)
+		}
+	}
+	if sets := c.MustKubectl("", "-n", "kube-system", "get", "daemonsets", "-o", "name"); sets != "daemonset.apps/csi-keyvault-csi\n" {
+		t.Errorf("DaemonSets: %s", sets)
+	}
+	if audiences := c.MustKubectl("", "get", "csidriver", "secrets-store.csi.k8s.io", "-o", "jsonpath={.spec.tokenRequests[*].audience}"); !strings.Contains(audiences, "api://AzureADTokenExchange") {
+		t.Errorf("the CSIDriver asks for tokens of %q", audiences)
+	}
+	if columns := c.MustKubectl("", "get", "secretproviderclasses"); !strings.Contains(columns, "kv1") {
+		t.Errorf("the class, as this chart's definition shows it:\n%s", columns)
+	}
+	if out, err := run("uninstall", "csi"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	c.MustKubectl("", "get", "secretproviderclass/old", "csidriver/secrets-store.csi.k8s.io")
 }
 
 // TestChartDryRun has the API server validate every object of the chart and of the manifests strictly.
