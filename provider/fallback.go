@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -51,8 +52,12 @@ func failureOf(all []fetched) error {
 	return nil
 }
 
-// away reports whether a vault could not be reached or throttles, and notes it for others.
+// away reports whether a vault could not be reached or throttles, and notes it for others. Where it is the identity that has no token, the
+// vault was not asked: that says nothing to others.
 func (f *fetch) away(vaultURL string, err error) bool {
+	if e, ok := errors.AsType[*volume.Error](err); ok && e.OfIdentity {
+		return e.Reason.Transient()
+	}
 	if err == nil || !volume.ReasonOf(err).Transient() {
 		f.provider.outages.over(vaultURL)
 		return false

@@ -77,7 +77,7 @@ type tableOptions struct {
 }
 
 // mostPace is how long a list of all objects is kept at least, because it may serve for as long.
-const mostPace = 5 * time.Minute
+const mostPace = 15 * time.Minute
 
 type entry struct {
 	answer answer
@@ -130,16 +130,17 @@ func (t *table) held(key volume.SourceKey) (answer, bool) {
 	return e.answer, ok && e.answer.absent == nil
 }
 
-// pace returns for how long a list of all objects serves before it is asked for again, so that the lists of this node together make at
-// most one request a second. The caller holds the lock.
-func (t *table) pace() time.Duration {
-	requests := 0
-	for key, e := range t.entries {
+// pace returns for how long a list of all objects serves before it is asked for again. All lists have an equal share of one request a
+// second, so that the lists of this node together make no more, and a large one does not slow down those of others. The caller holds the
+// lock.
+func (t *table) pace(pages int) time.Duration {
+	lists := 0
+	for key := range t.entries {
 		if isCatalog(key) {
-			requests += e.answer.Pages
+			lists++
 		}
 	}
-	return time.Duration(requests) * time.Second
+	return min(mostPace, time.Duration(pages*lists)*time.Second)
 }
 
 // isCatalog reports whether the key is that of the list of all objects of a kind.
@@ -207,7 +208,7 @@ func (t *table) recent(q query) (answer, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[q.key]
-	if ok && isCatalog(q.key) && t.clock.Since(e.answer.asked) < t.pace() {
+	if ok && isCatalog(q.key) && t.clock.Since(e.answer.asked) < t.pace(e.answer.Pages) {
 		e.answer.shared = true
 		return e.answer, true
 	}

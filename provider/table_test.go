@@ -352,3 +352,65 @@ func TestAPanicIsAnErrorOfItsSource(t *testing.T) {
 		t.Errorf("the next: %+v", a)
 	}
 }
+
+// TestListsSharePace: the lists of a node make at most one request a second, whatever the interval, and a large list does not slow down
+// a small one.
+func TestListsSharePace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab := newSource(0, &counter{})
+		defer tab.close()
+		requests := map[string]int{}
+		list := func(kind string, pages int) {
+			key := aSource
+			key.Kind, key.Name, key.Version, key.List = kind, "", "", true
+			_, err := tab.get(t.Context(), key, time.Now(), 0, func(context.Context) (vault.Answer, error) {
+				requests[kind] += pages
+				return vault.Answer{Items: []vault.Item{{Name: "a"}}, Pages: pages}, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		const seconds = 3600
+		for range seconds / 2 {
+			list("secret", 80)
+			list("key", 4)
+			time.Sleep(2 * time.Second)
+		}
+		if total := requests["secret"] + requests["key"]; total > seconds+160 {
+			t.Errorf("%d list requests in an hour: %v", total, requests)
+		}
+		if lists := requests["key"] / 4; lists < seconds/10 {
+			t.Errorf("the small list was asked for %d times in an hour", lists)
+		}
+	})
+}
+
+// TestValuesAreComparedWithLists: times are compared for equality, and a value that was read too soon after its change is read again.
+func TestValuesAreComparedWithLists(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	of := func(created, updated time.Time, enabled bool) vault.Attributes {
+		return vault.Attributes{Created: created, Updated: updated, Enabled: enabled}
+	}
+	for name, tc := range map[string]struct {
+		held vault.Attributes
+		read time.Time
+		item *vault.Item
+		want bool
+	}{
+		"the same":               {of(at, at, true), at.Add(3 * time.Second), &vault.Item{Attributes: of(at, at, true)}, true},
+		"read two seconds later": {of(at, at, true), at.Add(2 * time.Second), &vault.Item{Attributes: of(at, at, true)}, false},
+		"read before its time":   {of(at, at, true), at.Add(-time.Second), &vault.Item{Attributes: of(at, at, true)}, false},
+		"no Date":                {of(at, at, true), time.Time{}, &vault.Item{Attributes: of(at, at, true)}, false},
+		"updated later":          {of(at, at, true), at.Add(time.Hour), &vault.Item{Attributes: of(at, at.Add(time.Second), true)}, false},
+		"updated earlier":        {of(at, at, true), at.Add(time.Hour), &vault.Item{Attributes: of(at, at.Add(-time.Second), true)}, false},
+		"a new version":          {of(at, at, true), at.Add(time.Hour), &vault.Item{Attributes: of(at.Add(time.Second), at, true)}, false},
+		"disabled":               {of(at, at, true), at.Add(time.Hour), &vault.Item{Attributes: of(at, at, false)}, false},
+		"not in the list":        {of(at, at, true), at.Add(time.Hour), nil, false},
+	} {
+		held := answer{Answer: vault.Answer{Object: &vault.Object{Attributes: tc.held}}, read: tc.read}
+		if got := unchanged(held, tc.item); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}

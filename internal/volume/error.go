@@ -70,6 +70,8 @@ type Error struct {
 	RetryAfter time.Duration
 	// RequestID is the service's id of the failed request, for its support; empty where there is none.
 	RequestID string
+	// OfIdentity is true where the identity's token could not be had, so that the vault was not asked.
+	OfIdentity bool
 	// Cause is kept for errors.Is and errors.As. It is not printed.
 	Cause error
 }

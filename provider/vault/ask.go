@@ -72,7 +72,7 @@ func (c *Client) try(ctx context.Context, key volume.SourceKey, page func()) (a 
 	ctx, noToken := withTokenError(policy.WithCaptureResponse(ctx, &raw))
 	defer func() {
 		if err != nil && *noToken != nil {
-			err = *noToken
+			err = ofIdentity(*noToken)
 		}
 	}()
 	kind, err := c.kind(key.Kind)
@@ -110,6 +110,17 @@ func (c *Client) try(ctx context.Context, key volume.SourceKey, page func()) (a 
 		a.Object.RequestID = requestID(raw)
 	}
 	return a, raw, nil
+}
+
+// ofIdentity marks an error as one of the identity's token.
+func ofIdentity(err error) error {
+	known, ok := errors.AsType[*volume.Error](err)
+	if !ok {
+		return err
+	}
+	marked := *known
+	marked.OfIdentity = true
+	return &marked
 }
 
 // identify checks the id of the i-th part of an answer and notes what it says: an object's version, or an item's name.

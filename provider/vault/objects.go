@@ -339,16 +339,22 @@ func attributes(enabled *bool, created, updated, notBefore, expires *time.Time) 
 	}
 }
 
-// mostTags bounds the tags that are kept of one object: Key Vault has 15, of at most 256 characters each.
-const mostTags = 64
+// What Key Vault allows of tags; the sizes are in bytes here, of any character.
+const (
+	mostTags = 15
+	mostTag  = 4 * (512 + 256)
+)
 
+// tags returns the tags of an object; none where they are more or larger than Key Vault's.
 func tags(all map[string]*string) map[string]string {
 	if len(all) == 0 || len(all) > mostTags {
 		return nil
 	}
 	kept := make(map[string]string, len(all))
 	for name, value := range all {
-		kept[name] = deref(value)
+		if kept[name] = deref(value); len(name)+len(kept[name]) > mostTag {
+			return nil
+		}
 	}
 	return kept
 }

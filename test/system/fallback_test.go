@@ -111,3 +111,30 @@ func TestADeadVaultCostsOneTimeOut(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestAnIdentityWithoutTokenIsNoOutage: where Entra ID does not answer for one identity, the vault is not passed over for others.
+func TestAnIdentityWithoutTokenIsNoOutage(t *testing.T) {
+	t.Parallel()
+	const other = "33333333-3333-3333-3333-333333333333"
+	seed := strings.Replace(fallbackSeed, "vaults:\n", `  - clientID: `+other+`
+    objectID: 33333333-0000-0000-0000-000000000000
+    federated:
+    - {issuer: "https://oidc.example.com/cluster/", subject: "system:serviceaccount:default:other"}
+vaults:
+`, 1)
+	n := kubelet.Start(t, seed, "--rotation-interval", "1h", "--cache-ttl", "0s")
+	n.Secret("s", "from contoso")
+	must(t, n.Emulator.Grant(kubelet.Vault, other, "*"))
+	objects := map[string]string{"fallbackKeyvaultNames": "backup", "objects": kubelet.Objects("s")}
+	n.Class("healthy", objects)
+	objects["clientID"] = other
+	n.Class("sick", objects)
+	n.Emulator.AddFault(emulator.Fault{Kind: emulator.FaultReset, Operation: "token", Name: other})
+	if err := n.Publish("a", "sick", n.As("default", "other")); err == nil || strings.Contains(err.Error(), "backup") {
+		t.Errorf("%v", err)
+	}
+	n.MustPublish("b", "healthy")
+	if got := n.Read("b", "s"); got != "from contoso" {
+		t.Errorf("%q", got)
+	}
+}
