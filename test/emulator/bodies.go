@@ -76,7 +76,13 @@ type certificateBody struct {
 	Attributes attributes         `json:"attributes"`
 	Tags       map[string]string  `json:"tags,omitempty"`
 	Policy     *certificatePolicy `json:"policy,omitempty"`
+	Pending    *pendingID         `json:"pending,omitempty"`
 	Subject    *string            `json:"subject,omitempty"`
+}
+
+// pendingID names the operation that made a certificate.
+type pendingID struct {
+	ID string `json:"id"`
 }
 
 // shape says what of a version an answer has.
@@ -147,6 +153,9 @@ func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
 	body.CER = base64.StdEncoding.EncodeToString(n.der)
 	if s.latest {
 		body.Policy = v.policy(o, n)
+		if n.csr != nil {
+			body.Pending = &pendingID{ID: v.url("certificates", o.name) + "/pending"}
+		}
 	}
 	return body
 }

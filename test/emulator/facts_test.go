@@ -1,10 +1,16 @@
 package emulator_test
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -292,13 +298,15 @@ func TestBodiesOfCertificates(t *testing.T) {
 		`"sid":"…/secrets/web/22222222222222222222222222222222","x5t":"…","cer":"MII…","attributes":{"enabled":true,"nbf":…,"exp":…,"created":…,` +
 		`"updated":…,"recoveryLevel":"Recoverable+Purgeable","recoverableDays":90},"tags":{"c":"d"}`
 	latest := w.get("/certificates/web/")
-	latest.is(t, "latest", http.StatusOK, ids+`,"policy":{"id":"…/certificates/web/policy","key_props":{"exportable":true,"kty":"EC","reuse_key":false,`+
-		`"crv":"P-256"},"secret_props":{"contentType":"application/x-pkcs12"},"x509_props":{"subject":"CN=web",…},"lifetime_actions":[{"trigger":`+
-		`{"lifetime_percentage":80},"action":{"action_type":"AutoRenew"}}],"issuer":{"name":"Self"},"attributes":{"enabled":true,…}}}`)
+	latest.is(t, "latest", http.StatusOK, ids+`,"policy":{"id":"…/certificates/web/policy","key_props":{"exportable":true,"kty":"EC","key_size":256,`+
+		`"reuse_key":false,"crv":"P-256"},"secret_props":{"contentType":"application/x-pkcs12"},"x509_props":{"subject":"CN=web","sans":{"dns_names":`+
+		`["web"]},"ekus":["1.3.6.1.5.5.7.3.1","1.3.6.1.5.5.7.3.2"],"key_usage":["digitalSignature"],"validity_months":12,"basic_constraints":{"ca":`+
+		`false}},"lifetime_actions":[{"trigger":{"lifetime_percentage":80},"action":{"action_type":"AutoRenew"}}],"issuer":{"name":"Self"},`+
+		`"attributes":{"enabled":true,…}},"pending":{"id":"…/certificates/web/pending"}}`)
 	if match := regexp.MustCompile(`"x5t":"([0-9A-Za-z_-]+)"`).FindStringSubmatch(latest.body); match == nil || len(match[1]) != 27 {
 		t.Errorf("x5t: %s", latest.body)
 	}
-	w.get("/certificates/web/22222222222222222222222222222222").is(t, "a version has no policy", http.StatusOK, ids+`}`)
+	w.get("/certificates/web/22222222222222222222222222222222").is(t, "a version has no policy and no operation", http.StatusOK, ids+`}`)
 	w.get("/certificates").is(t, "the list", http.StatusOK, `{"value":[{"id":"`+factsHost+`/certificates/web","x5t":"…","attributes":{"enabled":true,`+
 		`"nbf":…,"exp":…,"created":1767312000,"updated":1767312000},"tags":{"c":"d"},"subject":""}],"nextLink":null}`)
 	w.get("/certificates/web/versions").is(t, "versions", http.StatusOK, `{"value":[{"id":"…/web/11111111111111111111111111111111","x5t":"…",`+
@@ -310,6 +318,80 @@ func TestBodiesOfCertificates(t *testing.T) {
 	w.get("/keys/web/").is(t, "its key is given", http.StatusOK, `{…"attributes":{"enabled":false,…}`)
 	w.get("/secrets/web/").is(t, "its private key is not", http.StatusForbidden, `{…"innererror":{"code":"SecretDisabled"}}}`)
 	w.get("/certificates/none/").is(t, "none", http.StatusNotFound, `{"error":{"code":"CertificateNotFound","message":"A certificate with (name/id) none was …"}}`)
+}
+
+func TestImportedCertificates(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{Country: []string{"AU"}, Province: []string{"Some State"}, Organization: []string{"Widgits"}},
+		NotBefore:             from,
+		NotAfter:              from.Add(36500 * 24 * time.Hour),
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWire(t)
+	leaf := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	if err := w.SetCertificate("contoso", emulator.Certificate{Name: "given", Leaf: leaf, Secret: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	w.get("/certificates/given").is(t, "no operation, and a policy that says so", http.StatusOK, `{…"policy":{…"key_props":{"exportable":true,"kty":"RSA",`+
+		`"key_size":2048,"reuse_key":false},…"x509_props":{"subject":"O=Widgits, S=Some State, C=AU","ekus":[],"key_usage":[],"validity_months":1200,`+
+		`"basic_constraints":{"ca":true}},"lifetime_actions":[{…"action":{"action_type":"EmailContacts"}}],"issuer":{"name":"Unknown"},"attributes":{…}}}`)
+	w.get("/certificates/given/pending").is(t, "nor elsewhere", http.StatusNotFound,
+		`{"error":{"code":"PendingCertificateNotFound","message":"Pending Certificate not found: given"}}`)
+	w.get("/secrets/given?outContentType=application/x-pem-file").is(t, "what only says that it is a PFX", http.StatusBadRequest,
+		`{"error":{"code":"BadParameter","message":"The 'Unsupported' to 'PEM' transformation is not supported. Only PFX to PEM transformation is supported."}}`)
+}
+
+// What tools such as the Azure CLI read beside versions.
+func TestBesideVersions(t *testing.T) {
+	w := newWire(t)
+	w.get("/certificates/web/policy").is(t, "policy", http.StatusOK, `{"id":"…/certificates/web/policy","key_props":{…},…}`)
+	operation := w.get("/certificates/web/pending")
+	operation.is(t, "operation", http.StatusOK, `{"id":"`+factsHost+`/certificates/web/pending","issuer":{"name":"Self"},"csr":"MI…",`+
+		`"cancellation_requested":false,"status":"completed","target":"`+factsHost+`/certificates/web","request_id":"…"}`)
+	var body struct{ CSR []byte }
+	if err := json.Unmarshal([]byte(operation.body), &body); err != nil {
+		t.Fatal(err)
+	}
+	if csr, err := x509.ParseCertificateRequest(body.CSR); err != nil || csr.CheckSignature() != nil || csr.Subject.CommonName != "web" {
+		t.Errorf("%v %v", csr, err)
+	}
+	w.get("/certificates/none/pending").is(t, "no operation", http.StatusNotFound,
+		`{"error":{"code":"PendingCertificateNotFound","message":"Pending Certificate not found: none"}}`)
+	w.get("/certificates/none/policy").is(t, "no policy", http.StatusNotFound, `{"error":{"code":"CertificateNotFound","message":"A certificate with …"}}`)
+	w.get("/certificates/issuers").is(t, "issuers", http.StatusOK, `{"value":[],"nextLink":null}`)
+	w.get("/certificates/issuers/some").is(t, "no issuer", http.StatusNotFound, `{"error":{"code":"CertificateIssuerNotFound","message":"Issuer not found"}}`)
+	w.get("/certificates/contacts").is(t, "no contacts", http.StatusNotFound, `{"error":{"code":"ContactsNotFound","message":"Contacts not found"}}`)
+	w.get("/keys/rsa/rotationpolicy").is(t, "rotation policy", http.StatusOK,
+		`{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"Notify"}}],"attributes":null}`)
+	w.get("/keys/none/rotationpolicy").is(t, "no key", http.StatusNotFound, `{"error":{"code":"KeyNotFound","message":"A key with (name/id) none was …"}}`)
+	for _, operation := range []string{
+		"get certificate policy", "get certificate operation", "list certificate issuer", "get certificate issuer", "get certificate contacts",
+		"get key rotation policy",
+	} {
+		if w.Counts()[operation] == 0 {
+			t.Errorf("%s is not in %v", operation, w.Counts())
+		}
+	}
+	if err := w.Grant("contoso", factsClient, "keys/get", "certificates/get", "certificates/list"); err != nil {
+		t.Fatal(err)
+	}
+	for path, action := range map[string]string{
+		"/keys/rsa/rotationpolicy": "keyrotationpolicies/read", "/certificates/issuers": "certificatecas/read",
+		"/certificates/contacts": "certificatecontacts/write",
+	} {
+		w.get(path).is(t, path+" has a permission of its own", http.StatusForbidden, `{…Action: 'Microsoft.KeyVault/vaults/`+action+`'…}`)
+	}
 }
 
 func TestLists(t *testing.T) {
@@ -409,6 +491,10 @@ func TestDeletedObjects(t *testing.T) {
 	w.get("/deletedkeys/rsa").is(t, "a live key", http.StatusNotFound, `{"error":{"code":"KeyNotFound","message":"Deleted Key not found: rsa"}}`)
 	w.get("/deletedcertificates/web").is(t, "a live certificate", http.StatusNotFound,
 		`{"error":{"code":"CertificateNotFound","message":"Deleted Certificate not found: web"}}`)
+	const missing = ` with (name/id) none was not found in this key vault. If you recently deleted this …`
+	for kind, code := range map[string]string{"secret": "Secret", "key": "Key", "certificate": "Certificate"} {
+		w.get("/deleted"+kind+"s/none").is(t, "one that never was", http.StatusNotFound, `{"error":{"code":"`+code+`NotFound","message":"A `+kind+missing)
+	}
 	for kind, name := range map[string][]string{"secrets": {"db", "beta"}, "keys": {"off"}, "certificates": {"web"}} {
 		for _, n := range name {
 			if err := w.Delete("contoso", kind, n, true); err != nil {

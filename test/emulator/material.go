@@ -138,6 +138,7 @@ func (v *vaultState) addCertificate(c Certificate) error {
 	}
 	certificate, secret, key := common, common, common
 	certificate.der, certificate.contentType, certificate.tags = made.leaf.Raw, c.ContentType, c.Tags
+	certificate.csr = made.csr
 	secret.value, secret.contentType, secret.kid = made.secret, c.ContentType, v.url("keys", c.Name)+"/"+c.Version
 	v.add("certificates", c.Name, &certificate)
 	v.add("secrets", c.Name, &secret)
@@ -148,6 +149,8 @@ func (v *vaultState) addCertificate(c Certificate) error {
 type madeCertificate struct {
 	leaf   *x509.Certificate
 	secret string
+	// csr is the request for the leaf; nil for one that was given, as for one that was imported.
+	csr []byte
 }
 
 // makeCertificate makes a key and a chain, or takes the given ones.
@@ -172,8 +175,14 @@ func makeCertificate(c Certificate) (made madeCertificate, err error) {
 	if !c.NotExportable {
 		signer = key
 	}
-	made.secret, err = secretOf(c.ContentType, chain, signer)
-	return made, err
+	if made.secret, err = secretOf(c.ContentType, chain, signer); err != nil {
+		return made, err
+	}
+	request := &x509.CertificateRequest{Subject: made.leaf.Subject, DNSNames: made.leaf.DNSNames}
+	if made.csr, err = x509.CreateCertificateRequest(rand.Reader, request, key); err != nil {
+		return made, fmt.Errorf("request: %w", err)
+	}
+	return made, nil
 }
 
 // newChain returns certificates from the leaf to the root, and the leaf's key.
@@ -198,15 +207,22 @@ func newChain(c Certificate) ([]*x509.Certificate, crypto.Signer, error) {
 			common = name + " authority " + strconv.Itoa(level)
 		}
 		template := &x509.Certificate{
-			SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: common},
-			NotBefore: time.Now().Add(-time.Hour), NotAfter: end, BasicConstraintsValid: true, IsCA: level > 0,
-			KeyUsage: x509.KeyUsageDigitalSignature,
+			SerialNumber:          big.NewInt(time.Now().UnixNano()),
+			Subject:               pkix.Name{CommonName: common},
+			NotBefore:             time.Now().Add(-10 * time.Minute), // as the service does
+			NotAfter:              end,
+			BasicConstraintsValid: true,
+			IsCA:                  level > 0,
+			KeyUsage:              x509.KeyUsageDigitalSignature,
 		}
 		if level > 0 {
 			template.KeyUsage = x509.KeyUsageCertSign
 		} else {
 			template.DNSNames = []string{name}
-			template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+			template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+			if _, ok := key.(*rsa.PrivateKey); ok {
+				template.KeyUsage |= x509.KeyUsageKeyEncipherment
+			}
 		}
 		if parent == nil {
 			parent, parentKey = template, key

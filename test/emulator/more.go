@@ -3,9 +3,13 @@ package emulator
 import (
 	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"fmt"
+	"math"
 	"net/http"
+	"slices"
+	"strings"
 
 	"software.sslmate.com/src/go-pkcs12"
 )
@@ -43,7 +47,10 @@ type x509Props struct {
 }
 
 type sans struct {
-	DNSNames []string `json:"dns_names"`
+	Emails      []string `json:"emails,omitempty"`
+	DNSNames    []string `json:"dns_names,omitempty"`
+	URIs        []string `json:"uris,omitempty"`
+	IPAddresses []string `json:"ipAddresses,omitempty"`
 }
 
 type basicConstraints struct {
@@ -73,16 +80,12 @@ type policyAttributes struct {
 	Updated int64 `json:"updated"`
 }
 
-// policy tells from a certificate how it would have been made.
+// policy tells from a certificate how it was made, or, where it was given, how the service describes an imported one.
 func (v *vaultState) policy(o *object, n *version) *certificatePolicy {
 	p := &certificatePolicy{
 		ID:          v.url("certificates", o.name) + "/policy",
 		KeyProps:    keyProps{Exportable: !n.notExportable, Kty: n.jwk.Kty, KeySize: n.jwk.bits, Crv: n.jwk.Crv},
 		SecretProps: secretProps{ContentType: n.contentType},
-		X509Props: x509Props{
-			EKUs:     []string{"1.3.6.1.5.5.7.3.1"},
-			KeyUsage: []string{"digitalSignature"},
-		},
 		LifetimeActions: []lifetimeAction{{
 			Trigger: lifetimeTrigger{LifetimePercentage: 80},
 			Action:  lifetimeKind{ActionType: "AutoRenew"},
@@ -94,26 +97,155 @@ func (v *vaultState) policy(o *object, n *version) *certificatePolicy {
 			Updated: stamp(n.created),
 		},
 	}
+	if size, ok := curveSizes[n.jwk.Crv]; ok {
+		p.KeyProps.KeySize = size
+	}
+	if n.csr == nil {
+		p.LifetimeActions[0].Action.ActionType, p.Issuer.Name = "EmailContacts", "Unknown"
+	}
 	if c, err := x509.ParseCertificate(n.der); err == nil {
-		p.X509Props.Subject = c.Subject.String()
-		p.X509Props.ValidityMonths = max(1, int(c.NotAfter.Sub(c.NotBefore).Hours()/24/30))
-		p.X509Props.BasicConstraints.CA = c.IsCA
-		if len(c.DNSNames) > 0 {
-			p.X509Props.SANs = &sans{DNSNames: c.DNSNames}
-		}
+		p.X509Props = x509PropsOf(c)
 	}
 	return p
 }
 
-func (v *vaultState) getPolicy(r route) reply {
-	o, err := v.find(r.kind, r.name)
-	if err != nil || o.deleted {
-		return v.get(r, 0)
+var curveSizes = map[string]int{"P-256": 256, "P-256K": 256, "P-384": 384, "P-521": 521}
+
+func x509PropsOf(c *x509.Certificate) x509Props {
+	p := x509Props{
+		Subject:  distinguishedName(c.Subject),
+		EKUs:     []string{},
+		KeyUsage: []string{},
+		// a hundred years are 1200 months, whatever their leap days
+		ValidityMonths:   max(1, int(math.Round(c.NotAfter.Sub(c.NotBefore).Hours()/24*12/365))),
+		BasicConstraints: basicConstraints{CA: c.IsCA},
 	}
-	return reply{status: http.StatusOK, body: v.policy(o, o.current())}
+	for _, usage := range c.ExtKeyUsage {
+		if oid, ok := ekus[usage]; ok {
+			p.EKUs = append(p.EKUs, oid)
+		}
+	}
+	for i, name := range keyUsages {
+		if c.KeyUsage&(1<<i) != 0 {
+			p.KeyUsage = append(p.KeyUsage, name)
+		}
+	}
+	names := sans{Emails: c.EmailAddresses, DNSNames: c.DNSNames}
+	for _, uri := range c.URIs {
+		names.URIs = append(names.URIs, uri.String())
+	}
+	for _, ip := range c.IPAddresses {
+		names.IPAddresses = append(names.IPAddresses, ip.String())
+	}
+	if len(names.Emails)+len(names.DNSNames)+len(names.URIs)+len(names.IPAddresses) > 0 {
+		p.SANs = &names
+	}
+	return p
 }
 
-// convert turns a PFX into PEM as outContentType asks: the one conversion that Key Vault makes.
+// keyUsages are in the order of the bits (RFC 5280, section 4.2.1.3), as the service lists them.
+var keyUsages = []string{
+	"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment", "keyAgreement", "keyCertSign", "cRLSign",
+	"encipherOnly", "decipherOnly",
+}
+
+var ekus = map[x509.ExtKeyUsage]string{
+	x509.ExtKeyUsageAny:             "2.5.29.37.0",
+	x509.ExtKeyUsageServerAuth:      "1.3.6.1.5.5.7.3.1",
+	x509.ExtKeyUsageClientAuth:      "1.3.6.1.5.5.7.3.2",
+	x509.ExtKeyUsageCodeSigning:     "1.3.6.1.5.5.7.3.3",
+	x509.ExtKeyUsageEmailProtection: "1.3.6.1.5.5.7.3.4",
+	x509.ExtKeyUsageTimeStamping:    "1.3.6.1.5.5.7.3.8",
+	x509.ExtKeyUsageOCSPSigning:     "1.3.6.1.5.5.7.3.9",
+}
+
+// attributeNames are those of Windows, which the service uses: a state is S.
+var attributeNames = map[string]string{
+	"2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "S", "2.5.4.10": "O", "2.5.4.11": "OU",
+}
+
+// distinguishedName writes a name as the service does: last part first, with spaces.
+func distinguishedName(name pkix.Name) string {
+	var parts []string
+	for _, relative := range slices.Backward(name.ToRDNSequence()) {
+		for _, attribute := range relative {
+			title, ok := attributeNames[attribute.Type.String()]
+			if !ok {
+				title = "OID." + attribute.Type.String()
+			}
+			parts = append(parts, fmt.Sprintf("%s=%v", title, attribute.Value))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// operationBody is the operation that made a certificate, when it is done.
+type operationBody struct {
+	ID                    string     `json:"id"`
+	Issuer                issuerName `json:"issuer"`
+	CSR                   string     `json:"csr"`
+	CancellationRequested bool       `json:"cancellation_requested"`
+	Status                string     `json:"status"`
+	Target                string     `json:"target"`
+	RequestID             string     `json:"request_id"`
+}
+
+// rotationBody is a key's rotation policy. All keys have the one that the service gives where none was set.
+type rotationBody struct {
+	LifetimeActions []rotationAction `json:"lifetimeActions"`
+	Attributes      *struct{}        `json:"attributes"`
+}
+
+type rotationAction struct {
+	Trigger rotationTrigger `json:"trigger"`
+	Action  rotationKind    `json:"action"`
+}
+
+type rotationTrigger struct {
+	TimeBeforeExpiry string `json:"timeBeforeExpiry"`
+}
+
+type rotationKind struct {
+	Type string `json:"type"`
+}
+
+// getSide answers for what is beside versions. No vault of the emulator has issuers or contacts.
+func (v *vaultState) getSide(x *exchange, r route, p paging) reply {
+	switch {
+	case r.side == sideIssuer && r.list:
+		return p.cut(x, "certificates/issuers", nil)
+	case r.side == sideIssuer:
+		return refusal(http.StatusNotFound, "CertificateIssuerNotFound", "Issuer not found", "")
+	case r.side == sideContacts:
+		return refusal(http.StatusNotFound, "ContactsNotFound", "Contacts not found", "")
+	}
+	o, err := v.find(r.kind, r.name)
+	switch missing := err != nil || o.deleted; {
+	case r.side == sideOperation && (missing || o.current().csr == nil):
+		return refusal(http.StatusNotFound, "PendingCertificateNotFound", "Pending Certificate not found: "+r.name, "")
+	case missing:
+		return r.notFound()
+	case r.side == sidePolicy:
+		return reply{status: http.StatusOK, body: v.policy(o, o.current())}
+	case r.side == sideOperation:
+		n, id := o.current(), v.url("certificates", o.name)
+		return reply{status: http.StatusOK, body: operationBody{
+			ID:        id + "/pending",
+			Issuer:    issuerName{Name: "Self"},
+			CSR:       base64.StdEncoding.EncodeToString(n.csr),
+			Status:    "completed",
+			Target:    id,
+			RequestID: n.id, // made up, but always the same
+		}}
+	}
+	return reply{status: http.StatusOK, body: rotationBody{LifetimeActions: []rotationAction{{
+		Trigger: rotationTrigger{TimeBeforeExpiry: "P30D"},
+		Action:  rotationKind{Type: "Notify"},
+	}}}}
+}
+
+// convert turns a PFX into PEM as outContentType asks: the one conversion that Key Vault makes. What only says that it is
+// a PFX is none to it.
 func convert(a reply, out string) reply {
 	names := map[string]string{"application/x-pkcs12": "PFX", "application/x-pem-file": "PEM"}
 	title := func(contentType string) string {
@@ -123,17 +255,26 @@ func convert(a reply, out string) reply {
 		return "Unsupported"
 	}
 	body, ok := a.body.(*secretBody)
-	if !ok || title(body.ContentType) != "PFX" || title(out) != "PEM" {
-		from := ""
-		if ok {
-			from = body.ContentType
-		}
-		return refusal(http.StatusBadRequest, "BadParameter", fmt.Sprintf("The '%s' to '%s' transformation is not supported. Only PFX to PEM "+
-			"transformation is supported.", title(from), title(out)), "")
+	if !ok {
+		return a
 	}
-	pfx, err := base64.StdEncoding.DecodeString(*body.Value)
+	from := title(body.ContentType)
+	if from == "PFX" && title(out) == "PEM" {
+		if value, ok := pemOf(*body.Value); ok {
+			body.Value, body.ContentType = &value, out
+			return a
+		}
+		from = "Unsupported"
+	}
+	return refusal(http.StatusBadRequest, "BadParameter", fmt.Sprintf("The '%s' to '%s' transformation is not supported. Only "+
+		"PFX to PEM transformation is supported.", from, title(out)), "")
+}
+
+// pemOf returns false for what is no PFX.
+func pemOf(value string) (string, bool) {
+	pfx, err := base64.StdEncoding.DecodeString(value)
 	if err != nil {
-		return refusal(http.StatusBadRequest, "BadParameter", "the secret is no PFX", "")
+		return "", false
 	}
 	var chain []*x509.Certificate
 	var signer crypto.Signer
@@ -141,12 +282,8 @@ func convert(a reply, out string) reply {
 		signer, _ = key.(crypto.Signer)
 		chain = append([]*x509.Certificate{leaf}, issuers...)
 	} else if chain, err = pkcs12.DecodeTrustStore(pfx, ""); err != nil {
-		return refusal(http.StatusBadRequest, "BadParameter", "the PFX cannot be converted", "")
+		return "", false
 	}
-	value, err := secretOf(out, chain, signer)
-	if err != nil {
-		return refusal(http.StatusBadRequest, "BadParameter", "the PFX cannot be converted", "")
-	}
-	body.Value, body.ContentType = &value, out
-	return a
+	text, err := secretOf("application/x-pem-file", chain, signer)
+	return text, err == nil
 }

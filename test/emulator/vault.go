@@ -51,7 +51,7 @@ type version struct {
 	// A key's, without what the answer adds.
 	jwk *webKey
 	// A certificate's.
-	der           []byte
+	der, csr      []byte
 	notExportable bool
 	managed       bool
 }
@@ -189,8 +189,18 @@ type route struct {
 	// deleted is true under /deletedsecrets and the like.
 	deleted bool
 	list    bool
-	policy  bool
+	// side is what is asked for beside versions: one of sides.
+	side string
 }
+
+// sides are the resources of a vault that are no secrets, keys and certificates, as operations name them.
+const (
+	sidePolicy    = "policy"
+	sideOperation = "operation"
+	sideRotation  = "rotation policy"
+	sideIssuer    = "issuer"
+	sideContacts  = "contacts"
+)
 
 // parseRoute returns false for a path that is none of the data plane.
 func parseRoute(path string) (r route, ok bool) {
@@ -198,6 +208,19 @@ func parseRoute(path string) (r route, ok bool) {
 	r.kind, r.deleted = strings.CutPrefix(parts[0], "deleted")
 	if r.noun, ok = singular[r.kind]; !ok || len(parts) > 3 || r.deleted && len(parts) > 2 {
 		return r, false
+	}
+	if r.kind == "certificates" && !r.deleted && len(parts) > 1 {
+		switch parts[1] { // no certificate has these names
+		case "issuers":
+			r.side, r.list = sideIssuer, len(parts) == 2
+			if !r.list {
+				r.name = parts[2]
+			}
+			return r, true
+		case "contacts":
+			r.side = sideContacts
+			return r, len(parts) == 2
+		}
 	}
 	r.list = len(parts) == 1
 	if len(parts) > 1 {
@@ -208,7 +231,11 @@ func parseRoute(path string) (r route, ok bool) {
 		case parts[2] == "versions":
 			r.list = true
 		case parts[2] == "policy" && r.kind == "certificates":
-			r.policy = true
+			r.side = sidePolicy
+		case parts[2] == "pending" && r.kind == "certificates":
+			r.side = sideOperation
+		case parts[2] == "rotationpolicy" && r.kind == "keys":
+			r.side = sideRotation
 		default:
 			r.version = parts[2]
 		}
@@ -228,8 +255,8 @@ func (r route) operation(method string) string {
 	if r.deleted {
 		noun = "deleted " + noun
 	}
-	if r.policy {
-		noun += " policy"
+	if r.side != "" {
+		noun += " " + r.side
 	}
 	return verb + " " + noun
 }
@@ -279,12 +306,12 @@ func (s *Server) vault(x *exchange) reply {
 	switch {
 	case x.Method != http.MethodGet:
 		return refusal(http.StatusMethodNotAllowed, "MethodNotAllowed", "the emulator reads only: use its control API", "")
+	case r.side != "":
+		return v.getSide(x, r, s.state.paging)
 	case r.list && r.name == "":
 		return v.listAll(x, r.kind, r.deleted, s.state.paging)
 	case r.list:
 		return v.listVersions(x, r.kind, r.name, s.state.paging)
-	case r.policy:
-		return v.getPolicy(r)
 	}
 	answer := v.get(r, x.api)
 	out := x.URL.Query().Get("outContentType")
@@ -329,12 +356,36 @@ func (x *exchange) checkRequest(r route) *reply {
 	return nil
 }
 
+// permission is what an access policy must permit of the kind.
+func (r route) permission() string {
+	switch {
+	case r.side == sideRotation:
+		return "getrotationpolicy"
+	case r.side == sideContacts:
+		return "managecontacts"
+	case r.side == sideIssuer && r.list:
+		return "listissuers"
+	case r.side == sideIssuer:
+		return "getissuers"
+	case r.list:
+		return "list"
+	}
+	return "get"
+}
+
+// actions are those of roles, by permission, but for the kind's read.
+var actions = map[string]string{
+	"secrets/get":                 "secrets/getSecret/action",
+	"secrets/list":                "secrets/readMetadata/action",
+	"keys/getrotationpolicy":      "keyrotationpolicies/read",
+	"certificates/listissuers":    "certificatecas/read",
+	"certificates/getissuers":     "certificatecas/read",
+	"certificates/managecontacts": "certificatecontacts/write",
+}
+
 // authorize checks the network rules and the caller's permissions.
 func (v *vaultState) authorize(c caller, r route) *reply {
-	kind, operation := r.kind, "get"
-	if r.list {
-		operation = "list"
-	}
+	kind, operation := r.kind, r.permission()
 	permission := kind + "/" + operation
 	who := fmt.Sprintf("appid=%s;oid=%s;iss=https://sts.windows.net/%s/", c.clientID, c.objectID, c.tenant)
 	forbid := func(message, inner string) *reply {
@@ -358,7 +409,7 @@ func (v *vaultState) authorize(c caller, r route) *reply {
 			"For help resolving this issue, please see https://go.microsoft.com/fwlink/?linkid=2125287", who, kind, operation, v.name,
 			location), "ForbiddenByPolicy")
 	}
-	action := map[string]string{"secrets/get": "secrets/getSecret/action", "secrets/list": "secrets/readMetadata/action"}[permission]
+	action := actions[permission]
 	if action == "" {
 		action = kind + "/read"
 	}
@@ -375,7 +426,6 @@ func (v *vaultState) authorize(c caller, r route) *reply {
 // get answers with one version. Only a secret that is disabled is refused: of keys and certificates the service gives the
 // public part.
 func (v *vaultState) get(r route, api apiVersion) reply {
-	title := strings.ToUpper(r.noun[:1]) + r.noun[1:]
 	o, err := v.find(r.kind, r.name)
 	var found *version
 	if err == nil && o.deleted == r.deleted {
@@ -386,20 +436,27 @@ func (v *vaultState) get(r route, api apiVersion) reply {
 		}
 	}
 	switch {
-	case found == nil && r.deleted:
-		return refusal(http.StatusNotFound, title+"NotFound", "Deleted "+title+" not found: "+r.name, "")
+	case found == nil && r.deleted && err == nil: // it is there, but not deleted
+		return refusal(http.StatusNotFound, r.title()+"NotFound", "Deleted "+r.title()+" not found: "+r.name, "")
 	case found == nil:
-		asked := r.name
-		if r.version != "" {
-			asked += "/" + r.version
-		}
-		return refusal(http.StatusNotFound, title+"NotFound", fmt.Sprintf("A %s with (name/id) %s was not found in this key vault. If you "+
-			"recently deleted this %s you may be able to recover it using the correct recovery command. For help resolving this issue, "+
-			"please see https://go.microsoft.com/fwlink/?linkid=2125182", r.noun, asked, r.noun), "")
+		return r.notFound()
 	case found.disabled && r.kind == "secrets":
 		return refusal(http.StatusForbidden, "Forbidden", "Operation get is not allowed on a disabled secret.", "SecretDisabled")
 	}
 	return reply{status: http.StatusOK, body: v.render(r.kind, o, found, shape{
 		api: api, versioned: true, latest: r.version == "", deleted: r.deleted,
 	})}
+}
+
+// title is the noun as codes begin with it.
+func (r route) title() string { return strings.ToUpper(r.noun[:1]) + r.noun[1:] }
+
+func (r route) notFound() reply {
+	asked := r.name
+	if r.version != "" {
+		asked += "/" + r.version
+	}
+	return refusal(http.StatusNotFound, r.title()+"NotFound", fmt.Sprintf("A %s with (name/id) %s was not found in this key "+
+		"vault. If you recently deleted this %s you may be able to recover it using the correct recovery command. For help "+
+		"resolving this issue, please see https://go.microsoft.com/fwlink/?linkid=2125182", r.noun, asked, r.noun), "")
 }

@@ -179,6 +179,13 @@ func readKeys(ctx context.Context, credential azcore.TokenCredential) {
 			return ids(p.Value, func(k *azkeys.KeyProperties) *azkeys.ID { return k.KID })
 		})
 	})
+	step("key rotation policy", func() (any, error) {
+		p, err := c.GetKeyRotationPolicy(ctx, "wrapping", nil)
+		if err != nil {
+			return nil, err
+		}
+		return len(p.LifetimeActions), nil
+	})
 	step("deleted key", func() (any, error) {
 		k, err := c.GetDeletedKey(ctx, "gone", nil)
 		if err != nil {
@@ -233,6 +240,23 @@ func readCertificates(ctx context.Context, credential azcore.TokenCredential) {
 		}
 		return object{"subject": p.X509CertificateProperties.Subject}, nil
 	})
+	step("certificate operation", func() (any, error) {
+		o, err := c.GetCertificateOperation(ctx, "shop", nil)
+		if err != nil {
+			return nil, err
+		}
+		return object{"status": o.Status, "target": o.Target}, nil
+	})
+	step("certificate issuers", func() (any, error) {
+		pager := c.NewListIssuerPropertiesPager(nil)
+		return all(ctx, pager, func(p azcertificates.ListIssuerPropertiesResponse) []string {
+			return ids(p.Value, func(i *azcertificates.IssuerProperties) *string { return i.ID })
+		})
+	})
+	step("certificate contacts", func() (any, error) {
+		_, err := c.GetContacts(ctx, nil)
+		return nil, err
+	})
 	step("certificates", func() (any, error) {
 		pager := c.NewListCertificatePropertiesPager(nil)
 		return all(ctx, pager, func(p azcertificates.ListCertificatePropertiesResponse) []string {
@@ -281,6 +305,10 @@ func refusals(ctx context.Context, credential azcore.TokenCredential) {
 	}
 	step("missing deleted secret", func() (any, error) {
 		_, err := secretsClient(credential, vault).GetDeletedSecret(ctx, "db", nil)
+		return nil, err
+	})
+	step("deleted secret that never was", func() (any, error) {
+		_, err := secretsClient(credential, vault).GetDeletedSecret(ctx, "none", nil)
 		return nil, err
 	})
 	step("missing key", func() (any, error) {

@@ -102,6 +102,7 @@ async function readKeys(credential) {
   await step("key of a certificate", get("shop"));
   await step("keys", () => all(client.listPropertiesOfKeys(), (k) => k.id));
   await step("key versions", () => all(client.listPropertiesOfKeyVersions("signing"), (k) => k.id));
+  await step("key rotation policy", async () => (await client.getKeyRotationPolicy("wrapping")).lifetimeActions.length);
   await step("deleted key", async () => {
     const k = await client.getDeletedKey("gone");
     return { id: k.id, recoveryId: k.properties.recoveryId, days: days(k.properties) };
@@ -135,6 +136,12 @@ async function readCertificates(credential) {
   await step("certificate version", version("shop", first));
   await step("disabled certificate", async () => result(await client.getCertificate("off-cert")));
   await step("certificate policy", async () => ({ subject: (await client.getCertificatePolicy("shop")).subject }));
+  await step("certificate operation", async () => {
+    const operation = (await client.getCertificateOperation("shop")).getOperationState().certificateOperation;
+    return { status: operation.status, target: operation.target };
+  });
+  await step("certificate issuers", () => all(client.listPropertiesOfIssuers(), (i) => i.id));
+  await step("certificate contacts", () => client.getContacts());
   await step("certificates", () => all(client.listPropertiesOfCertificates(), (c) => c.id));
   await step("certificate versions", () => all(client.listPropertiesOfCertificateVersions("shop"), (c) => c.id));
   await step("deleted certificate", async () => {
@@ -155,6 +162,7 @@ async function refusals(credential) {
   await step("forbidden by firewall", get("https://closed.vault.azure.net", "db"));
   await step("throttled once", get(vault, "busy"));
   await step("missing deleted secret", () => new SecretClient(vault, credential).getDeletedSecret("db"));
+  await step("deleted secret that never was", () => new SecretClient(vault, credential).getDeletedSecret("none"));
   await step("missing key", () => new KeyClient(vault, credential).getKey("none"));
 }
 

@@ -108,6 +108,7 @@ def read_keys(credential):
     step("key of a certificate", lambda: get("shop"))
     step("keys", lambda: [k.id for k in client.list_properties_of_keys()])
     step("key versions", lambda: [k.id for k in client.list_properties_of_key_versions("signing")])
+    step("key rotation policy", lambda: len(client.get_key_rotation_policy("wrapping").lifetime_actions))
     step("deleted key", deleted)
     step("deleted keys", lambda: [k.id for k in client.list_deleted_keys()])
 
@@ -139,10 +140,17 @@ def read_certificates(credential):
         c = client.get_deleted_certificate("gone-cert")
         return {"id": c.id, "recoveryId": c.recovery_id, "days": (c.scheduled_purge_date - c.deleted_on).days}
 
+    def operation():
+        o = client.get_certificate_operation("shop")
+        return {"status": o.status, "target": o.target}
+
     step("certificate", lambda: result(client.get_certificate("shop")))
     step("certificate version", lambda: result(client.get_certificate_version("shop", FIRST)))
     step("disabled certificate", lambda: result(client.get_certificate("off-cert")))
     step("certificate policy", lambda: {"subject": client.get_certificate_policy("shop").subject})
+    step("certificate operation", operation)
+    step("certificate issuers", lambda: [i.id for i in client.list_properties_of_issuers()])
+    step("certificate contacts", client.get_contacts)
     step("certificates", lambda: [c.id for c in client.list_properties_of_certificates()])
     step("certificate versions", lambda: [c.id for c in client.list_properties_of_certificate_versions("shop")])
     step("deleted certificate", deleted)
@@ -162,6 +170,7 @@ def refusals(credential):
     step("forbidden by firewall", get("https://closed.vault.azure.net", "db"))
     step("throttled once", get(VAULT, "busy"))
     step("missing deleted secret", lambda: SecretClient(VAULT, credential).get_deleted_secret("db"))
+    step("deleted secret that never was", lambda: SecretClient(VAULT, credential).get_deleted_secret("none"))
     step("missing key", lambda: KeyClient(VAULT, credential).get_key("none"))
 
 
