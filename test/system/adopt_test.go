@@ -59,7 +59,9 @@ func TestVolumesOfAnotherDriverAreAdopted(t *testing.T) {
 	address := n.Address("admin")
 	text, err := run(t, "status", "--admin-addr", address, "-o", "json")
 	must(t, err)
-	var s struct{ Volumes []struct{ MountLacks []string } }
+	var s struct {
+		Volumes []struct{ MountLacks []string }
+	}
 	must(t, json.Unmarshal([]byte(text), &s))
 	if len(s.Volumes) != 1 || len(s.Volumes[0].MountLacks) < 3 || !slices.Contains(s.Volumes[0].MountLacks, "noexec") {
 		t.Errorf("status: %s", text)
