@@ -369,6 +369,7 @@ func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 		"windows.enabled=true":                                  {"windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release"},
 		"linux.enabled=false":                                   {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
 		"linux.enabled=":                                        {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
+		"image.tag=1":                                           {"image.tag: write linux.image.tag"},
 		"rbac.pspEnabled=true":                                  {"rbac.pspEnabled: Kubernetes has no PodSecurityPolicies since 1.25: leave it out"},
 		"enableArcExtension=true":                               {"enableArcExtension: this chart is not an extension", "write proxy.https and proxy.none"},
 		"cloudConfig.hostPath=/etc/kubernetes/azurestack.json":  {"is a file: write its directory, /etc/kubernetes"},
@@ -389,7 +390,7 @@ func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 		},
 		"secrets-store-csi-driver.tokenRequests[0].audience=aud1,secrets-store-csi-driver.linux.image.tag=v1.6.0,secrets-store-csi-driver.windows.enabled=true": {
 			`secrets-store-csi-driver.tokenRequests: there is no chart below this one: write tokenRequests=[{"audience":"aud1"}]`,
-			"secrets-store-csi-driver.linux.image: this is the image of another driver: leave it out",
+			"secrets-store-csi-driver.linux.image.tag: this is the image of another driver: leave it out",
 			"secrets-store-csi-driver.windows.enabled: this driver runs on Linux nodes",
 		},
 	} {
@@ -423,7 +424,9 @@ var oldValues = []string{
 	"secrets-store-csi-driver.enableSecretRotation=true", "secrets-store-csi-driver.rotationPollInterval=2m", "secrets-store-csi-driver.syncSecret.enabled=false",
 	"secrets-store-csi-driver.tokenRequests[0].audience=api://AzureADTokenExchange", "secrets-store-csi-driver.windows.enabled=false",
 	"secrets-store-csi-driver.linux.enabled=true", "secrets-store-csi-driver.linux.kubeletRootDir=/var/lib/kubelet",
-	"secrets-store-csi-driver.linux.crds.image.tag=v1", "syncSecret.enabled=true,secrets-store-csi-driver.syncSecret.enabled=true",
+	"secrets-store-csi-driver.linux.crds.image.tag=v1", "secrets-store-csi-driver.fullnameOverride=secrets-store-csi-driver",
+	"secrets-store-csi-driver.linux.image.pullPolicy=IfNotPresent", "secrets-store-csi-driver.linux.image.tag=", "secrets-store-csi-driver.linux.tolerations=null",
+	"secrets-store-csi-driver.linux.priorityClassName=", "image.repository=", "logLevel.debug=true", "syncSecret.enabled=true,secrets-store-csi-driver.syncSecret.enabled=true",
 }
 
 func TestValuesOfTheOldCharts(t *testing.T) {

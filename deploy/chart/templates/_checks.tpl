@@ -7,6 +7,11 @@
 {{- if eq (dig "enabled" "" (.Values.windows | default dict) | toString) "true" -}}
 {{- $wrong = append $wrong "windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release for Windows nodes (docs/migration.md, Windows nodes)" -}}
 {{- end -}}
+{{- range $key, $value := .Values.image -}}
+{{- if and $value (ne $key "pullPolicy") -}}
+{{- $wrong = append $wrong (printf "image.%s: write linux.image.%s" $key $key) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (hasKey .Values.linux "enabled") (ne (toString .Values.linux.enabled) "true") -}}
 {{- $wrong = append $wrong "linux.enabled: this chart installs nothing but the driver of Linux nodes: write true, or do not install it" -}}
 {{- end -}}
@@ -50,22 +55,23 @@
 {{- range $key, $value := index . 1 -}}
 {{- $name := printf "%s%s" $path $key -}}
 {{- $mine := get $own $key -}}
-{{- $unused := has $name (list "install" "livenessProbe" "maxCallRecvMsgSize" "providerHealthCheck" "providerHealthCheckInterval" "filteredWatchSecret"
+{{- $unused := has $name (list "install" "nameOverride" "fullnameOverride" "logLevel" "linux.image.pullPolicy" "livenessProbe" "maxCallRecvMsgSize" "providerHealthCheck" "providerHealthCheckInterval" "filteredWatchSecret"
   "minimumProviderVersions" "grpcSupportedProviders" "linux.registrar" "linux.registrarImage" "linux.livenessProbe" "linux.livenessProbeImage"
   "linux.providersDir" "linux.additionalProvidersDirs" "linux.crds.image" "linux.crds.resources" "linux.crds.podLabels") -}}
 {{- $enough := and (kindIs "slice" $value) (kindIs "slice" $mine) -}}
 {{- if $enough -}}
 {{- range $value }}{{ if not (has . $mine) }}{{ $enough = false }}{{ end }}{{ end -}}
 {{- end -}}
-{{- if eq $name "windows" -}}
+{{- if or (kindIs "invalid" $value) (eq (toString $value) "") -}}
+{{- else if eq $name "windows" -}}
 {{- if eq (dig "enabled" "" $value | toString) "true" }}
 secrets-store-csi-driver.windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release for Windows nodes (docs/migration.md, Windows nodes)
 {{- end -}}
-{{- else if eq $name "linux.image" }}
-secrets-store-csi-driver.linux.image: this is the image of another driver: leave it out; linux.image is this driver's
+{{- else if has $name (list "linux.image.repository" "linux.image.tag" "linux.image.digest") }}
+secrets-store-csi-driver.{{ $name }}: this is the image of another driver: leave it out; linux.image is this driver's
 {{- else if and (kindIs "map" $value) (kindIs "map" $mine) -}}
 {{- include "keyvault-csi.below" (list (printf "%s." $name) $value $mine) -}}
-{{- else if or $unused $enough (eq (toString $value) "") (eq (toJson $value) (toJson $mine)) (and (eq $name "linux.enabled") (eq (toString $value) "true")) (and (eq $name "rbac.pspEnabled") (ne (toString $value) "true")) -}}
+{{- else if or $unused $enough (eq (toJson $value) (toJson $mine)) (and (eq $name "linux.enabled") (eq (toString $value) "true")) (and (eq $name "rbac.pspEnabled") (ne (toString $value) "true")) -}}
 {{- else }}
 secrets-store-csi-driver.{{ $name }}: there is no chart below this one: write {{ $name }}={{ if kindIs "string" $value }}{{ $value }}{{ else }}{{ toJson $value }}{{ end }}, or leave it out
 {{- end -}}
@@ -86,6 +92,8 @@ secrets-store-csi-driver.{{ $name }}: there is no chart below this one: write {{
   "arcExtension" "set proxy.https and proxy.none for a proxy"
   "minimumProviderVersions" "there is no provider process"
   "grpcSupportedProviders" "there is no provider process"
+  "logLevel" "set logVerbosity"
+  "image" "set linux.image"
   "secrets-store-csi-driver" "there is no chart below this one; what is written here holds anyway"
   "windows" "this driver runs on Linux nodes" -}}
 {{- range $key, $text := $why -}}
