@@ -181,6 +181,9 @@ func (n *Node) Run() {
 // Launch starts the driver's process and returns when its socket answers.
 func (n *Node) Launch() {
 	n.Helper()
+	if n.process != nil {
+		n.Fatal("the driver runs already, and two would write to the same volumes: Stop it first")
+	}
 	socket := filepath.Join(n.Dir, "csi.sock")
 	_ = os.Remove(socket)
 	args := slices.Concat([]string{

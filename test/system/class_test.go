@@ -66,6 +66,7 @@ func TestOwnersAndModes(t *testing.T) {
 		}
 	}
 	// files of others can be compared and replaced, also after a restart
+	n.Stop(syscall.SIGTERM)
 	n.Run()
 	must(t, n.Publish("plain", "c"))
 	n.Secret("b", "3")
@@ -181,6 +182,7 @@ func TestMetadataFile(t *testing.T) {
 	if now := generation(); now != before {
 		t.Errorf("a poll without a change made generation %s of %s", now, before)
 	}
+	n.Stop(syscall.SIGTERM)
 	n.Run() // an adopted volume is compared with what it holds
 	n.Emulator.ResetRequests()
 	must(t, n.Publish("a", "c"))

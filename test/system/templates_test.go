@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -161,6 +162,7 @@ func TestTemplatesOfFiles(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	generation := generationOf(t, n, "a")
+	n.Stop(syscall.SIGTERM)
 	n.Run() // a new process, which has other keys for its hashes
 	must(t, n.Publish("a", "c"))
 	must(t, n.Publish("b", "c"))
