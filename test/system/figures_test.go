@@ -158,6 +158,18 @@ func TestFiguresOfAMount(t *testing.T) {
 		}
 		return map[string]string{"objects": objects}
 	})
+	for _, count := range []int{1, 50} {
+		mount(t, out, "10 secrets, "+strconv.Itoa(count)+" templates", kubelet.Seed+latency, func(n *kubelet.Node) map[string]string {
+			for _, s := range numbered("s", 10) {
+				n.Secret(s, "value")
+			}
+			templates := "array:\n"
+			for i := range count {
+				templates += fmt.Sprintf("- '{path: t%d, template: \"{{ file `s%d` | b64enc }}\"}'\n", i, i%10)
+			}
+			return map[string]string{"objects": kubelet.Objects(numbered("s", 10)...), "templates": templates}
+		})
+	}
 	out.print("NodePublishVolume, vault and Entra ID 20 ms away (cold: a new process; warm: token and connection there, no value cached)")
 }
 
