@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"maps"
@@ -100,10 +101,31 @@ func toYAML(value any) (string, error) {
 	var b bytes.Buffer
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)
-	if err := encoder.Encode(value); err != nil {
+	if err := encoder.Encode(unquoted(value)); err != nil {
 		return "", problem("the value cannot be written as YAML")
 	}
 	return strings.TrimSuffix(b.String(), "\n"), nil
+}
+
+// unquoted is a value in which numbers that are kept as they were written are numbers in YAML too.
+func unquoted(value any) any {
+	switch v := value.(type) {
+	case json.Number:
+		return &yaml.Node{Kind: yaml.ScalarNode, Value: v.String()}
+	case []any:
+		list := make([]any, len(v))
+		for i := range v {
+			list[i] = unquoted(v[i])
+		}
+		return list
+	case map[string]any:
+		object := make(map[string]any, len(v))
+		for key := range v {
+			object[key] = unquoted(v[key])
+		}
+		return object
+	}
+	return value
 }
 
 // keys returns the keys of objects, those of each sorted: Sprig's come in another order each time.
