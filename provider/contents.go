@@ -49,29 +49,31 @@ func (f *fetch) contents(ctx context.Context, o *class.Object, got *vault.Object
 			c.notAfter = parsed.NotAfter
 		}
 	case class.Secret:
-		if o.Extract != nil {
-			return f.extract(ctx, o, got.Value, file)
+		return f.secret(ctx, o, got, file)
+	}
+	return c, nil
+}
+
+// secret makes the files of a secret.
+func (f *fetch) secret(ctx context.Context, o *class.Object, got *vault.Object, file string) (c contents, err error) {
+	switch {
+	case o.Extract != nil:
+		return f.extract(ctx, o, got.Value, file)
+	case o.Format == class.CA:
+		bundle, notAfter, err := encode.TrustBundle(got.Value, got.ContentType)
+		if err != nil {
+			return c, err
 		}
-		if o.Format == class.CA {
-			bundle, notAfter, err := encode.TrustBundle(got.Value, got.ContentType)
-			if err != nil {
-				return c, err
-			}
-			one(bundle)
-			c.notAfter = notAfter
-			return c, nil
-		}
-		convert := got.Certified || o.ConvertPFX && got.ContentType == encode.ContentTypePFX
-		if !convert {
-			data, err := encode.Decode(got.Value, string(o.Encoding))
-			if err != nil {
-				return c, err
-			}
-			one(data)
-			return c, nil
-		}
+		c.files, c.notAfter = []volume.File{newFile(o.Look, file, bundle)}, notAfter
+		return c, nil
+	case got.Certified || o.ConvertPFX && got.ContentType == encode.ContentTypePFX:
 		return f.certificate(o, got, file)
 	}
+	data, err := encode.Decode(got.Value, string(o.Encoding))
+	if err != nil {
+		return c, err
+	}
+	c.files = []volume.File{newFile(o.Look, file, data)}
 	return c, nil
 }
 

@@ -60,9 +60,9 @@ func (h inputHash) add(path string, data []byte) { h.write(path, int64(len(data)
 func (h inputHash) addAbsent(path string) { h.write(path, -1, nil) }
 
 func (h inputHash) write(path string, size int64, data []byte) {
-	h.Write(binary.AppendVarint(binary.AppendVarint(nil, int64(len(path))), size))
-	h.Write([]byte(path))
-	h.Write(data)
+	for _, part := range [][]byte{binary.AppendVarint(binary.AppendVarint(nil, int64(len(path))), size), []byte(path), data} {
+		_, _ = h.Write(part) // never fails
+	}
 }
 
 func (h inputHash) sum() [sha256.Size]byte { return [sha256.Size]byte(h.Sum(nil)) }

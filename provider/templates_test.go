@@ -24,7 +24,7 @@ func counted(t *testing.T) (program string, runs func() int) {
 		t.Fatal(err)
 	}
 	return program, func() int {
-		data, _ := os.ReadFile(log) //nolint:gosec // of the test
+		data, _ := os.ReadFile(log)
 		return strings.Count(string(data), "run\n")
 	}
 }

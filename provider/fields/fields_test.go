@@ -161,7 +161,7 @@ func TestPlainPaths(t *testing.T) {
 }
 
 func TestCompileMistakes(t *testing.T) {
-	for expression, want := range map[string]string{
+	for expression, want := range map[string]string{ //nolint:gosec // no credentials
 		"":                           "is not set",
 		"a.":                         "is not a JMESPath expression",
 		"a[":                         "is not a JMESPath expression",

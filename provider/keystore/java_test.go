@@ -75,7 +75,7 @@ func TestStoresWithKeytool(t *testing.T) {
 				converted := filepath.Join(dir, "converted")
 				java("-importkeystore", "-srckeystore", store, "-srcstoretype", storeType, "-srcstorepass:file", word,
 					"-destkeystore", converted, "-deststoretype", "pkcs12", "-deststorepass", "changeit", "-noprompt")
-				again, err := os.ReadFile(converted) //nolint:gosec // of the test
+				again, err := os.ReadFile(converted)
 				if err != nil {
 					t.Fatal(err)
 				}

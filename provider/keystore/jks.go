@@ -51,7 +51,7 @@ func (s *store) text(text string) {
 }
 
 func (s *store) date(t time.Time) {
-	s.b.Write(binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli()))) //nolint:gosec // Java's is signed too
+	s.b.Write(binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli())))
 }
 
 func (s *store) bytes(data []byte) {

@@ -2,22 +2,36 @@ package render
 
 import "slices"
 
-// Functions that take the path of a file as an argument. All others get values only.
+// The functions of this project that have a name here. Those that readsFiles names take paths, the others values only.
 const (
-	// FuncFile returns a file's content, FuncHasFile whether it exists, FuncFiles the paths that match a pattern.
-	FuncFile, FuncHasFile, FuncFiles = "file", "hasFile", "files"
+	// FuncFile returns a file's content.
+	FuncFile = "file"
+	// FuncHasFile returns whether a file exists.
+	FuncHasFile = "hasFile"
+	// FuncFiles returns the paths that match a pattern.
+	FuncFiles = "files"
 	// FuncJSON returns a file's content as JSON.
 	FuncJSON = "json"
-	// FuncPKCS12 and FuncJKS return a key store of a file with a private key and its certificates.
-	FuncPKCS12, FuncJKS = "pkcs12", "jks"
-	// FuncCertificates returns the certificates of a file as PEM, FuncKey its private key.
-	FuncCertificates, FuncKey = "pemCertificates", "pemKey"
+	// FuncPKCS12 returns a PKCS#12 key store of a file with a private key and its certificates.
+	FuncPKCS12 = "pkcs12"
+	// FuncJKS returns a Java key store of the same.
+	FuncJKS = "jks"
+	// FuncCertificates returns the certificates of a file as PEM.
+	FuncCertificates = "pemCertificates"
+	// FuncKey returns the private key of a file as PEM.
+	FuncKey = "pemKey"
 	// FuncAuthorities returns the CA certificates of files as PEM.
 	FuncAuthorities = "caBundle"
-	// FuncPKCS12Trust and FuncJKSTrust return a trust store of certificates in PEM.
-	FuncPKCS12Trust, FuncJKSTrust = "pkcs12TrustStore", "jksTrustStore"
-	// FuncFromYAML, FuncToYAML and FuncFromJSON convert text and values.
-	FuncFromYAML, FuncToYAML, FuncFromJSON = "fromYaml", "toYaml", "fromJson"
+	// FuncPKCS12Trust returns a PKCS#12 trust store of certificates in PEM.
+	FuncPKCS12Trust = "pkcs12TrustStore"
+	// FuncJKSTrust returns a Java trust store of the same.
+	FuncJKSTrust = "jksTrustStore"
+	// FuncFromYAML reads text as YAML.
+	FuncFromYAML = "fromYaml"
+	// FuncToYAML writes a value as YAML.
+	FuncToYAML = "toYaml"
+	// FuncFromJSON reads text as JSON.
+	FuncFromJSON = "fromJson"
 	// FuncFail fails the template.
 	FuncFail = "fail"
 )

@@ -5,9 +5,9 @@ import (
 	"strconv"
 )
 
-// comparable turns numbers into those that JMESPath compares and counts with, where that loses nothing of how they are
+// comparableOf turns numbers into those that JMESPath compares and counts with, where that loses nothing of how they are
 // written: 5432 is one, 12345678901234567890 and 1.50 stay as they are.
-func comparable(value any) any {
+func comparableOf(value any) any {
 	return numbers(value, func(n json.Number) any {
 		float, err := n.Float64()
 		if err != nil || strconv.FormatFloat(float, 'f', -1, 64) != n.String() {
@@ -17,14 +17,14 @@ func comparable(value any) any {
 	})
 }
 
-// countable turns numbers into those that templates compare and count with: whole ones into int64, others as comparable
+// countable turns numbers into those that templates compare and count with: whole ones into int64, others as comparableOf
 // does.
 func countable(value any) any {
 	return numbers(value, func(n json.Number) any {
 		if whole, err := n.Int64(); err == nil {
 			return whole
 		}
-		return comparable(n)
+		return comparableOf(n)
 	})
 }
 

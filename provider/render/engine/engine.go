@@ -77,7 +77,7 @@ func evaluate(e render.Extraction) render.Progress {
 	if err != nil {
 		return fail(err.Error())
 	}
-	found, err := compiled.Search(comparable(document))
+	found, err := compiled.Search(comparableOf(document))
 	if err != nil { // the library's message may quote a value
 		return fail("cannot be evaluated on the value: a function gets what it does not take")
 	}

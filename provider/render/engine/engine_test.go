@@ -28,7 +28,7 @@ func run(t *testing.T, request render.Request) []render.Progress {
 	var done []render.Progress
 	for decoder := json.NewDecoder(&out); ; {
 		var p render.Progress
-		if err := decoder.Decode(&p); err == io.EOF { //nolint:errorlint // it is returned as it is
+		if err := decoder.Decode(&p); err == io.EOF {
 			return done
 		} else if err != nil {
 			t.Fatal(err)
@@ -65,7 +65,7 @@ func template(t *testing.T, text string) render.Progress {
 }
 
 func TestTemplates(t *testing.T) {
-	for text, want := range map[string]string{
+	for text, want := range map[string]string{ //nolint:gosec // no credentials
 		`user={{ (json "db").user }};password={{ file "password" }}`:                    "user=a;password=hunter2",
 		`{{ with json "db" }}{{ .port }} {{ .ratio }} {{ .big }} {{ .o.a }}{{ end }}`:   "5432 1.50 12345678901234567890 1",
 		`{{ add (json "db").port 1 }} {{ gt (json "db").port 80 }}`:                     "5433 true",

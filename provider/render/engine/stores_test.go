@@ -78,7 +78,7 @@ func TestStores(t *testing.T) {
 		"web": web, "pfx": []byte(base64.StdEncoding.EncodeToString(pfx)), "other": append(other, otherRoot...), "word": []byte("changeit"),
 		"wrong": []byte("change\nit"), "leaf": leaf,
 	}
-	make := func(text string) ([]byte, *render.Failure) {
+	made := func(text string) ([]byte, *render.Failure) {
 		t.Helper()
 		reads := []string{}
 		for path := range given {
@@ -88,7 +88,7 @@ func TestStores(t *testing.T) {
 		return got.Data, got.Failure
 	}
 	for _, from := range []string{"web", "pfx"} {
-		store, failure := make(`{{ pkcs12 "` + from + `" (file "word") }}`)
+		store, failure := made(`{{ pkcs12 "` + from + `" (file "word") }}`)
 		if failure != nil {
 			t.Fatal(failure)
 		}
@@ -96,28 +96,28 @@ func TestStores(t *testing.T) {
 		if err != nil || !key.Equal(got) || !gotLeaf.Equal(certificate(leaf)) || len(issuers) != 1 {
 			t.Errorf("%s: %v, %d issuers", from, err, len(issuers))
 		}
-		again, _ := make(`{{ pkcs12 "` + from + `" (file "word") }}`)
+		again, _ := made(`{{ pkcs12 "` + from + `" (file "word") }}`)
 		if !bytes.Equal(store, again) {
 			t.Errorf("%s: other bytes the second time", from)
 		}
-		if store, failure := make(`{{ jks "` + from + `" (file "word") }}`); failure != nil || !bytes.HasPrefix(store, []byte{0xFE, 0xED, 0xFE, 0xED}) {
+		if store, failure := made(`{{ jks "` + from + `" (file "word") }}`); failure != nil || !bytes.HasPrefix(store, []byte{0xFE, 0xED, 0xFE, 0xED}) {
 			t.Errorf("%s: no JKS: %+v", from, failure)
 		}
 	}
-	trust, failure := make(`{{ pkcs12TrustStore (caBundle "web" "other" "pfx") (file "word") }}`)
+	trust, failure := made(`{{ pkcs12TrustStore (caBundle "web" "other" "pfx") (file "word") }}`)
 	if failure != nil {
 		t.Fatal(failure)
 	}
 	if trusted, err := pkcs12.DecodeTrustStore(trust, "changeit"); err != nil || len(trusted) != 2 {
 		t.Errorf("trust store: %d certificates, %v", len(trusted), err)
 	}
-	if bundle, failure := make(`{{ caBundle "web" "pfx" "other" }}`); failure != nil || string(bundle) != string(root)+string(otherRoot) {
+	if bundle, failure := made(`{{ caBundle "web" "pfx" "other" }}`); failure != nil || string(bundle) != string(root)+string(otherRoot) {
 		t.Errorf("bundle: %s, %+v", bundle, failure)
 	}
-	if text, failure := make(`{{ pemCertificates "web" }}`); failure != nil || string(text) != string(leaf)+string(root) {
+	if text, failure := made(`{{ pemCertificates "web" }}`); failure != nil || string(text) != string(leaf)+string(root) {
 		t.Errorf("certificates: %s, %+v", text, failure)
 	}
-	if text, failure := make(`{{ pemKey "web" }}`); failure != nil || !strings.HasPrefix(string(text), "-----BEGIN EC PRIVATE KEY-----") {
+	if text, failure := made(`{{ pemKey "web" }}`); failure != nil || !strings.HasPrefix(string(text), "-----BEGIN EC PRIVATE KEY-----") {
 		t.Errorf("key: %+v", failure)
 	}
 	for text, want := range map[string]string{
@@ -128,7 +128,7 @@ func TestStores(t *testing.T) {
 		`{{ caBundle "leaf" }}`:                `file "leaf": the file holds no certificate of an issuer`,
 		`{{ jksTrustStore (file "leaf") "" }}`: "the password is empty",
 	} {
-		if _, failure := make(text); failure == nil || !strings.Contains(failure.Problem, want) || failure.Line != 1 || failure.Function == "" {
+		if _, failure := made(text); failure == nil || !strings.Contains(failure.Problem, want) || failure.Line != 1 || failure.Function == "" {
 			t.Errorf("%s: %+v, want %q", text, failure, want)
 		}
 	}

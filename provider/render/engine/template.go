@@ -154,8 +154,7 @@ func failureOf(path string, err error) *render.Failure {
 		f.Function = found[1]
 		f.Problem = "fails on its arguments"
 	}
-	var own problem
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[problem](err); ok {
 		f.Problem = string(own)
 		return f
 	}
