@@ -23,6 +23,7 @@ var (
 	errEndless    = errors.New("the list does not end")
 	errTooMany    = errors.New("the vault has too many objects to list")
 	errForeign    = errors.New("the answer is for another object")
+	errPending    = errors.New("the certificate is not issued yet")
 )
 
 // description says what was asked, for messages.
@@ -74,6 +75,15 @@ func (c *Client) explain(err error, raw *http.Response, d description) *volume.E
 			Message: fmt.Sprintf("vault %s: it has more than %d objects of this type, too many to select from (%s): name each with "+
 				"objectName, or use a vault of its own", c.host, mostListed, d),
 			Cause: err,
+		}
+	}
+	if errors.Is(err, errPending) {
+		return &volume.Error{
+			Reason: volume.ReasonDisabled,
+			Message: fmt.Sprintf("vault %s: %s: it is requested and not issued yet: complete its request with the certificate "+
+				"authority, or name a version that is issued with objectVersion", c.host, d),
+			RequestID: requestID(raw),
+			Cause:     err,
 		}
 	}
 	answered, ok := errors.AsType[*azcore.ResponseError](err)

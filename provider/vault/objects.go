@@ -231,6 +231,9 @@ func (c certificates) get(ctx context.Context, name, version string) (*Object, s
 		return nil, "", err // Ask explains it
 	}
 	if resp.CER == nil {
+		if a := resp.Attributes; a != nil && a.Enabled != nil && !*a.Enabled && resp.KID == nil {
+			return nil, "", errPending // that is all that the vault has of it until then
+		}
 		return nil, "", errIncomplete
 	}
 	o := &Object{DER: resp.CER, Tags: tags(resp.Tags)}

@@ -23,6 +23,9 @@ func TestRefusals(t *testing.T) {
 	if err := errors.Join(w.Disable("contoso", "secrets", "disabled", "", true), w.Delete("contoso", "secrets", "deleted", true)); err != nil {
 		t.Fatal(err)
 	}
+	if err := w.SetCertificate("contoso", emulator.Certificate{Name: "requested", Pending: true}); err != nil {
+		t.Fatal(err)
+	}
 	type ask struct {
 		host, client, name, version string
 		kind                        class.Kind
@@ -38,6 +41,8 @@ func TestRefusals(t *testing.T) {
 		"missing cert":       {name: "no", kind: class.Certificate, reason: volume.ReasonNotFound, want: []string{`certificate "no"`}},
 		"deleted":            {name: "deleted", reason: volume.ReasonNotFound, want: []string{"recover it"}},
 		"disabled":           {name: "disabled", reason: volume.ReasonDisabled, want: []string{"it is disabled: enable it"}},
+		"not issued":         {name: "requested", kind: class.Certificate, reason: volume.ReasonDisabled, want: []string{`certificate "requested": it is requested and not issued yet: complete its request`}},
+		"not issued, secret": {name: "requested", reason: volume.ReasonDisabled, want: []string{`secret "requested": it is disabled`}},
 		"no role":            {client: "nobody", name: "s", reason: volume.ReasonPermission, want: []string{`"Key Vault Secrets User"`, "oid b2", "minutes"}},
 		"no role for keys":   {client: "nobody", name: "s", kind: class.Key, reason: volume.ReasonPermission, want: []string{`"Key Vault Reader"`}},
 		"no role for certs":  {client: "nobody", name: "s", kind: class.Certificate, reason: volume.ReasonPermission, want: []string{`"Key Vault Reader"`}},

@@ -71,7 +71,7 @@ type certificateBody struct {
 	ID         string             `json:"id"`
 	KID        string             `json:"kid,omitempty"`
 	SID        string             `json:"sid,omitempty"`
-	X5T        string             `json:"x5t"`
+	X5T        string             `json:"x5t,omitempty"`
 	CER        string             `json:"cer,omitempty"`
 	Attributes attributes         `json:"attributes"`
 	Tags       map[string]string  `json:"tags,omitempty"`
@@ -141,16 +141,19 @@ func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
 		body.Key = &key
 		return body
 	}
-	sum := sha1.Sum(n.der) //nolint:gosec // x5t is a SHA-1 thumbprint
-	body := &certificateBody{
-		deletion: gone, ID: id, X5T: base64.RawURLEncoding.EncodeToString(sum[:]), Attributes: n.attributes(kind, s), Tags: n.tags,
+	body := &certificateBody{deletion: gone, ID: id, Attributes: n.attributes(kind, s), Tags: n.tags}
+	if !n.pending {
+		sum := sha1.Sum(n.der) //nolint:gosec // x5t is a SHA-1 thumbprint
+		body.X5T = base64.RawURLEncoding.EncodeToString(sum[:])
 	}
 	if s.item {
 		body.Subject = new(string)
 		return body
 	}
-	body.KID, body.SID = v.url("keys", o.name)+"/"+n.id, v.url("secrets", o.name)+"/"+n.id
-	body.CER = base64.StdEncoding.EncodeToString(n.der)
+	if !n.pending {
+		body.KID, body.SID = v.url("keys", o.name)+"/"+n.id, v.url("secrets", o.name)+"/"+n.id
+		body.CER = base64.StdEncoding.EncodeToString(n.der)
+	}
 	if s.latest {
 		body.Policy = v.policy(o, n)
 		if n.csr != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -333,6 +334,8 @@ func TestImportedCertificates(t *testing.T) {
 		NotAfter:              from.Add(36500 * 24 * time.Hour),
 		BasicConstraintsValid: true,
 		IsCA:                  true,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment | x509.KeyUsageKeyEncipherment | x509.KeyUsageCRLSign,
+		EmailAddresses:        []string{"team@example.com"},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -344,12 +347,64 @@ func TestImportedCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.get("/certificates/given").is(t, "no operation, and a policy that says so", http.StatusOK, `{…"policy":{…"key_props":{"exportable":true,"kty":"RSA",`+
-		`"key_size":2048,"reuse_key":false},…"x509_props":{"subject":"O=Widgits, S=Some State, C=AU","ekus":[],"key_usage":[],"validity_months":1200,`+
+		`"key_size":2048,"reuse_key":false},…"x509_props":{"subject":"O=Widgits, S=Some State, C=AU","sans":{"emails":["team@example.com"],"dns_names":`+
+		`[],"upns":[]},"ekus":[],"key_usage":["cRLSign","digitalSignature","keyEncipherment","nonRepudiation"],"validity_months":1200,`+
 		`"basic_constraints":{"ca":true}},"lifetime_actions":[{…"action":{"action_type":"EmailContacts"}}],"issuer":{"name":"Unknown"},"attributes":{…}}}`)
 	w.get("/certificates/given/pending").is(t, "nor elsewhere", http.StatusNotFound,
 		`{"error":{"code":"PendingCertificateNotFound","message":"Pending Certificate not found: given"}}`)
 	w.get("/secrets/given?outContentType=application/x-pem-file").is(t, "what only says that it is a PFX", http.StatusBadRequest,
 		`{"error":{"code":"BadParameter","message":"The 'Unsupported' to 'PEM' transformation is not supported. Only PFX to PEM transformation is supported."}}`)
+}
+
+func TestCertificatesThatAreNotIssued(t *testing.T) {
+	w := newWire(t)
+	if err := w.SetCertificate("contoso", emulator.Certificate{Name: "asked", Version: strings.Repeat("3", 32), Pending: true}); err != nil {
+		t.Fatal(err)
+	}
+	const nothing = `{"id":"…/certificates/asked/33333333333333333333333333333333","attributes":{"enabled":false,"nbf":…,"exp":…,"created":…,"updated":…,` +
+		`"recoveryLevel":"Recoverable+Purgeable","recoverableDays":90}`
+	w.get("/certificates/asked").is(t, "latest", http.StatusOK, nothing+`,"policy":{…},"pending":{"id":"…/certificates/asked/pending"}}`)
+	w.get("/certificates/asked/33333333333333333333333333333333").is(t, "version", http.StatusOK, nothing+`}`)
+	w.get("/secrets/asked").is(t, "its secret", http.StatusForbidden, `{…"innererror":{"code":"SecretDisabled"}}}`)
+	operation := w.get("/certificates/asked/pending")
+	operation.is(t, "operation", http.StatusOK, `{…,"cancellation_requested":false,"status":"inProgress","status_details":"Pending certificate created. …",`+
+		`"request_id":"…"}`)
+	operation.has(t, "operation", map[string]string{"Retry-After": "10"})
+	if err := w.Disable("contoso", "certificates", "asked", "", false); err != nil {
+		t.Fatal(err)
+	}
+	w.get("/certificates/asked").is(t, "issued", http.StatusOK, `{…"x5t":"…","cer":"…","attributes":{"enabled":true,…`)
+	w.get("/certificates/asked/pending").is(t, "done", http.StatusOK, `{…,"status":"completed","target":"…/certificates/asked",…}`)
+}
+
+// The key of a PEM secret, byte for byte but for what is random: the curve is in the key too, and its usage is at the end.
+func TestKeysInPEM(t *testing.T) {
+	w := newWire(t)
+	for _, kind := range []string{"EC", "RSA"} {
+		if err := w.SetCertificate("contoso", emulator.Certificate{Name: kind, KeyType: kind, ContentType: "application/x-pem-file"}); err != nil {
+			t.Fatal(err)
+		}
+		var body struct{ Value string }
+		if err := json.Unmarshal([]byte(w.get("/secrets/"+kind).body), &body); err != nil {
+			t.Fatal(err)
+		}
+		key, rest := pem.Decode([]byte(body.Value))
+		leaf, _ := pem.Decode(rest)
+		if key == nil || leaf == nil || key.Type != "PRIVATE KEY" || leaf.Type != "CERTIFICATE" {
+			t.Fatalf("%s: %s", kind, body.Value)
+		}
+		form := `^3082....02010030` + `0d06092a864886f70d0101010500` + `0482....3082.*$`
+		if kind == "EC" {
+			form = `^3081a202010030` + `1306072a8648ce3d020106082a8648ce3d030107` + `04793077020101` + `0420[0-9a-f]{64}` +
+				`a00a06082a8648ce3d030107` + `a144034200[0-9a-f]{130}` + `a00d300b0603551d0f310403020080$`
+		}
+		if !regexp.MustCompile(form).MatchString(hex.EncodeToString(key.Bytes)) {
+			t.Errorf("%s: %x", kind, key.Bytes)
+		}
+		if _, err := x509.ParsePKCS8PrivateKey(key.Bytes); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
 }
 
 // What tools such as the Azure CLI read beside versions.

@@ -8,6 +8,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -133,8 +134,8 @@ func (v *vaultState) addCertificate(c Certificate) error {
 		return fmt.Errorf("certificate %s: %w", c.Name, err)
 	}
 	common := version{
-		id: c.Version, disabled: c.Disabled, created: c.Created, notBefore: made.leaf.NotBefore, expires: made.leaf.NotAfter,
-		managed: true, jwk: jwk, notExportable: c.NotExportable,
+		id: c.Version, disabled: c.Disabled || c.Pending, created: c.Created, notBefore: made.leaf.NotBefore, expires: made.leaf.NotAfter,
+		managed: true, jwk: jwk, notExportable: c.NotExportable, pending: c.Pending,
 	}
 	certificate, secret, key := common, common, common
 	certificate.der, certificate.contentType, certificate.tags = made.leaf.Raw, c.ContentType, c.Tags
@@ -246,7 +247,7 @@ func secretOf(contentType string, chain []*x509.Certificate, key crypto.Signer) 
 	if contentType == "application/x-pem-file" {
 		var text []byte
 		if key != nil {
-			der, err := x509.MarshalPKCS8PrivateKey(key)
+			der, err := marshalPrivateKey(key)
 			if err != nil {
 				return "", fmt.Errorf("private key: %w", err)
 			}
@@ -268,4 +269,33 @@ func secretOf(contentType string, chain []*x509.Certificate, key crypto.Signer) 
 		return "", fmt.Errorf("pfx: %w", err)
 	}
 	return base64.StdEncoding.EncodeToString(pfx), nil
+}
+
+// marshalPrivateKey writes PKCS #8 as the service does: of an EC key with the curve in the key itself too, and with the
+// key's usage as an attribute at the end (RFC 5958).
+func marshalPrivateKey(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	ec, ok := key.(*ecdsa.PrivateKey)
+	if err != nil || !ok {
+		return der, err
+	}
+	var outer struct {
+		Version    int
+		Algorithm  pkix.AlgorithmIdentifier
+		PrivateKey []byte
+		Attributes asn1.RawValue `asn1:"optional"`
+	}
+	if _, err := asn1.Unmarshal(der, &outer); err != nil {
+		return nil, err
+	}
+	if outer.PrivateKey, err = x509.MarshalECPrivateKey(ec); err != nil {
+		return nil, err
+	}
+	outer.Attributes.FullBytes = []byte{
+		0xa0, 13, // [0] IMPLICIT SET OF
+		0x30, 11, // Attribute
+		0x06, 3, 0x55, 0x1d, 0x0f, // id-ce-keyUsage
+		0x31, 4, 0x03, 2, 0, 0x80, // digitalSignature
+	}
+	return asn1.Marshal(outer)
 }

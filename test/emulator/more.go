@@ -39,7 +39,7 @@ type secretProps struct {
 
 type x509Props struct {
 	Subject          string           `json:"subject"`
-	SANs             *sans            `json:"sans,omitempty"`
+	SANs             any              `json:"sans,omitempty"`
 	EKUs             []string         `json:"ekus"`
 	KeyUsage         []string         `json:"key_usage"`
 	ValidityMonths   int              `json:"validity_months"`
@@ -49,6 +49,15 @@ type x509Props struct {
 type sans struct {
 	Emails      []string `json:"emails,omitempty"`
 	DNSNames    []string `json:"dns_names,omitempty"`
+	URIs        []string `json:"uris,omitempty"`
+	IPAddresses []string `json:"ipAddresses,omitempty"`
+}
+
+// importedSANs are those of a certificate that was imported, whose lists are there although they are empty.
+type importedSANs struct {
+	Emails      []string `json:"emails"`
+	DNSNames    []string `json:"dns_names"`
+	UPNs        []string `json:"upns"`
 	URIs        []string `json:"uris,omitempty"`
 	IPAddresses []string `json:"ipAddresses,omitempty"`
 }
@@ -104,14 +113,14 @@ func (v *vaultState) policy(o *object, n *version) *certificatePolicy {
 		p.LifetimeActions[0].Action.ActionType, p.Issuer.Name = "EmailContacts", "Unknown"
 	}
 	if c, err := x509.ParseCertificate(n.der); err == nil {
-		p.X509Props = x509PropsOf(c)
+		p.X509Props = x509PropsOf(c, n.csr == nil)
 	}
 	return p
 }
 
 var curveSizes = map[string]int{"P-256": 256, "P-256K": 256, "P-384": 384, "P-521": 521}
 
-func x509PropsOf(c *x509.Certificate) x509Props {
+func x509PropsOf(c *x509.Certificate, imported bool) x509Props {
 	p := x509Props{
 		Subject:  distinguishedName(c.Subject),
 		EKUs:     []string{},
@@ -130,6 +139,7 @@ func x509PropsOf(c *x509.Certificate) x509Props {
 			p.KeyUsage = append(p.KeyUsage, name)
 		}
 	}
+	slices.Sort(p.KeyUsage)
 	names := sans{Emails: c.EmailAddresses, DNSNames: c.DNSNames}
 	for _, uri := range c.URIs {
 		names.URIs = append(names.URIs, uri.String())
@@ -137,13 +147,23 @@ func x509PropsOf(c *x509.Certificate) x509Props {
 	for _, ip := range c.IPAddresses {
 		names.IPAddresses = append(names.IPAddresses, ip.String())
 	}
-	if len(names.Emails)+len(names.DNSNames)+len(names.URIs)+len(names.IPAddresses) > 0 {
-		p.SANs = &names
+	switch {
+	case len(names.Emails)+len(names.DNSNames)+len(names.URIs)+len(names.IPAddresses) == 0:
+	case imported:
+		p.SANs = importedSANs{
+			Emails:      append([]string{}, names.Emails...),
+			DNSNames:    append([]string{}, names.DNSNames...),
+			UPNs:        []string{},
+			URIs:        names.URIs,
+			IPAddresses: names.IPAddresses,
+		}
+	default:
+		p.SANs = names
 	}
 	return p
 }
 
-// keyUsages are in the order of the bits (RFC 5280, section 4.2.1.3), as the service lists them.
+// keyUsages are in the order of the bits (RFC 5280, section 4.2.1.3).
 var keyUsages = []string{
 	"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment", "keyAgreement", "keyCertSign", "cRLSign",
 	"encipherOnly", "decipherOnly",
@@ -186,7 +206,8 @@ type operationBody struct {
 	CSR                   string     `json:"csr"`
 	CancellationRequested bool       `json:"cancellation_requested"`
 	Status                string     `json:"status"`
-	Target                string     `json:"target"`
+	StatusDetails         string     `json:"status_details,omitempty"`
+	Target                string     `json:"target,omitempty"`
 	RequestID             string     `json:"request_id"`
 }
 
@@ -228,20 +249,34 @@ func (v *vaultState) getSide(x *exchange, r route, p paging) reply {
 	case r.side == sidePolicy:
 		return reply{status: http.StatusOK, body: v.policy(o, o.current())}
 	case r.side == sideOperation:
-		n, id := o.current(), v.url("certificates", o.name)
-		return reply{status: http.StatusOK, body: operationBody{
-			ID:        id + "/pending",
-			Issuer:    issuerName{Name: "Self"},
-			CSR:       base64.StdEncoding.EncodeToString(n.csr),
-			Status:    "completed",
-			Target:    id,
-			RequestID: n.id, // made up, but always the same
-		}}
+		return v.operation(o)
 	}
 	return reply{status: http.StatusOK, body: rotationBody{LifetimeActions: []rotationAction{{
 		Trigger: rotationTrigger{TimeBeforeExpiry: "P30D"},
 		Action:  rotationKind{Type: "Notify"},
 	}}}}
+}
+
+// operation answers with how the current version of a certificate came to be, or is about to.
+func (v *vaultState) operation(o *object) reply {
+	n, id := o.current(), v.url("certificates", o.name)
+	body := operationBody{
+		ID:        id + "/pending",
+		Issuer:    issuerName{Name: "Self"},
+		CSR:       base64.StdEncoding.EncodeToString(n.csr),
+		Status:    "completed",
+		Target:    id,
+		RequestID: n.id, // made up, but always the same
+	}
+	a := reply{status: http.StatusOK}
+	if n.pending {
+		body.Status, body.Target = "inProgress", ""
+		body.StatusDetails = "Pending certificate created. Certificate request is in progress. This may take some time based on the " +
+			"issuer provider. Please check again later."
+		a.header = map[string]string{"Retry-After": "10"}
+	}
+	a.body = body
+	return a
 }
 
 // convert turns a PFX into PEM as outContentType asks: the one conversion that Key Vault makes. What only says that it is

@@ -147,6 +147,9 @@ type Certificate struct {
 	KeyType string `yaml:"keyType" json:"keyType,omitempty"`
 	Subject string `yaml:"subject" json:"subject,omitempty"`
 	Chain   int    `yaml:"chain" json:"chain,omitempty"`
+	// Pending is true for one that was requested and is not issued: it has no content, and is disabled until it is
+	// enabled.
+	Pending bool `yaml:"pending" json:"pending,omitempty"`
 	// NotExportable leaves the private key out of the secret.
 	NotExportable bool `yaml:"notExportable" json:"notExportable,omitempty"`
 	// Secret, a PFX in base64 or PEM text, and Leaf, a PEM certificate, replace what would be generated.

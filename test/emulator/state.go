@@ -300,7 +300,10 @@ func (s *Server) Disable(vault, kind, name, id string, disabled bool) error {
 		if err != nil {
 			return err
 		}
-		return v.update(kind, v.withSides(kind, o), id, func(n *version) { n.disabled = disabled })
+		return v.update(kind, v.withSides(kind, o), id, func(n *version) {
+			n.disabled = disabled
+			n.pending = n.pending && disabled
+		})
 	})
 }
 

@@ -54,6 +54,8 @@ type version struct {
 	der, csr      []byte
 	notExportable bool
 	managed       bool
+	// pending is true until it is issued.
+	pending bool
 }
 
 func (v *vaultState) add(kind, name string, n *version) {
