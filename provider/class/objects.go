@@ -30,8 +30,9 @@ func (p *parser) objects(raw string, vault string, fallbacks []string) {
 		p.parameter(name, "", "is not set", "write what to fetch: docs/parameters.md has examples")
 		return
 	}
-	needsVault := false
-	for _, item := range p.items(name, raw, objectsShape) {
+	needsVault, items := false, p.items(name, raw, objectsShape)
+	p.class.Objects = make([]Object, 0, len(items)) // an Object is large, and so would be what is copied while the list grows
+	for _, item := range items {
 		o := &objectParser{itemParser: itemParser{parser: p, parameter: name, index: item.index, line: item.line}}
 		o.parse(item.text, vault, fallbacks)
 		needsVault = needsVault || o.usesDefault
