@@ -84,13 +84,20 @@ func (f *fetch) someFields(ctx context.Context, o *class.Object, document any, v
 	return firstOf(wrong)
 }
 
-// evaluate returns what each entry's expression finds. Those that are plain paths need no process.
+// evaluate returns what each entry's expression finds. Those that are plain paths need no process, and neither do those that were
+// evaluated on the same value before.
 func (f *fetch) evaluate(ctx context.Context, x *class.Extract, document any, value string) ([]render.Result, error) {
-	found := make([]render.Result, len(x.Entries))
+	found, keys := make([]render.Result, len(x.Entries)), make([][32]byte, len(x.Entries))
 	var request render.Request
 	var rest []int
 	for i, e := range x.Entries {
 		if !e.Compiled.Plain() {
+			// no template has a path with a control character
+			keys[i] = f.provider.outputs.hash("\x00"+string(x.Content)+" "+e.Expression, value).sum()
+			if kept, ok := f.provider.outputs.get(keys[i]); ok {
+				found[i] = kept
+				continue
+			}
 			rest = append(rest, i)
 			request.Extractions = append(request.Extractions,
 				render.Extraction{Text: value, Format: string(x.Content), Expression: e.Expression})
@@ -115,9 +122,9 @@ func (f *fetch) evaluate(ctx context.Context, x *class.Extract, document any, va
 	for i, result := range results {
 		found[rest[i]] = result
 		if result.Failure != nil {
-			// what follows may not have been evaluated
-			break
+			break // what follows may not have been evaluated
 		}
+		f.provider.outputs.put(keys[rest[i]], result)
 	}
 	return found, nil
 }

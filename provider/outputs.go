@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/render"
 )
 
 const (
@@ -20,8 +22,8 @@ const (
 	mostOutputs = 16 << 20
 )
 
-// outputs remembers what templates made of which inputs, so that a refresh that finds nothing new runs none. It is safe
-// for concurrent use.
+// outputs remembers what templates and expressions made of which inputs, so that a refresh that finds nothing new runs none. It is
+// safe for concurrent use.
 type outputs struct {
 	clock clock.WithDelayedExecution
 	key   []byte
@@ -34,9 +36,13 @@ type outputs struct {
 }
 
 type output struct {
-	data []byte
+	render.Result
+
 	used time.Time
 }
+
+// size is about what it takes in memory.
+func (o output) size() int { return len(o.Data) + 128 }
 
 func newOutputs(c clock.WithDelayedExecution) *outputs {
 	o := &outputs{clock: c, key: make([]byte, sha256.Size), kept: map[[sha256.Size]byte]output{}}
@@ -68,7 +74,7 @@ func (h inputHash) write(path string, size int64, data []byte) {
 func (h inputHash) sum() [sha256.Size]byte { return [sha256.Size]byte(h.Sum(nil)) }
 
 // get returns what was made of the inputs.
-func (o *outputs) get(key [sha256.Size]byte) (data []byte, ok bool) {
+func (o *outputs) get(key [sha256.Size]byte) (made render.Result, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	had, ok := o.kept[key]
@@ -76,18 +82,19 @@ func (o *outputs) get(key [sha256.Size]byte) (data []byte, ok bool) {
 		had.used = o.clock.Now()
 		o.kept[key] = had
 	}
-	return had.data, ok
+	return had.Result, ok
 }
 
 // put remembers what was made of the inputs, where there is room.
-func (o *outputs) put(key [sha256.Size]byte, data []byte) {
+func (o *outputs) put(key [sha256.Size]byte, made render.Result) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if _, ok := o.kept[key]; ok || o.closed || o.size+len(data) > mostOutputs {
+	if _, ok := o.kept[key]; ok || o.closed || o.size+(output{Result: made}).size() > mostOutputs {
 		return
 	}
-	o.kept[key] = output{data: data, used: o.clock.Now()}
-	o.size += len(data)
+	had := output{Result: made, used: o.clock.Now()}
+	o.kept[key] = had
+	o.size += had.size()
 	if o.timer == nil {
 		o.timer = o.clock.AfterFunc(outputLife, o.sweep)
 	}
@@ -107,7 +114,7 @@ func (o *outputs) sweep() {
 			continue
 		}
 		delete(o.kept, key)
-		o.size -= len(had.data)
+		o.size -= had.size()
 	}
 	o.timer = nil
 	if len(o.kept) > 0 {

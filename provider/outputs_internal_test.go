@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/render"
 )
 
 // What a template made is forgotten when nobody asks for it, at the end, and is never more than the bound.
@@ -13,8 +15,8 @@ func TestOutputsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOutputs(clock.RealClock{})
 		used, unused := o.hash("used", "x").sum(), o.hash("unused", "x").sum()
-		o.put(used, []byte("1"))
-		o.put(unused, []byte("2"))
+		o.put(used, render.Result{Data: []byte("1")})
+		o.put(unused, render.Result{Null: true})
 		for range 10 {
 			time.Sleep(outputLife / 5)
 			if _, ok := o.get(used); !ok {
@@ -22,17 +24,17 @@ func TestOutputsAreForgotten(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if len(o.kept) != 1 || o.size != 1 {
+		if len(o.kept) != 1 || o.size != (output{Result: render.Result{Data: []byte("1")}}).size() {
 			t.Errorf("%d outputs of %d bytes are kept", len(o.kept), o.size)
 		}
 		for i := range byte(40) {
-			o.put([32]byte{i}, make([]byte, 1<<20))
+			o.put([32]byte{i}, render.Result{Data: make([]byte, 1<<20)})
 		}
 		if o.size > mostOutputs {
 			t.Errorf("%d bytes are kept", o.size)
 		}
 		o.close()
-		if o.put(unused, nil); len(o.kept) != 0 {
+		if o.put(unused, render.Result{}); len(o.kept) != 0 {
 			t.Error("outputs are kept after the end")
 		}
 	})

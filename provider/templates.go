@@ -20,7 +20,6 @@ type templated struct {
 	sources []volume.SourceKey
 	key     [32]byte
 	data    []byte
-	made    bool
 }
 
 // templates makes the files of the class's templates from the bundle's other files. Those whose inputs are as they were
@@ -35,7 +34,8 @@ func (f *fetch) templates(ctx context.Context) error {
 	for i := range all {
 		t := &all[i]
 		*t = f.template(&f.class.Templates[i])
-		if t.data, t.made = f.provider.outputs.get(t.key); t.made {
+		if kept, ok := f.provider.outputs.get(t.key); ok {
+			t.data = kept.Data
 			continue
 		}
 		run = append(run, t)
@@ -78,7 +78,7 @@ func (f *fetch) run(ctx context.Context, run []*templated, request render.Reques
 		return &volume.Error{Reason: volume.ReasonInvalidContent, Message: err.Error()}
 	}
 	for _, t := range run {
-		f.provider.outputs.put(t.key, t.data)
+		f.provider.outputs.put(t.key, render.Result{Data: t.data})
 	}
 	return nil
 }

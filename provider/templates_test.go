@@ -126,6 +126,14 @@ func TestFields(t *testing.T) {
 			t.Errorf("%s: %q, %v, %d runs", name, got, err, runs()-before)
 		}
 	}
+	again := w.bind(t, w.request(map[string]string{"objects": file("  jmesPath: [{path: 'length(hosts)', objectAlias: n}, {path: 'x || y', objectAlias: o, optional: true}]\n")}))
+	before := runs()
+	if w.fetch(t, again); runs() != before+1 {
+		t.Errorf("%d runs of new expressions", runs()-before)
+	}
+	if bundle := w.fetch(t, again); runs() != before+1 || string(bundle.Files[1].Data) != "2" || len(bundle.Files) != 2 {
+		t.Errorf("%d runs though nothing changed: %+v", runs()-before, bundle.Files)
+	}
 	w.secret(t, "db", `{"a/b":"x"}`)
 	_, err := w.bind(t, w.request(map[string]string{"objects": file("  fields: all\n")})).Fetch(t.Context(), volume.FetchOptions{})
 	if err == nil || !strings.Contains(err.Error(), `the field "a/b" cannot be a file`) {
