@@ -118,7 +118,12 @@ func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
 	switch kind {
 	case "secrets":
 		body := &secretBody{
-			deletion: gone, ContentType: n.contentType, ID: id, Managed: n.managed, Attributes: n.attributes(kind, s), Tags: n.tags,
+			deletion:    gone,
+			ContentType: n.contentType,
+			ID:          id,
+			Managed:     n.managed,
+			Attributes:  n.attributes(kind, s),
+			Tags:        n.tags,
 		}
 		if !s.item {
 			body.KID = n.kid

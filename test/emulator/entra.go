@@ -179,7 +179,8 @@ type oauthProblem struct {
 	URI           string `json:"error_uri,omitempty"`
 }
 
-// oauth makes an error body with an AADSTS code. The trace id is that of the header; the correlation id is the client's.
+// oauth makes an error body with an AADSTS code. The trace id is that of the header; the correlation id is the
+// client's.
 func (x *exchange) oauth(status int, kind string, code int, text string) reply {
 	correlation, now := x.Header.Get("Client-Request-Id"), time.Now().UTC().Format("2006-01-02 15:04:05Z")
 	if correlation == "" {

@@ -77,7 +77,8 @@ var faultKinds = map[string]func(*Fault) string{
 }
 
 // operationForm is how the operations of the request log begin.
-var operationForm = regexp.MustCompile(`^(get|list|put|post|patch|delete|head|options|token|discovery|openid|metadata|connect|unknown)\b`)
+var operationForm = regexp.MustCompile(
+	`^(get|list|put|post|patch|delete|head|options|token|discovery|openid|metadata|connect|unknown)\b`)
 
 // Validate returns what is wrong with a fault, in one line.
 func (f *Fault) Validate() error {

@@ -66,7 +66,8 @@ type marker struct {
 	TargetLocation int
 }
 
-// cut answers with the page that was asked for. The service's links name the port, and have the parameters in this order.
+// cut answers with the page that was asked for. The service's links name the port, and have the parameters in this
+// order.
 func (p paging) cut(x *exchange, path string, items []any) reply {
 	query := x.URL.Query()
 	size := p.size

@@ -134,8 +134,15 @@ func (v *vaultState) addCertificate(c Certificate) error {
 		return fmt.Errorf("certificate %s: %w", c.Name, err)
 	}
 	common := version{
-		id: c.Version, disabled: c.Disabled || c.Pending, created: c.Created, notBefore: made.leaf.NotBefore, expires: made.leaf.NotAfter,
-		managed: true, jwk: jwk, notExportable: c.NotExportable, pending: c.Pending,
+		id:            c.Version,
+		disabled:      c.Disabled || c.Pending,
+		created:       c.Created,
+		notBefore:     made.leaf.NotBefore,
+		expires:       made.leaf.NotAfter,
+		managed:       true,
+		jwk:           jwk,
+		notExportable: c.NotExportable,
+		pending:       c.Pending,
 	}
 	certificate, secret, key := common, common, common
 	certificate.der, certificate.contentType, certificate.tags = made.leaf.Raw, c.ContentType, c.Tags

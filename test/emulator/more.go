@@ -279,8 +279,8 @@ func (v *vaultState) operation(o *object) reply {
 	return a
 }
 
-// convert turns a PFX into PEM as outContentType asks: the one conversion that Key Vault makes. What only says that it is
-// a PFX is none to it.
+// convert turns a PFX into PEM as outContentType asks: the one conversion that Key Vault makes. What only says that it
+// is a PFX is none to it.
 func convert(a reply, out string) reply {
 	names := map[string]string{"application/x-pkcs12": "PFX", "application/x-pem-file": "PEM"}
 	title := func(contentType string) string {

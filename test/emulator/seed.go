@@ -162,7 +162,8 @@ type Certificate struct {
 	Tags map[string]string `yaml:"tags" json:"tags,omitempty"`
 }
 
-// ClusterIssuer is how a seed names the issuer of the cluster that the emulator runs in: its URL is not known when the seed is written.
+// ClusterIssuer is how a seed names the issuer of the cluster that the emulator runs in: its URL is not known when the
+// seed is written.
 const ClusterIssuer = "cluster"
 
 // AddCluster adds an issuer, and puts it in the place of ClusterIssuer wherever the seed says so.

@@ -1,8 +1,9 @@
-// Package emulator answers as Azure Key Vault, Entra ID and the instance metadata service do. It is an HTTP forward proxy:
-// an unmodified Azure client of any language reaches it with HTTPS_PROXY, HTTP_PROXY and SSL_CERT_FILE set, under the
-// real host names, over real TLS. Hosts that are not Azure's are refused.
+// Package emulator answers as Azure Key Vault, Entra ID and the instance metadata service do. It is an HTTP forward
+// proxy: an unmodified Azure client of any language reaches it with HTTPS_PROXY, HTTP_PROXY and SSL_CERT_FILE set,
+// under the real host names, over real TLS. Hosts that are not Azure's are refused.
 //
-// It is strict: tokens and client assertions are verified, permissions are checked, and what the service refuses it refuses.
+// It is strict: tokens and client assertions are verified, permissions are checked, and what the service refuses it
+// refuses.
 package emulator
 
 import (

@@ -144,7 +144,8 @@ func (st *state) addTenant(t Tenant) error {
 var networks = []string{"", "firewall", "private"}
 
 // permissionForm is what a grant may permit.
-var permissionForm = regexp.MustCompile(`^(\*|(secrets|keys|certificates)/(get|list|\*)|keys/getrotationpolicy|certificates/(getissuers|listissuers|managecontacts))$`)
+var permissionForm = regexp.MustCompile(`^(\*|(secrets|keys|certificates)/(get|list|\*)|keys/getrotationpolicy|` +
+	`certificates/(getissuers|listissuers|managecontacts))$`)
 
 func checkPermissions(permissions []string) error {
 	for _, p := range permissions {

@@ -317,7 +317,8 @@ func (s *Server) vault(x *exchange) reply {
 	}
 	answer := v.get(r, x.api)
 	out := x.URL.Query().Get("outContentType")
-	if out != "" && r.kind == "secrets" && !r.deleted && answer.status == http.StatusOK && x.api.has("2025-06-01-preview") {
+	if out != "" && r.kind == "secrets" && !r.deleted && answer.status == http.StatusOK &&
+		x.api.has("2025-06-01-preview") {
 		return convert(answer, out)
 	}
 	return answer
@@ -425,8 +426,8 @@ func (v *vaultState) authorize(c caller, r route) *reply {
 		"Vault: %s;location=%s\r\n", who, action, resource, v.name, location), "ForbiddenByRbac")
 }
 
-// get answers with one version. Only a secret that is disabled is refused: of keys and certificates the service gives the
-// public part.
+// get answers with one version. Only a secret that is disabled is refused: of keys and certificates the service gives
+// the public part.
 func (v *vaultState) get(r route, api apiVersion) reply {
 	o, err := v.find(r.kind, r.name)
 	var found *version
