@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha1" //nolint:gosec // x5t is a SHA-1 thumbprint
@@ -87,10 +88,20 @@ type openIDConfiguration struct {
 	ResponseTypes         []string `json:"response_types_supported"`
 	Scopes                []string `json:"scopes_supported"`
 	Issuer                string   `json:"issuer"`
+	RequestURIs           bool     `json:"request_uri_parameter_supported"`
+	UserInfoEndpoint      string   `json:"userinfo_endpoint"`
 	AuthorizationEndpoint string   `json:"authorization_endpoint"`
 	DeviceEndpoint        string   `json:"device_authorization_endpoint"`
+	HTTPLogout            bool     `json:"http_logout_supported"`
+	FrontChannelLogout    bool     `json:"frontchannel_logout_supported"`
+	EndSessionEndpoint    string   `json:"end_session_endpoint"`
+	Claims                []string `json:"claims_supported"`
+	KerberosEndpoint      string   `json:"kerberos_endpoint"`
 	TenantRegionScope     string   `json:"tenant_region_scope"`
 	CloudInstance         string   `json:"cloud_instance_name"`
+	CloudGraphHost        string   `json:"cloud_graph_host_name"`
+	GraphHost             string   `json:"msgraph_host"`
+	RBACURL               string   `json:"rbac_url"`
 }
 
 func (s *Server) openIDConfiguration(x *exchange, tenant string) reply {
@@ -115,10 +126,22 @@ func (s *Server) openIDConfiguration(x *exchange, tenant string) reply {
 		ResponseTypes:         []string{"code", "id_token", "code id_token", "id_token token"},
 		Scopes:                []string{"openid", "profile", "email", "offline_access"},
 		Issuer:                issuer,
+		UserInfoEndpoint:      "https://graph.microsoft.com/oidc/userinfo",
 		AuthorizationEndpoint: base + "/oauth2/v2.0/authorize",
 		DeviceEndpoint:        base + "/oauth2/v2.0/devicecode",
-		TenantRegionScope:     "WW",
-		CloudInstance:         "microsoftonline.com",
+		HTTPLogout:            true,
+		FrontChannelLogout:    true,
+		EndSessionEndpoint:    base + "/oauth2/v2.0/logout",
+		Claims: []string{
+			"sub", "iss", "cloud_instance_name", "cloud_instance_host_name", "cloud_graph_host_name", "msgraph_host", "aud",
+			"exp", "iat", "auth_time", "acr", "nonce", "preferred_username", "name", "tid", "ver", "at_hash", "c_hash", "email",
+		},
+		KerberosEndpoint:  base + "/kerberos",
+		TenantRegionScope: "WW",
+		CloudInstance:     "microsoftonline.com",
+		CloudGraphHost:    "graph.windows.net",
+		GraphHost:         "graph.microsoft.com",
+		RBACURL:           "https://pas.windows.net",
 	})
 }
 
@@ -182,10 +205,10 @@ type oauthProblem struct {
 // oauth makes an error body with an AADSTS code. The trace id is that of the header; the correlation id is the
 // client's.
 func (x *exchange) oauth(status int, kind string, code int, text string) reply {
-	correlation, now := x.Header.Get("Client-Request-Id"), time.Now().UTC().Format("2006-01-02 15:04:05Z")
-	if correlation == "" {
-		correlation = newID()
-	}
+	now := time.Now().UTC().Format("2006-01-02 15:04:05Z")
+	// the JavaScript clients send it in the body
+	correlation := cmp.Or(x.Header.Get("Client-Request-Id"), x.Form.Get("client-request-id"),
+		x.Header.Get("X-Ms-Client-Request-Id"), newID())
 	x.header["X-Ms-Clitelem"] = fmt.Sprintf("1,%d,0,,", code)
 	return reply{status: status, body: oauthProblem{
 		Error: kind,

@@ -639,7 +639,10 @@ func TestAnswersOfEntraID(t *testing.T) {
 		`"login.windows.net","login.microsoft.com","sts.windows.net"]},…"login.usgovcloudapi.net"…]}`)
 	discovery.has(t, "discovery", map[string]string{"Cache-Control": "max-age=86400, private", "Pragma": "", "X-Xss-Protection": "0"})
 	w.do(w.request(http.MethodGet, base+factsTenant+"/v2.0/.well-known/openid-configuration", "")).is(t, "openid configuration", http.StatusOK,
-		`{"token_endpoint":"`+base+factsTenant+`/oauth2/v2.0/token",…"issuer":"`+base+factsTenant+`/v2.0",…`)
+		`{"token_endpoint":"`+base+factsTenant+`/oauth2/v2.0/token",…"issuer":"`+base+factsTenant+`/v2.0","request_uri_parameter_supported":false,`+
+			`"userinfo_endpoint":"https://graph.microsoft.com/oidc/userinfo",…"http_logout_supported":true,…"claims_supported":["sub","iss",…],…,`+
+			`"tenant_region_scope":"WW","cloud_instance_name":"microsoftonline.com","cloud_graph_host_name":"graph.windows.net",`+
+			`"msgraph_host":"graph.microsoft.com","rbac_url":"https://pas.windows.net"}`)
 	w.do(w.request(http.MethodGet, base+"nowhere/v2.0/.well-known/openid-configuration", "")).is(t, "an unknown tenant", http.StatusBadRequest,
 		`{"error":"invalid_tenant","error_description":"AADSTS90002: Tenant 'nowhere' not found. Check to make sure you have the correct tenant ID …`)
 	token := w.post(base+factsTenant+"/oauth2/v2.0/token", credentials(factsClient, "p4ss"))
@@ -648,6 +651,12 @@ func TestAnswersOfEntraID(t *testing.T) {
 		"Cache-Control": "no-store, no-cache", "Pragma": "no-cache", "Expires": "-1", "X-Ms-Clitelem": "1,0,0,,",
 		"Strict-Transport-Security": "max-age=31536000; includeSubDomains", "Client-Request-Id": "33333333-3333-3333-3333-333333333333",
 	})
+	inBody := credentials(factsClient, "x")
+	inBody.Set("client-request-id", "44444444-4444-4444-4444-444444444444")
+	r := w.request(http.MethodPost, base+factsTenant+"/oauth2/v2.0/token/?client-request-id=x", inBody.Encode())
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w.do(r).is(t, "the correlation id in the body", http.StatusUnauthorized,
+		`{"error":"invalid_client",…Correlation ID: 44444444-4444-4444-4444-444444444444…"correlation_id":"44444444-4444-4444-4444-444444444444",…}`)
 	for name, tc := range map[string]struct {
 		tenant, client, secret string
 		status, code           int
