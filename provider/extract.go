@@ -90,10 +90,14 @@ func (f *fetch) evaluate(ctx context.Context, x *class.Extract, document any, va
 	found, keys := make([]render.Result, len(x.Entries)), make([][32]byte, len(x.Entries))
 	var request render.Request
 	var rest []int
+	var digest [32]byte // of the value, once for all expressions
 	for i, e := range x.Entries {
 		if !e.Compiled.Plain() {
+			if digest == ([32]byte{}) {
+				digest = f.provider.outputs.digest([]byte(value))
+			}
 			// no template has a path with a control character
-			keys[i] = f.provider.outputs.hash("\x00"+string(x.Content)+" "+e.Expression, value).sum()
+			keys[i] = f.provider.outputs.hash("\x00"+string(x.Content)+" "+e.Expression, "").add("", digest).sum()
 			if kept, ok := f.provider.outputs.get(keys[i]); ok {
 				found[i] = kept
 				continue

@@ -50,25 +50,41 @@ func newOutputs(c clock.WithDelayedExecution) *outputs {
 	return o
 }
 
-// inputHash is the hash of a template and its inputs. It is keyed per process: it cannot be tested against guesses.
+// digest is the hash of a file's content, keyed per process: it cannot be tested against guesses. A file that many templates read is
+// hashed once.
+func (o *outputs) digest(data []byte) [sha256.Size]byte {
+	h := hmac.New(sha256.New, o.key)
+	_, _ = h.Write(data) // never fails
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// inputHash is the hash of a template and its inputs, keyed like digest.
 type inputHash struct{ hash.Hash }
 
 func (o *outputs) hash(path, text string) inputHash {
 	h := inputHash{hmac.New(sha256.New, o.key)}
-	h.add(path, []byte(text))
+	h.write([]byte(path))
+	h.write([]byte(text))
 	return h
 }
 
-// add adds a file.
-func (h inputHash) add(path string, data []byte) { h.write(path, int64(len(data)), data) }
+// add adds a file by its digest.
+func (h inputHash) add(path string, digest [sha256.Size]byte) inputHash {
+	h.write([]byte(path))
+	h.write(digest[:])
+	return h
+}
 
 // addAbsent adds a file that does not exist now.
-func (h inputHash) addAbsent(path string) { h.write(path, -1, nil) }
+func (h inputHash) addAbsent(path string) {
+	h.write([]byte(path))
+	h.write(nil)
+}
 
-func (h inputHash) write(path string, size int64, data []byte) {
-	for _, part := range [][]byte{binary.AppendVarint(binary.AppendVarint(nil, int64(len(path))), size), []byte(path), data} {
-		_, _ = h.Write(part) // never fails
-	}
+// write adds bytes with their number.
+func (h inputHash) write(data []byte) {
+	_, _ = h.Write(binary.AppendUvarint(nil, uint64(len(data)))) // never fails
+	_, _ = h.Write(data)
 }
 
 func (h inputHash) sum() [sha256.Size]byte { return [sha256.Size]byte(h.Sum(nil)) }

@@ -28,12 +28,12 @@ func (f *fetch) templates(ctx context.Context) error {
 	if len(f.class.Templates) == 0 {
 		return nil
 	}
-	all := make([]templated, len(f.class.Templates))
+	all, digests := make([]templated, len(f.class.Templates)), make([][32]byte, len(f.bundle.Files))
 	request := render.Request{Files: map[string][]byte{}}
 	var run []*templated
 	for i := range all {
 		t := &all[i]
-		*t = f.template(&f.class.Templates[i])
+		*t = f.template(&f.class.Templates[i], digests)
 		if kept, ok := f.provider.outputs.get(t.key); ok {
 			t.data = kept.Data
 			continue
@@ -106,8 +106,8 @@ func templateError(err error) error {
 	return &volume.Error{Reason: reason, Message: err.Error(), Cause: err}
 }
 
-// template finds what a template reads.
-func (f *fetch) template(t *class.Template) templated {
+// template finds what a template reads. Digests are those of the bundle's files, as far as they are known.
+func (f *fetch) template(t *class.Template, digests [][32]byte) templated {
 	made := templated{Template: t, task: render.Task{Path: t.Path, Text: t.Text}}
 	hash := f.provider.outputs.hash(t.Path, t.Text)
 	add := func(key volume.SourceKey) {
@@ -115,10 +115,13 @@ func (f *fetch) template(t *class.Template) templated {
 			made.sources = append(made.sources, key)
 		}
 	}
-	for _, file := range f.bundle.Files {
+	for i, file := range f.bundle.Files {
 		if t.Parsed.Reads(file.Path) {
+			if digests[i] == ([32]byte{}) {
+				digests[i] = f.provider.outputs.digest(file.Data)
+			}
 			made.task.Reads = append(made.task.Reads, file.Path)
-			hash.add(file.Path, file.Data)
+			hash.add(file.Path, digests[i])
 			add(file.Source)
 		}
 	}
