@@ -378,3 +378,52 @@ func TestIdentitiesOfServiceAccounts(t *testing.T) {
 		t.Errorf("the Pods read %q", got)
 	}
 }
+
+// TestCustomCloudOfAConfigMap has classes of Azure Stack as they are before a migration: they name the cloud's file by its absolute path in the
+// provider's container, and the chart's cloudConfig has it there.
+func TestCustomCloudOfAConfigMap(t *testing.T) {
+	s := begin(t)
+	const host = "vault.local.example"
+	s.must(s.Emulator.Apply(emulator.Seed{
+		VaultSuffixes: []string{host}, Authorities: []string{"adfs.local.example"},
+		Tenants: []emulator.Tenant{{ID: "adfs", Applications: []emulator.Application{{
+			ClientID: "stack", ObjectID: "stack", Secrets: []emulator.ClientSecret{{Value: "pass-phrase"}},
+		}}}},
+		Vaults: []emulator.Vault{{
+			Name: s.Namespace, Suffix: host, Tenant: "adfs", Secrets: []emulator.Secret{{Name: "db", Value: "s3cret"}},
+			Grants: []emulator.Grant{{ClientID: "stack", Permissions: []string{"secrets/get"}}},
+		}},
+	}))
+	s.ApplyYAML(fmt.Sprintf(`
+apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata: {name: web, namespace: %[1]s}
+spec:
+  provider: azure
+  parameters:
+    keyvaultName: %[1]s
+    tenantID: adfs
+    cloudName: AzureStackCloud
+    cloudEnvFileName: /etc/kubernetes/azurestackcloud.json
+    objects: |
+      array: ["{objectName: db, objectType: secret}"]
+`, s.Namespace))
+	s.MustKubectl("", "-n", s.Namespace, "create", "secret", "generic", "principal", "--from-literal=clientid=stack", "--from-literal=clientsecret=pass-phrase")
+	s.Pod("cart", "web", func(p *corev1.PodSpec) {
+		p.Volumes[0].CSI.NodePublishSecretRef = &corev1.LocalObjectReference{Name: "principal"}
+	})
+	s.Eventually("an event that names the chart's value", func() bool { return strings.Contains(s.Events("cart"), "cloudConfig.configMap") })
+
+	s.MustKubectl("", "-n", system, "create", "configmap", "clouds", `--from-literal=azurestackcloud.json={"name":"Stack",`+
+		`"activeDirectoryEndpoint":"https://adfs.local.example/","keyVaultDNSSuffix":"`+host+`"}`)
+	t.Cleanup(func() {
+		s.install()
+		_, _ = s.Kubectl("", "-n", system, "delete", "configmap", "clouds")
+	})
+	s.install("--set", "cloudConfig.configMap=clouds")
+	s.Ready("cart")
+	if got := s.Read("cart", "db"); got != "s3cret" {
+		t.Errorf("the Pod reads %q", got)
+	}
+	s.Gone("cart")
+}
