@@ -39,7 +39,12 @@ func confine() error {
 		{"core file", unix.RLIMIT_CORE, 0},
 		{"open files", unix.RLIMIT_NOFILE, 0}, // those that are open stay so; no file or socket can be opened
 	} {
-		if err := unix.Setrlimit(limit.resource, &unix.Rlimit{Cur: limit.value, Max: limit.value}); err != nil {
+		var had unix.Rlimit
+		err := unix.Getrlimit(limit.resource, &had)
+		if value := min(limit.value, had.Max); err == nil { // one that is lower already cannot be raised
+			err = unix.Setrlimit(limit.resource, &unix.Rlimit{Cur: value, Max: value})
+		}
+		if err != nil {
 			return fmt.Errorf("limit of %s: %w", limit.name, err)
 		}
 	}
