@@ -96,10 +96,9 @@ type shape struct {
 	latest bool
 	// deleted is true under /deletedsecrets and the like.
 	deleted bool
+	// valueless leaves out a secret's value.
+	valueless bool
 }
-
-// retention is how long what was deleted can be recovered.
-const retention = 90
 
 // render makes the body of one version.
 func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
@@ -112,7 +111,7 @@ func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
 		gone = deletion{
 			RecoveryID:         v.url("deleted"+kind, o.name),
 			DeletedDate:        stamp(o.deletedAt),
-			ScheduledPurgeDate: stamp(o.deletedAt.AddDate(0, 0, retention)),
+			ScheduledPurgeDate: stamp(v.purgeDate(o)),
 		}
 	}
 	switch kind {
@@ -122,7 +121,7 @@ func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
 			ContentType: n.contentType,
 			ID:          id,
 			Managed:     n.managed,
-			Attributes:  n.attributes(kind, s),
+			Attributes:  v.attributes(kind, n, s),
 			Tags:        n.tags,
 		}
 		if !s.item {
@@ -130,13 +129,13 @@ func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
 			if n.managed && s.api.has("2025-06-01-preview") {
 				body.PreviousVersion = o.before(n)
 			}
-			if !s.deleted {
+			if !s.deleted && !s.valueless {
 				body.Value = &n.value
 			}
 		}
 		return body
 	case "keys":
-		body := &keyBody{deletion: gone, Attributes: n.attributes(kind, s), Tags: n.tags, Managed: n.managed}
+		body := &keyBody{deletion: gone, Attributes: v.attributes(kind, n, s), Tags: n.tags, Managed: n.managed}
 		if s.item {
 			body.KID = id
 			return body
@@ -146,7 +145,7 @@ func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
 		body.Key = &key
 		return body
 	}
-	body := &certificateBody{deletion: gone, ID: id, Attributes: n.attributes(kind, s), Tags: n.tags}
+	body := &certificateBody{deletion: gone, ID: id, Attributes: v.attributes(kind, n, s), Tags: n.tags}
 	if !n.pending {
 		sum := sha1.Sum(n.der) //nolint:gosec // x5t is a SHA-1 thumbprint
 		body.X5T = base64.RawURLEncoding.EncodeToString(sum[:])
@@ -172,7 +171,7 @@ func (v *vaultState) url(kind, name string) string {
 	return "https://" + v.host + "/" + kind + "/" + name
 }
 
-func (n *version) attributes(kind string, s shape) attributes {
+func (v *vaultState) attributes(kind string, n *version, s shape) attributes {
 	a := attributes{Enabled: !n.disabled, Created: stamp(n.created), Updated: stamp(n.updated)}
 	if !n.notBefore.IsZero() {
 		a.NotBefore = n.notBefore.Unix()
@@ -183,9 +182,9 @@ func (n *version) attributes(kind string, s shape) attributes {
 	if kind == "certificates" && s.item {
 		return a // the service's lists of certificates say no more
 	}
-	a.RecoveryLevel = "Recoverable+Purgeable"
+	a.RecoveryLevel = v.recoveryLevel()
 	if s.api.has("7.1-preview") {
-		a.RecoverableDays = retention
+		a.RecoverableDays = v.retention
 	}
 	if kind != "keys" {
 		return a
@@ -210,6 +209,9 @@ func stamp(t time.Time) int64 { return t.Round(time.Second).Unix() }
 
 // keyOps are what the service lets a new key, or the key of a certificate, do.
 func keyOps(n *version) []string {
+	if n.operations != nil {
+		return n.operations
+	}
 	switch strings.TrimSuffix(n.jwk.Kty, "-HSM") {
 	case "RSA":
 		if n.managed {

@@ -752,16 +752,16 @@ func TestCountsDistinguishMethods(t *testing.T) {
 	w.get("/secrets")
 	w.get("/deletedsecrets")
 	w.get("/certificates/web/policy")
-	for _, method := range []string{http.MethodPut, http.MethodPatch, http.MethodDelete} {
-		r := w.request(method, factsHost+"/secrets/db?api-version=7.6", "{}")
-		r.Header.Set("Authorization", "Bearer "+w.bearer)
-		if a := w.do(r); a.status != http.StatusMethodNotAllowed {
-			t.Errorf("%s: %+v", method, a)
-		}
-	}
+	w.send(http.MethodPut, "/secrets/db", `{"value":"x"}`)
+	w.send(http.MethodPatch, "/secrets/db", "{}")
+	w.send(http.MethodPost, "/secrets/db/backup", "")
+	w.send(http.MethodPost, "/secrets/db/explode", "")
+	w.send(http.MethodDelete, "/secrets/db", "")
+	w.send(http.MethodPost, "/deletedsecrets/db/recover", "")
 	counts := w.Counts()
 	for _, operation := range []string{
 		"get secret", "list secret", "list deleted secret", "get certificate policy", "put secret", "patch secret", "delete secret",
+		"backup secret", "recover deleted secret", "post secret",
 	} {
 		if counts[operation] != 1 {
 			t.Errorf("%s: %v", operation, counts)

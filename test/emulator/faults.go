@@ -78,7 +78,8 @@ var faultKinds = map[string]func(*Fault) string{
 
 // operationForm is how the operations of the request log begin.
 var operationForm = regexp.MustCompile(
-	`^(get|list|put|post|patch|delete|head|options|token|discovery|openid|metadata|connect|unknown)\b`)
+	`^(get|list|put|post|patch|delete|head|options|backup|restore|recover|create|import|merge|rotate|sign|verify|` +
+		`encrypt|decrypt|wrapkey|unwrapkey|token|discovery|openid|metadata|connect|unknown)\b`)
 
 // Validate returns what is wrong with a fault, in one line.
 func (f *Fault) Validate() error {
@@ -152,6 +153,16 @@ func (f *Fault) apply(a reply) reply {
 		return a
 	}
 	return a
+}
+
+// prevents reports whether the fault stands for an answer of the service, or of a proxy before it, that did not do what
+// it was asked to do. With the others it is done, and the answer is late or lost.
+func (f *Fault) prevents() bool {
+	switch f.Kind {
+	case FaultThrottle, FaultStatus, FaultHTML, FaultChallenge, FaultClaims:
+		return true
+	}
+	return false
 }
 
 // interrupt does what no answer can; it returns false where the answer is to be sent.

@@ -15,7 +15,7 @@ type Request struct {
 	Time time.Time `json:"time"`
 	Host string    `json:"host"`
 	// Operation is such as "get secret", "list secrets", "token", "discovery", "connect" or "metadata token".
-	// What is not a read is named by its method, such as "put secret".
+	// What is not a read is named by its method, such as "put secret", or by what a POST does, such as "backup secret".
 	Operation string `json:"operation"`
 	Method    string `json:"method,omitempty"`
 	// Name is the object's name; for tokens, the client id.
@@ -46,6 +46,18 @@ type exchange struct {
 	header map[string]string
 	// api is the version of the data plane that was asked for.
 	api apiVersion
+	// fault is the request's, once it is taken; delay is how long the answer is to wait.
+	faultTaken bool
+	fault      *Fault
+	delay      time.Duration
+}
+
+// takeFault finds the request's fault, once.
+func (x *exchange) takeFault(st *state) {
+	if !x.faultTaken {
+		x.fault, x.delay = st.fault(&x.record)
+		x.faultTaken = true
+	}
 }
 
 // handler answers an exchange. It sets the record's operation, name and version before it looks at anything else.
@@ -58,7 +70,8 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, h handler) {
 		record: Request{Time: time.Now(), Host: hostname(r.Host), Method: r.Method},
 	}
 	answer := h(x)
-	f, delay := s.state.fault(&x.record)
+	x.takeFault(s.state)
+	f, delay := x.fault, x.delay
 	if delay > 0 {
 		select {
 		case <-time.After(delay):
@@ -82,11 +95,13 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, h handler) {
 
 func send(w http.ResponseWriter, x *exchange, a reply) {
 	body, ok := a.body.([]byte)
-	if !ok {
+	if !ok && a.body != nil {
 		body = marshal(a.body)
 	}
 	header := w.Header()
-	header.Set("Content-Type", "application/json; charset=utf-8")
+	if a.body != nil {
+		header.Set("Content-Type", "application/json; charset=utf-8")
+	}
 	header.Set("X-Ms-Request-Id", x.requestID)
 	for name, value := range x.header {
 		header.Set(name, value)

@@ -27,7 +27,7 @@ func (v *vaultState) listVersions(x *exchange, kind, name string, p paging) repl
 func (v *vaultState) listAll(x *exchange, kind string, deleted bool, p paging) reply {
 	var found []*object
 	for key, o := range v.objects {
-		if key.kind == kind && o.deleted == deleted {
+		if key.kind == kind && o.deleted == deleted && !v.gone(o) {
 			found = append(found, o)
 		}
 	}

@@ -88,7 +88,12 @@ type Vault struct {
 	// Policies is true for access policies; else the vault uses RBAC. It decides the wording of refusals.
 	Policies bool `yaml:"policies" json:"policies,omitempty"`
 	// Network is empty, "firewall" or "private": then everybody is refused.
-	Network      string        `yaml:"network" json:"network,omitempty"`
+	Network string `yaml:"network" json:"network,omitempty"`
+	// RetentionDays is how long what was deleted can be recovered: 7 to 90, and 90 where 0.
+	RetentionDays int `yaml:"retentionDays" json:"retentionDays,omitempty"`
+	// PurgeProtection refuses to purge what was deleted before the retention is over. It cannot be switched off again.
+	PurgeProtection bool `yaml:"purgeProtection" json:"purgeProtection,omitempty"`
+
 	Grants       []Grant       `yaml:"grants" json:"grants,omitempty"`
 	Secrets      []Secret      `yaml:"secrets" json:"secrets,omitempty"`
 	Keys         []Key         `yaml:"keys" json:"keys,omitempty"`

@@ -78,7 +78,12 @@ func New(o Options) (*Server, error) {
 	if s.intercept == nil {
 		s.intercept = func(http.ResponseWriter, *http.Request) bool { return false }
 	}
-	s.state = newState()
+	sealer, err := newSealer()
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	s.state = newState(sealer)
 	if err := s.Apply(o.Seed); err != nil {
 		stop()
 		return nil, err

@@ -2,6 +2,7 @@ package emulator
 
 import (
 	"crypto"
+	"crypto/cipher"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ type state struct {
 	requests    []Request
 	revoked     map[string]bool // token ids
 	nextFault   int
+	sealer      cipher.AEAD
 	// ahead is how far the emulator's clock is ahead of the machine's.
 	ahead time.Duration
 }
@@ -55,8 +57,9 @@ type application struct {
 	certificates []*x509.Certificate
 }
 
-func newState() *state {
+func newState(sealer cipher.AEAD) *state {
 	return &state{
+		sealer:   sealer,
 		lifetime: time.Hour, paging: paging{size: 25},
 		suffixes: []string{"vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"},
 		authorities: []string{
@@ -144,8 +147,9 @@ func (st *state) addTenant(t Tenant) error {
 var networks = []string{"", "firewall", "private"}
 
 // permissionForm is what a grant may permit.
-var permissionForm = regexp.MustCompile(`^(\*|(secrets|keys|certificates)/(get|list|\*)|keys/getrotationpolicy|` +
-	`certificates/(getissuers|listissuers|managecontacts))$`)
+var permissionForm = regexp.MustCompile(`^(\*|(secrets|keys|certificates)/(get|list|delete|recover|backup|restore|purge|\*)|` +
+	`secrets/set|keys/(create|import|update|sign|verify|encrypt|decrypt|wrapKey|unwrapKey|rotate|getrotationpolicy|` +
+	`setrotationpolicy)|certificates/(create|import|update|getissuers|listissuers|setissuers|deleteissuers|managecontacts))$`)
 
 func checkPermissions(permissions []string) error {
 	for _, p := range permissions {
@@ -165,6 +169,9 @@ func checkNetwork(network string) error {
 
 func (v Vault) check() error {
 	errs := []error{checkNetwork(v.Network)}
+	if d := v.RetentionDays; d != 0 && (d < 7 || d > retention) {
+		errs = append(errs, fmt.Errorf("retentionDays %d is not between 7 and %d", d, retention))
+	}
 	for _, g := range v.Grants {
 		errs = append(errs, checkPermissions(g.Permissions))
 	}
@@ -186,10 +193,15 @@ func (st *state) addVault(v Vault) error {
 	if !ok {
 		vs = &vaultState{
 			host: host, name: v.Name, grants: map[string][]string{}, objects: map[objectKey]*object{}, now: st.now,
+			retention: retention, sealer: st.sealer,
 		}
 		st.vaults[host] = vs
 	}
 	vs.tenant, vs.policies, vs.network = v.Tenant, v.Policies, v.Network
+	if v.RetentionDays != 0 {
+		vs.retention = v.RetentionDays
+	}
+	vs.purgeProtection = vs.purgeProtection || v.PurgeProtection
 	for _, g := range v.Grants {
 		vs.grants[g.ClientID] = append(vs.grants[g.ClientID], g.Permissions...)
 	}
@@ -343,7 +355,13 @@ func (s *Server) SetAttributes(vault, kind, name, id string, a Attributes) error
 
 // Delete deletes an object, or recovers it; with a certificate, its secret and its key too.
 func (s *Server) Delete(vault, kind, name string, deleted bool) error {
-	return s.withVault(vault, func(v *vaultState) error { return v.remove(kind, name, deleted) })
+	return s.withVault(vault, func(v *vaultState) error {
+		o, err := v.find(kind, name)
+		if err == nil {
+			v.remove(kind, o, deleted)
+		}
+		return err
+	})
 }
 
 // Grant sets the permissions of an identity on a vault; none revokes all.

@@ -1,6 +1,8 @@
 package emulator
 
 import (
+	"crypto"
+	"crypto/cipher"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -19,6 +21,10 @@ type vaultState struct {
 	grants             map[string][]string // permissions by client id
 	objects            map[objectKey]*object
 	now                func() time.Time
+	// retention is how many days what was deleted can be recovered.
+	retention       int
+	purgeProtection bool
+	sealer          cipher.AEAD
 }
 
 type objectKey struct{ kind, name string }
@@ -29,6 +35,9 @@ type object struct {
 	versions  []*version
 	deleted   bool
 	deletedAt time.Time
+	// rotation is a key's policy, and policy a certificate's; nil where none was set.
+	rotation *rotationBody
+	policy   *certificatePolicy
 }
 
 func (o *object) current() *version { return o.versions[len(o.versions)-1] }
@@ -48,8 +57,11 @@ type version struct {
 	tags                                 map[string]string
 	// A secret's.
 	value, contentType, kid string
-	// A key's, without what the answer adds.
-	jwk *webKey
+	// A key's, without what the answer adds; private is nil where the emulator has the public part alone. operations
+	// are those that were asked for; nil for all of the type.
+	jwk        *webKey
+	private    crypto.Signer
+	operations []string
 	// A certificate's.
 	der, csr      []byte
 	notExportable bool
@@ -58,7 +70,7 @@ type version struct {
 	pending bool
 }
 
-func (v *vaultState) add(kind, name string, n *version) {
+func (v *vaultState) add(kind, name string, n *version) *object {
 	key := objectKey{kind, strings.ToLower(name)}
 	o, ok := v.objects[key]
 	if !ok {
@@ -73,6 +85,7 @@ func (v *vaultState) add(kind, name string, n *version) {
 	}
 	n.updated = n.created
 	o.versions = append(o.versions, n)
+	return o
 }
 
 func (v *vaultState) addSecret(s Secret) string {
@@ -89,6 +102,10 @@ func (v *vaultState) find(kind, name string) (*object, error) {
 		return nil, fmt.Errorf("unknown kind %q: one of secrets, keys and certificates", kind)
 	}
 	o, ok := v.objects[objectKey{kind, strings.ToLower(name)}]
+	if ok && v.gone(o) {
+		v.forget(kind, o)
+		ok = false
+	}
 	if !ok {
 		return nil, fmt.Errorf("no %s %q in vault %s", kind, name, v.name)
 	}
@@ -114,29 +131,33 @@ func (v *vaultState) update(kind string, objects []*object, id string, change fu
 }
 
 // remove deletes an object, or recovers it. With a certificate, its secret and its key go and come.
-func (v *vaultState) remove(kind, name string, deleted bool) error {
-	o, err := v.find(kind, name)
-	if err != nil {
-		return err
-	}
+func (v *vaultState) remove(kind string, o *object, deleted bool) {
 	for _, o := range v.withSides(kind, o) {
 		o.deleted, o.deletedAt = deleted, v.now()
 	}
-	return nil
 }
 
 // withSides returns an object; with a certificate also the secret and the key of its name.
 func (v *vaultState) withSides(kind string, o *object) []*object {
 	all := []*object{o}
-	if kind != "certificates" {
-		return all
-	}
-	for _, side := range []string{"secrets", "keys"} {
-		if other, err := v.find(side, o.name); err == nil {
-			all = append(all, other)
-		}
+	for _, side := range v.kindsOf(kind, o)[1:] {
+		all = append(all, v.objects[objectKey{side, strings.ToLower(o.name)}])
 	}
 	return all
+}
+
+// kindsOf returns the kind of an object; of a certificate also the kinds of the secret and the key of its name.
+func (v *vaultState) kindsOf(kind string, o *object) []string {
+	kinds := []string{kind}
+	if kind != "certificates" {
+		return kinds
+	}
+	for _, side := range []string{"secrets", "keys"} {
+		if other, ok := v.objects[objectKey{side, strings.ToLower(o.name)}]; ok && other.current().managed {
+			kinds = append(kinds, side)
+		}
+	}
+	return kinds
 }
 
 // problemBody is an error of the data plane.
@@ -193,6 +214,8 @@ type route struct {
 	list    bool
 	// side is what is asked for beside versions: one of sides.
 	side string
+	// action is the last part of the path of a POST, such as backup.
+	action string
 }
 
 // sides are the resources of a vault that are no secrets, keys and certificates, as operations name them.
@@ -204,9 +227,15 @@ const (
 	sideContacts  = "contacts"
 )
 
-// parseRoute returns false for a path that is none of the data plane.
-func parseRoute(path string) (r route, ok bool) {
-	parts := strings.Split(strings.Trim(path, "/"), "/")
+// parseRoute returns false for a path that is none of the data plane. Empty parts do not count, as with the service.
+func parseRoute(method, path string) (r route, ok bool) {
+	parts := strings.FieldsFunc(path, func(c rune) bool { return c == '/' })
+	if last := len(parts) - 1; method == http.MethodPost && last > 0 {
+		r.action, parts = parts[last], parts[:last]
+	}
+	if len(parts) == 0 {
+		return r, false
+	}
 	r.kind, r.deleted = strings.CutPrefix(parts[0], "deleted")
 	if r.noun, ok = singular[r.kind]; !ok || len(parts) > 3 || r.deleted && len(parts) > 2 {
 		return r, false
@@ -245,10 +274,13 @@ func parseRoute(path string) (r route, ok bool) {
 	return r, true
 }
 
-// operation is how the request log names a request. What is not a read is named by its method.
+// operation is how the request log names a request. What is not a read is named by its method, or by what a POST does.
 func (r route) operation(method string) string {
 	verb, noun := "get", r.noun
+	_, known := r.write(method)
 	switch {
+	case known && r.action != "":
+		verb = r.action
 	case method != http.MethodGet:
 		verb = strings.ToLower(method)
 	case r.list:
@@ -278,36 +310,73 @@ func (s *Server) vault(x *exchange) reply {
 	if id := x.Header.Get("X-Ms-Client-Request-Id"); id != "" {
 		x.header["X-Ms-Client-Request-Id"] = id
 	}
-	r, ok := parseRoute(x.URL.Path)
+	r, ok := parseRoute(x.Method, x.URL.Path)
 	x.record.Operation = "unknown"
 	if !ok {
 		return refusal(http.StatusNotFound, "NotFound", "The resource you are looking for has been removed, had its name changed, "+
 			"or is temporarily unavailable.", "")
 	}
 	x.record.Operation, x.record.Name, x.record.Version = r.operation(x.Method), r.name, r.version
-	s.state.mu.Lock()
-	defer s.state.mu.Unlock()
+	if x.Method == http.MethodGet {
+		answer, _ := s.locked(func() (reply, slow) {
+			v, bad := s.permit(x, r, r.readPermission())
+			if bad != nil {
+				return *bad, nil
+			}
+			return s.read(x, r, v), nil
+		})
+		return answer
+	}
+	w, known := r.write(x.Method)
+	var v *vaultState
+	answer, _ := s.locked(func() (denied reply, _ slow) {
+		permission := w.permission
+		if !known {
+			permission = ""
+		}
+		var bad *reply
+		if v, bad = s.permit(x, r, permission); bad != nil {
+			denied = *bad
+		}
+		return denied, nil
+	})
+	if answer.status != 0 {
+		return answer
+	}
+	return s.write(x, r, w, v)
+}
+
+// permit checks the caller, the request and the caller's permissions. Without a permission, the method is not allowed.
+func (s *Server) permit(x *exchange, r route, permission string) (*vaultState, *reply) {
 	v := s.state.vaults[x.record.Host]
 	if v == nil {
-		return refusal(http.StatusNotFound, "VaultNotFound", "no such vault", "")
+		a := refusal(http.StatusNotFound, "VaultNotFound", "no such vault", "")
+		return nil, &a
 	}
 	caller, denial := s.authenticate(x, v)
 	if denial != nil {
-		return *denial
+		return nil, denial
 	}
 	x.record.Caller = caller.clientID
 	if bad := x.checkRequest(r); bad != nil {
-		return *bad
+		return nil, bad
 	}
-	if bad := v.authorize(caller, r); bad != nil {
-		return *bad
+	if permission == "" {
+		a := refusal(http.StatusMethodNotAllowed, "MethodNotAllowed", "HTTP "+x.Method+" not allowed", "")
+		return nil, &a
+	}
+	if bad := v.authorize(caller, r, permission, r.roleAction(x.Method, permission)); bad != nil {
+		return nil, bad
 	}
 	if !v.policies {
 		x.header["X-Ms-Keyvault-Rbac-Assignment-Id"] = assignmentID(v.host, caller.clientID)
 	}
+	return v, nil
+}
+
+// read answers a GET.
+func (s *Server) read(x *exchange, r route, v *vaultState) reply {
 	switch {
-	case x.Method != http.MethodGet:
-		return refusal(http.StatusMethodNotAllowed, "MethodNotAllowed", "the emulator reads only: use its control API", "")
 	case r.side != "":
 		return v.getSide(x, r, s.state.paging)
 	case r.list && r.name == "":
@@ -359,8 +428,8 @@ func (x *exchange) checkRequest(r route) *reply {
 	return nil
 }
 
-// permission is what an access policy must permit of the kind.
-func (r route) permission() string {
+// readPermission is what an access policy must permit of the kind for a GET.
+func (r route) readPermission() string {
 	switch {
 	case r.side == sideRotation:
 		return "getrotationpolicy"
@@ -376,7 +445,7 @@ func (r route) permission() string {
 	return "get"
 }
 
-// actions are those of roles, by permission, but for the kind's read.
+// actions are those of roles for reads, by permission, but for the kind's read.
 var actions = map[string]string{
 	"secrets/get":                 "secrets/getSecret/action",
 	"secrets/list":                "secrets/readMetadata/action",
@@ -386,9 +455,20 @@ var actions = map[string]string{
 	"certificates/managecontacts": "certificatecontacts/write",
 }
 
+// roleAction is what a role must permit for a request.
+func (r route) roleAction(method, permission string) string {
+	if w, ok := r.write(method); ok {
+		return w.action
+	}
+	if action := actions[r.kind+"/"+permission]; action != "" {
+		return action
+	}
+	return r.kind + "/read"
+}
+
 // authorize checks the network rules and the caller's permissions.
-func (v *vaultState) authorize(c caller, r route) *reply {
-	kind, operation := r.kind, r.permission()
+func (v *vaultState) authorize(c caller, r route, operation, action string) *reply {
+	kind := r.kind
 	permission := kind + "/" + operation
 	who := fmt.Sprintf("appid=%s;oid=%s;iss=https://sts.windows.net/%s/", c.clientID, c.objectID, c.tenant)
 	forbid := func(message, inner string) *reply {
@@ -412,10 +492,6 @@ func (v *vaultState) authorize(c caller, r route) *reply {
 			"For help resolving this issue, please see https://go.microsoft.com/fwlink/?linkid=2125287", who, kind, operation, v.name,
 			location), "ForbiddenByPolicy")
 	}
-	action := actions[permission]
-	if action == "" {
-		action = kind + "/read"
-	}
 	resource := "/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/emulator/providers/microsoft.keyvault/vaults/" + v.name
 	if r.name != "" {
 		resource += "/" + kind + "/" + r.name
@@ -429,20 +505,10 @@ func (v *vaultState) authorize(c caller, r route) *reply {
 // get answers with one version. Only a secret that is disabled is refused: of keys and certificates the service gives
 // the public part.
 func (v *vaultState) get(r route, api apiVersion) reply {
-	o, err := v.find(r.kind, r.name)
-	var found *version
-	if err == nil && o.deleted == r.deleted {
-		for _, n := range o.versions {
-			if r.version == "" || n.id == r.version {
-				found = n
-			}
-		}
-	}
+	o, found, missing := v.lookup(r)
 	switch {
-	case found == nil && r.deleted && err == nil: // it is there, but not deleted
-		return refusal(http.StatusNotFound, r.title()+"NotFound", "Deleted "+r.title()+" not found: "+r.name, "")
-	case found == nil:
-		return r.notFound()
+	case missing != nil:
+		return *missing
 	case found.disabled && r.kind == "secrets":
 		return refusal(http.StatusForbidden, "Forbidden", "Operation get is not allowed on a disabled secret.", "SecretDisabled")
 	}

@@ -1,0 +1,248 @@
+package emulator
+
+import (
+	"crypto"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// backupObject is what a backup has of an object. A certificate's backup has three: it, its secret and its key.
+type backupObject struct {
+	Kind     string             `json:"kind"`
+	Name     string             `json:"name"`
+	Versions []backupVersion    `json:"versions"`
+	Rotation *rotationBody      `json:"rotation,omitempty"`
+	Policy   *certificatePolicy `json:"policy,omitempty"`
+}
+
+type backupVersion struct {
+	ID            string            `json:"id"`
+	Disabled      bool              `json:"disabled,omitempty"`
+	Created       time.Time         `json:"created"`
+	Updated       time.Time         `json:"updated"`
+	NotBefore     time.Time         `json:"notBefore,omitzero"`
+	Expires       time.Time         `json:"expires,omitzero"`
+	Tags          map[string]string `json:"tags,omitempty"`
+	Value         string            `json:"value,omitempty"`
+	ContentType   string            `json:"contentType,omitempty"`
+	Managed       bool              `json:"managed,omitempty"`
+	Key           *webKey           `json:"key,omitempty"`
+	Bits          int               `json:"bits,omitempty"`
+	PrivateKey    []byte            `json:"privateKey,omitempty"`
+	DER           []byte            `json:"der,omitempty"`
+	CSR           []byte            `json:"csr,omitempty"`
+	NotExportable bool              `json:"notExportable,omitempty"`
+}
+
+// backupBody is the answer of a backup and the request of a restore.
+type backupValue struct {
+	Value string `json:"value"`
+}
+
+// newSealer makes what encrypts backups: with a key of its own, so that they can be restored in the vaults of this
+// emulator alone. The service's can be restored within a subscription and a geography.
+func newSealer() (cipher.AEAD, error) {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("backup key: %w", err)
+	}
+	sealer, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, fmt.Errorf("backup key: %w", err)
+	}
+	return sealer, nil
+}
+
+// backup answers with all versions of an object, encrypted.
+func (v *vaultState) backup(c *call) (reply, slow) {
+	o, _, missing := v.lookup(c.route)
+	if missing != nil {
+		return *missing, nil
+	}
+	if bad := c.unmanaged(o); bad != nil {
+		return *bad, nil
+	}
+	if len(o.versions) > 500 {
+		return badParameter(fmt.Sprintf("%s %s has more than 500 versions: it cannot be backed up.", c.title(), o.name)), nil
+	}
+	var objects []backupObject
+	for _, kind := range v.kindsOf(c.kind, o) {
+		side, err := v.find(kind, o.name)
+		if err != nil {
+			continue
+		}
+		saved := backupObject{Kind: kind, Name: o.name, Rotation: side.rotation, Policy: side.policy}
+		for _, n := range side.versions {
+			if n.pending { // what is not issued is not in a backup
+				continue
+			}
+			one, err := n.save()
+			if err != nil {
+				return refusal(http.StatusInternalServerError, "InternalError", "The backup could not be made.", ""), nil
+			}
+			saved.Versions = append(saved.Versions, one)
+		}
+		objects = append(objects, saved)
+	}
+	text, err := json.Marshal(objects)
+	if err != nil {
+		return refusal(http.StatusInternalServerError, "InternalError", "The backup could not be made.", ""), nil
+	}
+	sealed := v.sealer.Seal(nil, nil, text, []byte(c.kind))
+	return reply{status: http.StatusOK, body: backupValue{Value: base64.RawURLEncoding.EncodeToString(sealed)}}, nil
+}
+
+func (n *version) save() (backupVersion, error) {
+	saved := backupVersion{
+		ID:            n.id,
+		Disabled:      n.disabled,
+		Created:       n.created,
+		Updated:       n.updated,
+		NotBefore:     n.notBefore,
+		Expires:       n.expires,
+		Tags:          n.tags,
+		Value:         n.value,
+		ContentType:   n.contentType,
+		Managed:       n.managed,
+		DER:           n.der,
+		CSR:           n.csr,
+		NotExportable: n.notExportable,
+	}
+	if n.jwk != nil {
+		key := *n.jwk
+		saved.Key, saved.Bits = &key, n.jwk.bits
+	}
+	if n.private != nil {
+		der, err := x509.MarshalPKCS8PrivateKey(n.private)
+		if err != nil {
+			return saved, fmt.Errorf("version %s: %w", n.id, err)
+		}
+		saved.PrivateKey = der
+	}
+	return saved, nil
+}
+
+// load is the reverse of save.
+func (b *backupVersion) load() (*version, error) {
+	n := &version{
+		id:            b.ID,
+		disabled:      b.Disabled,
+		created:       b.Created,
+		updated:       b.Updated,
+		notBefore:     b.NotBefore,
+		expires:       b.Expires,
+		tags:          maps.Clone(b.Tags),
+		value:         b.Value,
+		contentType:   b.ContentType,
+		managed:       b.Managed,
+		der:           b.DER,
+		csr:           b.CSR,
+		notExportable: b.NotExportable,
+		jwk:           b.Key,
+	}
+	if n.jwk != nil {
+		n.jwk.bits = b.Bits
+	}
+	if b.PrivateKey != nil {
+		key, err := x509.ParsePKCS8PrivateKey(b.PrivateKey)
+		if err != nil {
+			return nil, fmt.Errorf("version %s: %w", b.ID, err)
+		}
+		signer, ok := key.(crypto.Signer)
+		if !ok {
+			return nil, fmt.Errorf("version %s: a %T is no key of Key Vault", b.ID, key)
+		}
+		n.private = signer
+	}
+	return n, nil
+}
+
+// restore makes the object of a backup, in this vault or another one of the emulator.
+func (v *vaultState) restore(c *call) (reply, slow) {
+	var in backupValue
+	if bad := c.decode(&in); bad != nil {
+		return *bad, nil
+	}
+	objects, err := v.openBackup(c.kind, in.Value)
+	if err != nil {
+		return refusal(http.StatusBadRequest, "Malformed backup blob", "Backup blob is corrupt.", ""), nil
+	}
+	for _, saved := range objects {
+		// An object of that name in any state is in the way.
+		if o, err := v.find(saved.kind, saved.object.name); err == nil {
+			r := route{kind: saved.kind, noun: singular[saved.kind], name: o.name}
+			if bad := v.vacant(r); bad != nil && o.deleted {
+				return *bad, nil
+			}
+			return refusal(http.StatusConflict, "Conflict", fmt.Sprintf("A %s with the name %s already exists in this key vault: "+
+				"it cannot be restored.", r.noun, o.name), ""), nil
+		}
+	}
+	if v.count() >= maxVersions {
+		return badParameter(fmt.Sprintf("The emulator holds at most %d versions in a vault.", maxVersions)), nil
+	}
+	for _, saved := range objects {
+		for _, n := range saved.object.versions {
+			if saved.kind == "secrets" && n.managed {
+				n.kid = v.url("keys", saved.object.name) + "/" + n.id
+			}
+		}
+		v.objects[objectKey{saved.kind, strings.ToLower(saved.object.name)}] = saved.object
+	}
+	first := objects[0].object
+	c.record.Name = first.name
+	return v.answer(c, first, first.current()), nil
+}
+
+// restored is an object of a backup.
+type restored struct {
+	kind   string
+	object *object
+}
+
+// openBackup returns the objects of a backup, first the one of the kind.
+func (v *vaultState) openBackup(kind, value string) ([]restored, error) {
+	sealed, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(value, "="))
+	if err != nil {
+		return nil, fmt.Errorf("base64: %w", err)
+	}
+	text, err := v.sealer.Open(nil, nil, sealed, []byte(kind))
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+	var saved []backupObject
+	if err := json.Unmarshal(text, &saved); err != nil {
+		return nil, fmt.Errorf("json: %w", err)
+	}
+	var objects []restored
+	for _, one := range saved {
+		o := &object{name: one.Name, rotation: one.Rotation, policy: one.Policy}
+		for _, b := range one.Versions {
+			n, err := b.load()
+			if err != nil {
+				return nil, err
+			}
+			o.versions = append(o.versions, n)
+		}
+		if len(o.versions) > 0 {
+			objects = append(objects, restored{one.Kind, o})
+		}
+	}
+	if !slices.ContainsFunc(objects, func(r restored) bool { return r.kind == kind }) {
+		return nil, errors.New("no version")
+	}
+	return objects, nil
+}
