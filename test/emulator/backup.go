@@ -40,6 +40,8 @@ type backupVersion struct {
 	Key           *webKey           `json:"key,omitempty"`
 	Bits          int               `json:"bits,omitempty"`
 	PrivateKey    []byte            `json:"privateKey,omitempty"`
+	PublicKey     []byte            `json:"publicKey,omitempty"`
+	Operations    []string          `json:"operations,omitempty"`
 	DER           []byte            `json:"der,omitempty"`
 	CSR           []byte            `json:"csr,omitempty"`
 	NotExportable bool              `json:"notExportable,omitempty"`
@@ -120,17 +122,21 @@ func (n *version) save() (backupVersion, error) {
 		DER:           n.der,
 		CSR:           n.csr,
 		NotExportable: n.notExportable,
+		Operations:    n.operations,
 	}
 	if n.jwk != nil {
 		key := *n.jwk
 		saved.Key, saved.Bits = &key, n.jwk.bits
 	}
-	if n.private != nil {
-		der, err := x509.MarshalPKCS8PrivateKey(n.private)
-		if err != nil {
-			return saved, fmt.Errorf("version %s: %w", n.id, err)
-		}
-		saved.PrivateKey = der
+	var err error
+	switch {
+	case n.private != nil:
+		saved.PrivateKey, err = x509.MarshalPKCS8PrivateKey(n.private)
+	case n.public != nil:
+		saved.PublicKey, err = x509.MarshalPKIXPublicKey(n.public)
+	}
+	if err != nil {
+		return saved, fmt.Errorf("version %s: %w", n.id, err)
 	}
 	return saved, nil
 }
@@ -152,6 +158,7 @@ func (b *backupVersion) load() (*version, error) {
 		csr:           b.CSR,
 		notExportable: b.NotExportable,
 		jwk:           b.Key,
+		operations:    b.Operations,
 	}
 	if n.jwk != nil {
 		n.jwk.bits = b.Bits
@@ -165,7 +172,14 @@ func (b *backupVersion) load() (*version, error) {
 		if !ok {
 			return nil, fmt.Errorf("version %s: a %T is no key of Key Vault", b.ID, key)
 		}
-		n.private = signer
+		n.private, n.public = signer, signer.Public()
+	}
+	if b.PublicKey != nil {
+		key, err := x509.ParsePKIXPublicKey(b.PublicKey)
+		if err != nil {
+			return nil, fmt.Errorf("version %s: %w", b.ID, err)
+		}
+		n.public = key
 	}
 	return n, nil
 }

@@ -218,7 +218,7 @@ func keyOps(n *version) []string {
 			return []string{"sign", "verify", "wrapKey", "unwrapKey"}
 		}
 		return []string{"encrypt", "decrypt", "sign", "verify", "wrapKey", "unwrapKey"}
-	case "oct":
+	case "oct": // no vault has one, a seed may
 		return []string{"encrypt", "decrypt", "wrapKey", "unwrapKey"}
 	}
 	return []string{"sign", "verify"}

@@ -22,43 +22,46 @@ import (
 )
 
 func (v *vaultState) addKey(k Key) error {
-	jwk, err := makeJWK(k)
-	if err != nil {
+	n := &version{
+		id: k.Version, disabled: k.Disabled, created: k.Created, notBefore: k.NotBefore, expires: k.Expires, tags: k.Tags,
+	}
+	if err := n.setKey(k); err != nil {
 		return fmt.Errorf("key %s: %w", k.Name, err)
 	}
-	v.add("keys", k.Name, &version{
-		id: k.Version, disabled: k.Disabled, created: k.Created, notBefore: k.NotBefore, expires: k.Expires, jwk: jwk, tags: k.Tags,
-	})
+	v.add("keys", k.Name, n)
 	return nil
 }
 
-// makeJWK returns a public key as Key Vault writes it: the given one, or a new one of the given type.
-func makeJWK(k Key) (*webKey, error) {
+// setKey gives a version its key: the given public one, or a new one of the given type.
+func (n *version) setKey(k Key) (err error) {
 	if k.Type == "oct" || k.Type == "oct-HSM" {
-		return &webKey{Kty: k.Type}, nil
+		n.jwk = &webKey{Kty: k.Type}
+		return nil
 	}
 	if k.Curve == "P-256K" {
 		// secp256k1's base point: a valid key whose private part is 1
 		x, _ := new(big.Int).SetString("79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798", 16)
 		y, _ := new(big.Int).SetString("483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8", 16)
-		return &webKey{Kty: k.Type, Crv: k.Curve, X: coordinate(x, 32), Y: coordinate(y, 32)}, nil
+		n.jwk = &webKey{Kty: k.Type, Crv: k.Curve, X: coordinate(x, 32), Y: coordinate(y, 32)}
+		return nil
 	}
 	if k.PublicKey != "" {
 		block, _ := pem.Decode([]byte(k.PublicKey))
 		if block == nil {
-			return nil, errors.New("publicKey is not PEM")
+			return errors.New("publicKey is not PEM")
 		}
-		key, err := x509.ParsePKIXPublicKey(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("publicKey: %w", err)
+		if n.public, err = x509.ParsePKIXPublicKey(block.Bytes); err != nil {
+			return fmt.Errorf("publicKey: %w", err)
 		}
-		return jwkOf(key, k.Type)
+		n.jwk, err = jwkOf(n.public, k.Type)
+		return err
 	}
-	key, err := newKey(k.Type, k.Curve, k.Bits)
-	if err != nil {
-		return nil, err
+	if n.private, err = newKey(k.Type, k.Curve, k.Bits); err != nil {
+		return err
 	}
-	return jwkOf(key.Public(), k.Type)
+	n.public = n.private.Public()
+	n.jwk, err = jwkOf(n.public, k.Type)
+	return err
 }
 
 func newKey(kind, curve string, bits int) (crypto.Signer, error) {
@@ -145,6 +148,7 @@ func (v *vaultState) addCertificate(c Certificate) error {
 		pending:       c.Pending,
 	}
 	certificate, secret, key := common, common, common
+	key.private, key.public = made.key, made.leaf.PublicKey
 	certificate.der, certificate.contentType, certificate.tags = made.leaf.Raw, c.ContentType, c.Tags
 	certificate.csr = made.csr
 	secret.value, secret.contentType, secret.kid = made.secret, c.ContentType, v.url("keys", c.Name)+"/"+c.Version
@@ -155,7 +159,9 @@ func (v *vaultState) addCertificate(c Certificate) error {
 }
 
 type madeCertificate struct {
-	leaf   *x509.Certificate
+	leaf *x509.Certificate
+	// key is nil for a certificate that was given.
+	key    crypto.Signer
 	secret string
 	// csr is the request for the leaf; nil for one that was given, as for one that was imported.
 	csr []byte
@@ -178,7 +184,7 @@ func makeCertificate(c Certificate) (made madeCertificate, err error) {
 	if err != nil {
 		return made, err
 	}
-	made.leaf = chain[0]
+	made.leaf, made.key = chain[0], key
 	var signer crypto.Signer
 	if !c.NotExportable {
 		signer = key

@@ -211,10 +211,17 @@ type operationBody struct {
 	RequestID             string     `json:"request_id"`
 }
 
-// rotationBody is a key's rotation policy. All keys have the one that the service gives where none was set.
+// rotationBody is a key's rotation policy.
 type rotationBody struct {
-	LifetimeActions []rotationAction `json:"lifetimeActions"`
-	Attributes      *struct{}        `json:"attributes"`
+	ID              string              `json:"id,omitempty"`
+	LifetimeActions []rotationAction    `json:"lifetimeActions"`
+	Attributes      *rotationAttributes `json:"attributes"`
+}
+
+type rotationAttributes struct {
+	ExpiryTime string `json:"expiryTime,omitempty"`
+	Created    int64  `json:"created"`
+	Updated    int64  `json:"updated"`
 }
 
 type rotationAction struct {
@@ -223,7 +230,8 @@ type rotationAction struct {
 }
 
 type rotationTrigger struct {
-	TimeBeforeExpiry string `json:"timeBeforeExpiry"`
+	TimeAfterCreate  string `json:"timeAfterCreate,omitempty"`
+	TimeBeforeExpiry string `json:"timeBeforeExpiry,omitempty"`
 }
 
 type rotationKind struct {
@@ -251,10 +259,18 @@ func (v *vaultState) getSide(x *exchange, r route, p paging) reply {
 	case r.side == sideOperation:
 		return v.operation(o)
 	}
-	return reply{status: http.StatusOK, body: rotationBody{LifetimeActions: []rotationAction{{
+	if o.rotation != nil {
+		return reply{status: http.StatusOK, body: o.rotation}
+	}
+	return reply{status: http.StatusOK, body: defaultRotation()}
+}
+
+// defaultRotation is the policy that the service gives where none was set.
+func defaultRotation() rotationBody {
+	return rotationBody{LifetimeActions: []rotationAction{{
 		Trigger: rotationTrigger{TimeBeforeExpiry: "P30D"},
 		Action:  rotationKind{Type: "Notify"},
-	}}}}
+	}}}
 }
 
 // operation answers with how the current version of a certificate came to be, or is about to.

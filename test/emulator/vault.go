@@ -61,6 +61,7 @@ type version struct {
 	// are those that were asked for; nil for all of the type.
 	jwk        *webKey
 	private    crypto.Signer
+	public     crypto.PublicKey
 	operations []string
 	// A certificate's.
 	der, csr      []byte

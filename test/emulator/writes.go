@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -43,6 +44,28 @@ func newWrites() map[string]write {
 		"PATCH secrets": {
 			permission: "set", action: "secrets/update/action", versioned: true, most: smallBody, do: (*vaultState).updateSecret,
 		},
+		"PUT keys": {
+			permission: "import", action: "keys/import/action", most: smallBody, do: (*vaultState).importKey,
+		},
+		"POST keys create": {
+			permission: "create", action: "keys/create/action", most: smallBody, do: (*vaultState).createKey,
+		},
+		"PATCH keys": {
+			permission: "update", action: "keys/update/action", versioned: true, most: smallBody, do: (*vaultState).updateKey,
+		},
+		"POST keys rotate": {
+			permission: "rotate", action: "keys/rotate/action", do: (*vaultState).rotateKey,
+		},
+		"PUT keys rotation policy": {
+			permission: "setrotationpolicy", action: "keyrotationpolicies/write", most: smallBody, do: (*vaultState).setRotationPolicy,
+		},
+	}
+	for permission, action := range map[string]string{
+		"sign": "sign", "verify": "verify", "encrypt": "encrypt", "decrypt": "decrypt", "wrapKey": "wrap", "unwrapKey": "unwrap",
+	} {
+		all["POST keys "+strings.ToLower(permission)] = write{
+			permission: permission, action: "keys/" + action + "/action", versioned: true, most: smallBody, do: (*vaultState).useKey,
+		}
 	}
 	for kind := range singular {
 		all["DELETE "+kind] = write{

@@ -217,6 +217,22 @@ func TestEachWriteNeedsItsPermission(t *testing.T) {
 		{"POST", "/deletedsecrets/db/recover", "", "secrets/recover", "secrets/recover/action"},
 		{"DELETE", "/deletedsecrets/db", "", "secrets/purge", "secrets/purge/action"},
 		{"POST", "/secrets/restore", `{}`, "secrets/restore", "secrets/restore/action"},
+		{"POST", "/keys/made/create", `{"kty":"EC"}`, "keys/create", "keys/create/action"},
+		{"PUT", "/keys/made", `{}`, "keys/import", "keys/import/action"},
+		{"PATCH", "/keys/made", `{}`, "keys/update", "keys/update/action"},
+		{"POST", "/keys/made/rotate", "", "keys/rotate", "keys/rotate/action"},
+		{"PUT", "/keys/made/rotationpolicy", `{}`, "keys/setrotationpolicy", "keyrotationpolicies/write"},
+		{"POST", "/keys/made/sign", `{}`, "keys/sign", "keys/sign/action"},
+		{"POST", "/keys/made/verify", `{}`, "keys/verify", "keys/verify/action"},
+		{"POST", "/keys/rsa/encrypt", `{}`, "keys/encrypt", "keys/encrypt/action"},
+		{"POST", "/keys/rsa/decrypt", `{}`, "keys/decrypt", "keys/decrypt/action"},
+		{"POST", "/keys/rsa/wrapkey", `{}`, "keys/wrapKey", "keys/wrap/action"},
+		{"POST", "/keys/rsa/unwrapkey", `{}`, "keys/unwrapKey", "keys/unwrap/action"},
+		{"POST", "/keys/made/backup", "", "keys/backup", "keys/backup/action"},
+		{"DELETE", "/keys/made", "", "keys/delete", "keys/delete"},
+		{"POST", "/deletedkeys/made/recover", "", "keys/recover", "keys/recover/action"},
+		{"DELETE", "/deletedkeys/made", "", "keys/purge", "keys/purge/action"},
+		{"POST", "/keys/restore", `{}`, "keys/restore", "keys/restore/action"},
 	} {
 		kind, operation, _ := strings.Cut(tc.permission, "/")
 		what := tc.method + " " + tc.path
