@@ -243,7 +243,18 @@ func (v *vaultState) openBackup(kind, value string) ([]restored, error) {
 	}
 	var objects []restored
 	for _, one := range saved {
-		o := &object{name: one.Name, rotation: one.Rotation, policy: one.Policy}
+		o := &object{name: one.Name, rotation: one.Rotation, policy: one.Policy, operationGone: true}
+		if o.policy != nil && o.policy.X509Props.SANs != nil { // of any type in JSON
+			var names sans
+			text, err := json.Marshal(o.policy.X509Props.SANs)
+			if err == nil {
+				err = json.Unmarshal(text, &names)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("names: %w", err)
+			}
+			o.policy.X509Props.SANs = names
+		}
 		for _, b := range one.Versions {
 			n, err := b.load()
 			if err != nil {

@@ -73,8 +73,11 @@ func newKey(kind, curve string, bits int) (crypto.Signer, error) {
 		}
 		return key, nil
 	case "EC":
-		c, ok := map[string]elliptic.Curve{"": elliptic.P256(), "P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}[curve]
-		if !ok {
+		c := elliptic.P256()
+		if curve != "" {
+			c = curveOf(curve)
+		}
+		if c == nil {
 			return nil, fmt.Errorf("curve %q is not known", curve)
 		}
 		key, err := ecdsa.GenerateKey(c, rand.Reader)
@@ -152,7 +155,8 @@ func (v *vaultState) addCertificate(c Certificate) error {
 	certificate.der, certificate.contentType, certificate.tags = made.leaf.Raw, c.ContentType, c.Tags
 	certificate.csr = made.csr
 	secret.value, secret.contentType, secret.kid = made.secret, c.ContentType, v.url("keys", c.Name)+"/"+c.Version
-	v.add("certificates", c.Name, &certificate)
+	o := v.add("certificates", c.Name, &certificate)
+	o.policy, o.operation, o.operationGone = nil, nil, false
 	v.add("secrets", c.Name, &secret)
 	v.add("keys", c.Name, &key)
 	return nil

@@ -21,7 +21,7 @@ type certificatePolicy struct {
 	SecretProps     secretProps      `json:"secret_props"`
 	X509Props       x509Props        `json:"x509_props"`
 	LifetimeActions []lifetimeAction `json:"lifetime_actions"`
-	Issuer          issuerName       `json:"issuer"`
+	Issuer          policyIssuer     `json:"issuer"`
 	Attributes      policyAttributes `json:"attributes"`
 }
 
@@ -49,6 +49,7 @@ type x509Props struct {
 type sans struct {
 	Emails      []string `json:"emails,omitempty"`
 	DNSNames    []string `json:"dns_names,omitempty"`
+	UPNs        []string `json:"upns,omitempty"`
 	URIs        []string `json:"uris,omitempty"`
 	IPAddresses []string `json:"ipAddresses,omitempty"`
 }
@@ -72,11 +73,19 @@ type lifetimeAction struct {
 }
 
 type lifetimeTrigger struct {
-	LifetimePercentage int `json:"lifetime_percentage"`
+	LifetimePercentage int `json:"lifetime_percentage,omitempty"`
+	DaysBeforeExpiry   int `json:"days_before_expiry,omitempty"`
 }
 
 type lifetimeKind struct {
 	ActionType string `json:"action_type"`
+}
+
+// policyIssuer is who signs.
+type policyIssuer struct {
+	Name             string `json:"name"`
+	CertificateType  string `json:"cty,omitempty"`
+	CertTransparency *bool  `json:"cert_transparency,omitempty"`
 }
 
 type issuerName struct {
@@ -89,22 +98,29 @@ type policyAttributes struct {
 	Updated int64 `json:"updated"`
 }
 
-// policy tells from a certificate how it was made, or, where it was given, how the service describes an imported one.
+// policy is how the next version of a certificate is made: a copy of the one that was set, or one that is told from the
+// current version.
 func (v *vaultState) policy(o *object, n *version) *certificatePolicy {
+	if o.policy != nil {
+		p := *o.policy
+		return &p
+	}
+	p := toldPolicy(n)
+	p.ID = v.url("certificates", o.name) + "/policy"
+	p.Attributes = policyAttributes{Enabled: true, Created: stamp(o.versions[0].created), Updated: stamp(n.created)}
+	return p
+}
+
+// toldPolicy tells from a certificate how it was made, or, where it was given, how the service describes an imported one.
+func toldPolicy(n *version) *certificatePolicy {
 	p := &certificatePolicy{
-		ID:          v.url("certificates", o.name) + "/policy",
 		KeyProps:    keyProps{Exportable: !n.notExportable, Kty: n.jwk.Kty, KeySize: n.jwk.bits, Crv: n.jwk.Crv},
 		SecretProps: secretProps{ContentType: n.contentType},
 		LifetimeActions: []lifetimeAction{{
 			Trigger: lifetimeTrigger{LifetimePercentage: 80},
 			Action:  lifetimeKind{ActionType: "AutoRenew"},
 		}},
-		Issuer: issuerName{Name: "Self"},
-		Attributes: policyAttributes{
-			Enabled: true,
-			Created: stamp(o.versions[0].created),
-			Updated: stamp(n.created),
-		},
+		Issuer: policyIssuer{Name: "Self"},
 	}
 	if size, ok := curveSizes[n.jwk.Crv]; ok {
 		p.KeyProps.KeySize = size
@@ -238,20 +254,26 @@ type rotationKind struct {
 	Type string `json:"type"`
 }
 
-// getSide answers for what is beside versions. No vault of the emulator has issuers or contacts.
+// getSide answers for what is beside versions.
 func (v *vaultState) getSide(x *exchange, r route, p paging) reply {
 	switch {
 	case r.side == sideIssuer && r.list:
-		return p.cut(x, "certificates/issuers", nil)
+		return v.listIssuers(x, p)
 	case r.side == sideIssuer:
-		return refusal(http.StatusNotFound, "CertificateIssuerNotFound", "Issuer not found", "")
+		if kept := v.issuers[strings.ToLower(r.name)]; kept != nil {
+			return reply{status: http.StatusOK, body: *kept}
+		}
+		return noIssuer()
 	case r.side == sideContacts:
-		return refusal(http.StatusNotFound, "ContactsNotFound", "Contacts not found", "")
+		if v.contacts != nil {
+			return reply{status: http.StatusOK, body: *v.contacts}
+		}
+		return noContacts()
 	}
 	o, err := v.find(r.kind, r.name)
 	switch missing := err != nil || o.deleted; {
-	case r.side == sideOperation && (missing || o.current().csr == nil):
-		return refusal(http.StatusNotFound, "PendingCertificateNotFound", "Pending Certificate not found: "+r.name, "")
+	case r.side == sideOperation && (missing || !o.hasOperation()):
+		return noOperation(r.name)
 	case missing:
 		return r.notFound()
 	case r.side == sidePolicy:
@@ -284,11 +306,19 @@ func (v *vaultState) operation(o *object) reply {
 		Target:    id,
 		RequestID: n.id, // made up, but always the same
 	}
+	pending := n.pending
+	if op := o.operation; op != nil {
+		body.Issuer.Name, body.RequestID, body.CSR = op.issuer, op.id, base64.StdEncoding.EncodeToString(op.csr)
+		body.CancellationRequested, pending = op.cancelled, !op.done
+	}
 	a := reply{status: http.StatusOK}
-	if n.pending {
+	if pending {
 		body.Status, body.Target = "inProgress", ""
 		body.StatusDetails = "Pending certificate created. Certificate request is in progress. This may take some time based on the " +
 			"issuer provider. Please check again later."
+		if o.operation != nil && strings.EqualFold(o.operation.issuer, "Unknown") {
+			body.StatusDetails = "Pending certificate created. Please Perform Merge to complete the request."
+		}
 		a.header = map[string]string{"Retry-After": "10"}
 	}
 	a.body = body

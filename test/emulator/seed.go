@@ -16,6 +16,8 @@ type Seed struct {
 	Latency Duration `yaml:"latency"`
 	// TokenLifetime is that of access tokens; one hour where 0.
 	TokenLifetime Duration `yaml:"tokenLifetime"`
+	// Issuance is how long a vault takes to issue a self-signed certificate: by then it is in progress.
+	Issuance Duration `yaml:"issuance"`
 	// PageSize is the most that a list's page holds; 25 where 0.
 	PageSize int `yaml:"pageSize"`
 	// ShortPages makes pages of lists empty or not full although more follow, as the service's may be.

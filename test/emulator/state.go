@@ -45,6 +45,7 @@ type state struct {
 	revoked     map[string]bool // token ids
 	nextFault   int
 	sealer      cipher.AEAD
+	issuance    time.Duration
 	// ahead is how far the emulator's clock is ahead of the machine's.
 	ahead time.Duration
 }
@@ -95,6 +96,9 @@ func (s *Server) Apply(seed Seed) error {
 	}
 	if seed.TokenLifetime > 0 {
 		st.lifetime = time.Duration(seed.TokenLifetime)
+	}
+	if seed.Issuance > 0 {
+		st.issuance = time.Duration(seed.Issuance)
 	}
 	if seed.PageSize > 0 {
 		st.paging.size = seed.PageSize
@@ -149,7 +153,7 @@ var networks = []string{"", "firewall", "private"}
 // permissionForm is what a grant may permit.
 var permissionForm = regexp.MustCompile(`^(\*|(secrets|keys|certificates)/(get|list|delete|recover|backup|restore|purge|\*)|` +
 	`secrets/set|keys/(create|import|update|sign|verify|encrypt|decrypt|wrapKey|unwrapKey|rotate|getrotationpolicy|` +
-	`setrotationpolicy)|certificates/(create|import|update|getissuers|listissuers|setissuers|deleteissuers|managecontacts))$`)
+	`setrotationpolicy)|certificates/(create|import|update|getissuers|listissuers|setissuers|deleteissuers|manageissuers|managecontacts))$`)
 
 func checkPermissions(permissions []string) error {
 	for _, p := range permissions {
@@ -193,7 +197,7 @@ func (st *state) addVault(v Vault) error {
 	if !ok {
 		vs = &vaultState{
 			host: host, name: v.Name, grants: map[string][]string{}, objects: map[objectKey]*object{}, now: st.now,
-			retention: retention, sealer: st.sealer,
+			retention: retention, sealer: st.sealer, issuers: map[string]*issuerBody{}, issuance: &st.issuance,
 		}
 		st.vaults[host] = vs
 	}
@@ -312,6 +316,9 @@ func (s *Server) Disable(vault, kind, name, id string, disabled bool) error {
 		o, err := v.find(kind, name)
 		if err != nil {
 			return err
+		}
+		if op := o.operation; op != nil && !op.done && !disabled {
+			v.issue(o)
 		}
 		return v.update(kind, v.withSides(kind, o), id, func(n *version) {
 			n.disabled = disabled

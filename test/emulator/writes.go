@@ -60,6 +60,40 @@ func newWrites() map[string]write {
 			permission: "setrotationpolicy", action: "keyrotationpolicies/write", most: smallBody, do: (*vaultState).setRotationPolicy,
 		},
 	}
+	for key, do := range map[string]func(*vaultState, *call) (reply, slow){
+		"POST certificates create":          (*vaultState).createCertificate,
+		"POST certificates operation merge": (*vaultState).mergeCertificate,
+	} {
+		all[key] = write{permission: "create", action: "certificates/create/action", most: smallBody, do: do}
+	}
+	all["POST certificates import"] = write{
+		permission: "import", action: "certificates/import/action", most: smallBody, do: (*vaultState).importCertificate,
+	}
+	for key, do := range map[string]func(*vaultState, *call) (reply, slow){
+		"PATCH certificates":            (*vaultState).updateCertificate,
+		"PATCH certificates policy":     (*vaultState).updatePolicy,
+		"PATCH certificates operation":  (*vaultState).updateOperation,
+		"DELETE certificates operation": (*vaultState).deleteOperation,
+	} {
+		all[key] = write{
+			permission: "update", action: "certificates/update/action", versioned: key == "PATCH certificates", most: smallBody, do: do,
+		}
+	}
+	all["PUT certificates issuer"] = write{
+		permission: "setissuers", action: "certificatecas/write", most: smallBody, do: (*vaultState).setIssuer,
+	}
+	all["PATCH certificates issuer"] = write{
+		permission: "setissuers", action: "certificatecas/write", most: smallBody, do: (*vaultState).updateIssuer,
+	}
+	all["DELETE certificates issuer"] = write{
+		permission: "deleteissuers", action: "certificatecas/delete", do: (*vaultState).deleteIssuer,
+	}
+	all["PUT certificates contacts"] = write{
+		permission: "managecontacts", action: "certificatecontacts/write", unnamed: true, most: smallBody, do: (*vaultState).setContacts,
+	}
+	all["DELETE certificates contacts"] = write{
+		permission: "managecontacts", action: "certificatecontacts/write", unnamed: true, do: (*vaultState).deleteContacts,
+	}
 	for permission, action := range map[string]string{
 		"sign": "sign", "verify": "verify", "encrypt": "encrypt", "decrypt": "decrypt", "wrapKey": "wrap", "unwrapKey": "unwrap",
 	} {
