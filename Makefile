@@ -11,8 +11,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/keyvault-csi, bin/keyvault-render and bin/keyvault-emulator, static
-	hack/build $(VCS) -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-render ./cmd/keyvault-emulator
+build: ## Build bin/keyvault-csi, bin/keyvault-render, bin/keyvault-controller and bin/keyvault-emulator, static
+	hack/build $(VCS) -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-render ./cmd/keyvault-controller ./cmd/keyvault-emulator
 
 .PHONY: image
 image: ## Build the container images into bin/image, without Docker; the same bytes from the same commit

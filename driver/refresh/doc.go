@@ -20,7 +20,7 @@
 //
 // # The schedule
 //
-// When a group is due is a pure function of the node, the group's schedule key and the time (schedule). Groups of one identity and the
+// When a group is due is a pure function of the node, the group's schedule key and the time (internal/schedule). Groups of one identity and the
 // same vaults have the same schedule key, so that they are due together and share requests. Nodes and keys are spread over the
 // interval. Due times are distances from the present, by the monotonic clock: a step of the wall clock does not move them.
 //

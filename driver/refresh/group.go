@@ -6,7 +6,18 @@ import (
 	"time"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/schedule"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+const (
+	// defaultRetry takes the interval's place for a volume that started stale although it is never refreshed.
+	defaultRetry = 2 * time.Minute
+	// rotateAtSpread is within how long the nodes of a cluster follow a rotate-at annotation, so that they do not ask all at once.
+	rotateAtSpread = 10 * time.Second
+	// adoptionSpread is within how long an adopted volume is refreshed for the first time. docs/scale.md computes what a rollout of the
+	// driver to all nodes of a large cluster costs a vault.
+	adoptionSpread = 5 * time.Second
 )
 
 // refreshGroup is all volumes with an equal binding key. Its methods compute; the store calls them under its lock.
@@ -43,11 +54,11 @@ func (g *refreshGroup) dueAt(now, at time.Time) {
 }
 
 // dueOnTick makes the group due at its next tick that is more than skip away, unless it is due earlier or never refreshed.
-func (g *refreshGroup) dueOnTick(s schedule, interval time.Duration, now time.Time, skip time.Duration) {
+func (g *refreshGroup) dueOnTick(s schedule.Schedule, interval time.Duration, now time.Time, skip time.Duration) {
 	if interval == 0 {
 		return
 	}
-	at := s.tick(g.binding.ScheduleKey(), interval, now, skip)
+	at := s.Tick(g.binding.ScheduleKey(), interval, now, skip)
 	if g.due.IsZero() || at.Before(g.due) {
 		g.due, g.wait, g.onTick = at, at.Sub(now), true
 	}
@@ -55,7 +66,7 @@ func (g *refreshGroup) dueOnTick(s schedule, interval time.Duration, now time.Ti
 
 // dueAfter plans the refresh that follows a bundle: at the next tick, or before that when an object becomes valid or expires. A tick
 // right after the fetch is passed over; two refreshes are at most 1.2 intervals apart all the same.
-func (g *refreshGroup) dueAfter(s schedule, interval time.Duration, now time.Time, bundle *volume.Bundle) {
+func (g *refreshGroup) dueAfter(s schedule.Schedule, interval time.Duration, now time.Time, bundle *volume.Bundle) {
 	if interval == 0 {
 		return
 	}
@@ -70,16 +81,16 @@ func (g *refreshGroup) dueAfter(s schedule, interval time.Duration, now time.Tim
 }
 
 // dueForRetry plans the refresh that follows a failure. The service may have asked for a longer wait.
-func (g *refreshGroup) dueForRetry(s schedule, interval time.Duration, now time.Time, asked time.Duration) {
+func (g *refreshGroup) dueForRetry(s schedule.Schedule, interval time.Duration, now time.Time, asked time.Duration) {
 	if interval == 0 {
 		interval = defaultRetry
 	}
-	g.dueAt(now, now.Add(s.retry(g.binding.ScheduleKey(), g.failures, interval, asked)))
+	g.dueAt(now, now.Add(s.Retry(g.binding.ScheduleKey(), g.failures, interval, asked)))
 }
 
 // rotateAt makes the group due where the class's rotate-at annotation is new. At adoption, where before is nil, only a future time
 // counts: whether a past one was served is not known, and an adopted volume is refreshed soon in any case.
-func (g *refreshGroup) rotateAt(s schedule, before, class *v1.SecretProviderClass, now time.Time) (warning string) {
+func (g *refreshGroup) rotateAt(s schedule.Schedule, before, class *v1.SecretProviderClass, now time.Time) (warning string) {
 	text := class.Annotations[RotateAtAnnotation]
 	if text == "" || before != nil && before.Annotations[RotateAtAnnotation] == text {
 		return ""
@@ -95,7 +106,7 @@ func (g *refreshGroup) rotateAt(s schedule, before, class *v1.SecretProviderClas
 		}
 		wait = 0
 	}
-	g.dueAt(now, now.Add(wait+s.spread("rotate-at/"+g.binding.ScheduleKey(), 0, rotateAtSpread)))
+	g.dueAt(now, now.Add(wait+s.Spread("rotate-at/"+g.binding.ScheduleKey(), 0, rotateAtSpread)))
 	return ""
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/expiry"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -91,7 +92,7 @@ func (v *Volumes) deliver(ctx context.Context, g *refreshGroup, target string, b
 	}
 	now := v.Clock.Now()
 	for _, o := range v.store.expiring(target, bundle.Objects, now) {
-		v.Reporter.Report(ctx, report.Expiring{Volume: c.after.Ref, Text: expiryMessage(o, o.Expires.Sub(now))})
+		v.Reporter.Report(ctx, report.Expiring{Volume: c.after.Ref, Text: expiry.Message(o, o.Expires.Sub(now))})
 	}
 	return c.after.bound, true
 }

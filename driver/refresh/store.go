@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/expiry"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/schedule"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
@@ -18,7 +20,7 @@ const identityRetry = 30 * time.Second
 
 // store owns the state of the volumes of this node. Nothing outside its methods takes the lock or changes what it holds.
 type store struct {
-	schedule schedule
+	schedule schedule.Schedule
 	interval time.Duration
 	// awake makes the scheduler look again.
 	awake func()
@@ -30,7 +32,7 @@ type store struct {
 	edits   map[classKey]*edit
 }
 
-func newStore(s schedule, interval time.Duration, awake func()) *store {
+func newStore(s schedule.Schedule, interval time.Duration, awake func()) *store {
 	return &store{
 		schedule: s,
 		interval: interval,
@@ -142,7 +144,7 @@ func (s *store) adopt(before *volumeState, b bound, now time.Time) (c change, wa
 	}
 	g := s.join(after)
 	if interval := s.intervalOf(g); interval > 0 {
-		g.dueAt(now, now.Add(s.schedule.spread("adopt/"+b.binding.ScheduleKey(), 0, min(interval, adoptionSpread))))
+		g.dueAt(now, now.Add(s.schedule.Spread("adopt/"+b.binding.ScheduleKey(), 0, min(interval, adoptionSpread))))
 	}
 	return change{before: before, after: after}, g.rotateAt(s.schedule, nil, b.class, now)
 }
@@ -405,7 +407,7 @@ func (s *store) expiring(target string, objects []volume.Object, now time.Time) 
 		return nil
 	}
 	s.update(target, func(state *volumeState, _ *volume.Snapshot) {
-		crossed, state.expiryMarks = crossedMarks(state.expiryMarks, objects, now)
+		crossed, state.expiryMarks = expiry.Crossed(state.expiryMarks, objects, now)
 	})
 	return crossed
 }

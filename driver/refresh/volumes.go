@@ -17,6 +17,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/schedule"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
@@ -92,7 +93,7 @@ func New(o Options) *Volumes {
 	v.safe = safe.Handler{Log: o.Log, Count: func(ctx context.Context, task string) {
 		o.Reporter.Report(ctx, report.Panicked{Where: task})
 	}}
-	v.store = newStore(schedule{node: o.Node}, o.Interval, v.awake)
+	v.store = newStore(schedule.Schedule{Node: o.Node}, o.Interval, v.awake)
 	return v
 }
 

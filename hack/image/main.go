@@ -30,6 +30,10 @@ var programs = []program{
 		description: "Azure Key Vault secrets, keys and certificates as files in Pods",
 	},
 	{
+		name: "keyvault-controller", pkg: "./cmd/keyvault-controller", title: "keyvault-controller", beside: []string{"keyvault-render"},
+		description: "Kubernetes Secrets from Azure Key Vault without a Pod",
+	},
+	{
 		name: "keyvault-emulator", pkg: "./cmd/keyvault-emulator", title: "keyvault-emulator",
 		description: "Azure Key Vault, Entra ID and the instance metadata service, for development and tests",
 	},

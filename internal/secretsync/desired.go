@@ -33,6 +33,9 @@ type Desired struct {
 	OwnerPolicy OwnerPolicy
 }
 
+// ownersAlone reports whether the values are not fit to replace those of a Secret that exists.
+func (d *Desired) ownersAlone() bool { return d.Data == nil || d.CreateOnly }
+
 // String names the Secret. It hides the data.
 func (d *Desired) String() string { return "Secret " + d.Namespace + "/" + d.Name }
 
@@ -42,8 +45,9 @@ func (d *Desired) GoString() string { return d.String() }
 // Writer is in whose name Secrets are written.
 type Writer struct {
 	// FieldManager is the prefix of field managers. Each class has one of its own: the prefix, a slash and the class's
-	// name.
+	// name. Where Alone is true, one class alone writes the Secret, and the field manager is the prefix.
 	FieldManager string
+	Alone        bool
 	// Label and LabelValue mark the Secrets that may be written.
 	Label, LabelValue string
 	// Record is the prefix of the annotations that hold records.

@@ -123,7 +123,7 @@ func (r *Reconciler) once(ctx context.Context, d *Desired, k *Known, notices *[]
 	case !k.seen.exists():
 		k.hash = [32]byte{}
 		return r.create(ctx, d, k)
-	case d.Data == nil || d.CreateOnly:
+	case d.ownersAlone():
 		return r.own(ctx, d, k)
 	}
 	order := compare(d, k.seen.record)
@@ -254,7 +254,7 @@ func (r *Reconciler) applyWithOwners(
 
 // own adds the owners that a Secret lacks which is not to be written otherwise.
 func (r *Reconciler) own(ctx context.Context, d *Desired, k *Known) (Outcome, error) {
-	if d.OwnerPolicy == ExactOwners && d.Data != nil && k.seen.ownersMissing(d) {
+	if d.OwnerPolicy == ExactOwners && !d.ownersAlone() && k.seen.ownersMissing(d) {
 		return r.update(ctx, d, k, k.seen.record, &[]string{})
 	}
 	if len(k.seen.missing(d.Owners)) == 0 {

@@ -18,7 +18,12 @@ const (
 )
 
 // manager is the field manager of the class's Secrets.
-func (w Writer) manager(class string) string { return Shorten(w.FieldManager+"/"+class, maxManager) }
+func (w Writer) manager(class string) string {
+	if w.Alone {
+		return w.FieldManager
+	}
+	return Shorten(w.FieldManager+"/"+class, maxManager)
+}
 
 // annotation is the key of the class's record.
 func (w Writer) annotation(class string) string {

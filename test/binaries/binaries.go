@@ -43,6 +43,12 @@ func Render(t testing.TB) string {
 	return path(t, "keyvault-render")
 }
 
+// Controller is the path of keyvault-controller.
+func Controller(t testing.TB) string {
+	t.Helper()
+	return path(t, "keyvault-controller")
+}
+
 // Helm is the path of the Helm that hack/tools/go.mod names.
 func Helm(t testing.TB) string {
 	t.Helper()

@@ -21,7 +21,7 @@ import (
 
 // Every command of the project's own programs is valid: command, flags and the flags' values.
 func TestCommandsOfTheDocumentationParse(t *testing.T) {
-	programs := map[string]string{"keyvault-csi": binaries.Driver(t), "keyvault-emulator": binaries.Emulator(t)}
+	programs := map[string]string{"keyvault-csi": binaries.Driver(t), "keyvault-emulator": binaries.Emulator(t), "keyvault-controller": binaries.Controller(t)}
 	checked := 0
 	for _, c := range pages.Commands(t) {
 		args := c.Words

@@ -14,6 +14,7 @@ import (
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	sigsyaml "sigs.k8s.io/yaml"
 
+	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
@@ -60,6 +61,8 @@ func TestYAMLOfTheDocumentationIsStrictlyGood(t *testing.T) {
 			switch head.Kind {
 			case "SecretProviderClass":
 				err = sigsyaml.UnmarshalStrict(doc, &v1.SecretProviderClass{})
+			case "SecretSync":
+				err = sigsyaml.UnmarshalStrict(doc, &syncv1alpha1.SecretSync{})
 			case "":
 				if _, seedErr := emulator.ParseSeed(doc); seedErr != nil {
 					err = valuesError(chart, doc)

@@ -27,6 +27,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end -}}
 
+{{- /* The controller's Pods must not match the selector of the DaemonSet's. */ -}}
+{{- define "keyvault-csi.controllerSelector" -}}
+app.kubernetes.io/name: {{ include "keyvault-csi.name" . | trunc 52 | trimSuffix "-" }}-controller
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "keyvault-csi.controllerLabels" -}}
+{{ merge (include "keyvault-csi.controllerSelector" . | fromYaml) (include "keyvault-csi.labels" . | fromYaml) | toYaml }}
+{{- end -}}
+
 {{- define "keyvault-csi.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "keyvault-csi.fullname" .) .Values.serviceAccount.name -}}

@@ -307,7 +307,9 @@ func FuzzBuild(f *testing.F) {
 
 // The sources of a Secret are those of the files that it takes, of a template's file all that the template read.
 func TestUsedSources(t *testing.T) {
-	key := func(name string) volume.SourceKey { return volume.SourceKey{Vault: "https://kv/", Kind: "secret", Name: name} }
+	key := func(name string) volume.SourceKey {
+		return volume.SourceKey{Vault: "https://kv/", Kind: "secret", Name: name}
+	}
 	list := files("a", "1", "b", "2", "made", "12", "other", "x")
 	list[0].Source, list[1].Source, list[3].Source = key("a"), key("b"), key("other")
 	list[2].Source, list[2].Others = key("a"), []volume.SourceKey{key("b")}

@@ -1,4 +1,4 @@
-package refresh
+package schedule
 
 import (
 	"fmt"
@@ -11,16 +11,16 @@ func TestScheduleSpreadsNodesAndKeepsTheInterval(t *testing.T) {
 	epoch := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	firstIn := map[int]int{}
 	for i := range 1000 {
-		s := schedule{node: fmt.Sprintf("node-%d", i)}
-		first := s.tick("key", interval, epoch, 0)
+		s := Schedule{Node: fmt.Sprintf("node-%d", i)}
+		first := s.Tick("key", interval, epoch, 0)
 		firstIn[int(first.Sub(epoch)/(interval/10))]++
 		at := first
 		for range 50 {
-			next := s.tick("key", interval, at, 0)
+			next := s.Tick("key", interval, at, 0)
 			if gap := next.Sub(at); gap < interval*9/10 || gap > interval*11/10 {
 				t.Fatalf("gap %v", gap)
 			}
-			if next := s.tick("key", interval, at, interval/10); next.Sub(at) > interval*12/10 {
+			if next := s.Tick("key", interval, at, interval/10); next.Sub(at) > interval*12/10 {
 				t.Fatalf("gap %v after a skip", next.Sub(at))
 			}
 			at = next
@@ -37,7 +37,7 @@ func TestScheduleSpreadsNodesAndKeepsTheInterval(t *testing.T) {
 }
 
 func TestRetryBacksOffUpToTheInterval(t *testing.T) {
-	s := schedule{node: "n"}
+	s := Schedule{Node: "n"}
 	for _, tt := range []struct {
 		failures        int
 		interval, asked time.Duration
@@ -50,7 +50,7 @@ func TestRetryBacksOffUpToTheInterval(t *testing.T) {
 		{1, 5 * time.Second, 0, 5 * time.Second, 6 * time.Second},
 		{1, 2 * time.Minute, time.Hour, time.Hour, time.Hour},
 	} {
-		if got := s.retry("key", tt.failures, tt.interval, tt.asked); got < tt.least || got > tt.most {
+		if got := s.Retry("key", tt.failures, tt.interval, tt.asked); got < tt.least || got > tt.most {
 			t.Errorf("%+v: wait %v", tt, got)
 		}
 	}

@@ -1,4 +1,5 @@
-package refresh
+// Package expiry says when people are to be told that an object of a vault expires.
+package expiry
 
 import (
 	"fmt"
@@ -9,11 +10,11 @@ import (
 
 const day = 24 * time.Hour
 
-// expiryMarks returns how long before an object's expiry a Pod gets an event, the last one first.
-func expiryMarks() [4]time.Duration { return [...]time.Duration{0, day, 7 * day, 30 * day} }
+// marksBefore returns how long before an object's expiry a Pod gets an event, the last one first.
+func marksBefore() [4]time.Duration { return [...]time.Duration{0, day, 7 * day, 30 * day} }
 
-// crossedMarks returns the objects that crossed a mark which was not reported yet, and the marks that are reported then.
-func crossedMarks(
+// Crossed returns the objects that crossed a mark which was not reported yet, and the marks that are reported then.
+func Crossed(
 	reported map[string]time.Duration, objects []volume.Object, now time.Time,
 ) (crossed []volume.Object, marks map[string]time.Duration) {
 	marks = map[string]time.Duration{}
@@ -22,7 +23,7 @@ func crossedMarks(
 			continue
 		}
 		key := o.ID + "/" + o.Version
-		for _, mark := range expiryMarks() {
+		for _, mark := range marksBefore() {
 			if o.Expires.Sub(now) > mark {
 				continue
 			}
@@ -36,7 +37,8 @@ func crossedMarks(
 	return crossed, marks
 }
 
-func expiryMessage(o volume.Object, left time.Duration) string {
+// Message says in one line when the object expires.
+func Message(o volume.Object, left time.Duration) string {
 	expires := o.Expires.UTC().Format(time.RFC3339)
 	if left <= 0 {
 		return fmt.Sprintf("%s version %s of vault %s expired at %s: renew it in the vault", o.ID, o.Version, o.Vault, expires)

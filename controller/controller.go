@@ -1,0 +1,175 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/go-logr/logr"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+const (
+	// leaseName is that of the leader's Lease.
+	leaseName = "keyvault-csi-controller"
+	// The leader is replaced within leaseDuration plus retryPeriod when it dies, and at once when it ends.
+	leaseDuration = 10 * time.Second
+	renewDeadline = 7 * time.Second
+	retryPeriod   = 2 * time.Second
+	// workers bounds the syncs under way; most of one is waiting for the vault.
+	workers = 32
+)
+
+// Options configure New. Config, Provider, Clock and Log are required.
+type Options struct {
+	// Config is how the API server is reached.
+	Config *rest.Config
+	// Namespaces are those that are served; all where empty.
+	Namespaces []string
+	// ControllerNames are the values of secretSyncControllerName that are served.
+	ControllerNames []string
+	// Audiences are those of service account tokens that may be requested, the first of them for workload identity.
+	Audiences []string
+	// Interval is how often objects are synced whose class says nothing; 0 means never.
+	Interval time.Duration
+	// CacheTTL is how long a value may be shared with objects that are synced a moment later.
+	CacheTTL time.Duration
+	// Rules bound what is written.
+	Rules secretsync.Rules
+	// LeaderElection makes replicas agree on one that works; LeaseNamespace is where the Lease lives.
+	LeaderElection bool
+	LeaseNamespace string
+	// HealthAddress serves /healthz and /readyz, MetricsAddress /metrics; off where empty.
+	HealthAddress, MetricsAddress string
+	Provider                      volume.Provider
+	Clock                         clock.Clock
+	Log                           *slog.Logger
+}
+
+// Controller serves SecretSyncs.
+type Controller struct {
+	manager manager.Manager
+	syncs   *syncs
+}
+
+// newScheme knows the types that the controller reads and writes.
+func newScheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, authenticationv1.AddToScheme, v1.AddToScheme, syncv1alpha1.AddToScheme} {
+		if err := add(s); err != nil {
+			return nil, fmt.Errorf("types of the API server: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// New returns a controller that does nothing before Run.
+func New(o Options) (*Controller, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
+	namespaces := map[string]cache.Config{}
+	for _, namespace := range o.Namespaces {
+		namespaces[namespace] = cache.Config{}
+	}
+	ctrl.SetLogger(logr.FromSlogHandler(o.Log.Handler())) // what the library logs outside of the manager
+	m, err := ctrl.NewManager(o.Config, ctrl.Options{
+		Scheme: scheme,
+		Logger: logr.FromSlogHandler(o.Log.Handler()),
+		Cache: cache.Options{
+			DefaultNamespaces:            namespaces,
+			DefaultTransform:             cache.TransformStripManagedFields(),
+			ReaderFailOnMissingInformer:  true,
+			DefaultUnsafeDisableDeepCopy: nil,
+		},
+		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}, &corev1.ServiceAccount{}}}},
+		LeaderElection:                o.LeaderElection,
+		LeaderElectionID:              leaseName,
+		LeaderElectionNamespace:       o.LeaseNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 new(leaseDuration),
+		RenewDeadline:                 new(renewDeadline),
+		RetryPeriod:                   new(retryPeriod),
+		HealthProbeBindAddress:        addressOrOff(o.HealthAddress),
+		Metrics:                       server.Options{BindAddress: addressOrOff(o.MetricsAddress)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("controller: %w", err)
+	}
+	secrets, err := metadata.NewForConfig(o.Config)
+	if err != nil {
+		return nil, fmt.Errorf("client for Secrets: %w", err)
+	}
+	s := &syncs{
+		options: o,
+		client:  m.GetClient(),
+		events:  m.GetEventRecorder("keyvault-csi-controller"),
+		states:  newStates(),
+		tokens:  newTokens(m.GetClient(), o.Clock),
+		safe:    safe.Handler{Log: o.Log},
+	}
+	s.secrets = secretsync.New(secretsync.Options{
+		Secrets: secretPatches{secrets}, Classes: claims{m.GetAPIReader()}, Clock: o.Clock, Rules: o.Rules,
+	})
+	if err := s.setUp(m); err != nil {
+		return nil, err
+	}
+	synced := func(*http.Request) error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if !m.GetCache().WaitForCacheSync(ctx) {
+			return fmt.Errorf("the objects of the API server are not read yet")
+		}
+		return nil
+	}
+	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return nil, fmt.Errorf("health: %w", err)
+	}
+	if err := m.AddReadyzCheck("objects", synced); err != nil {
+		return nil, fmt.Errorf("readiness: %w", err)
+	}
+	return &Controller{manager: m, syncs: s}, nil
+}
+
+// addressOrOff is how controller-runtime spells an address.
+func addressOrOff(address string) string {
+	if address == "" {
+		return "0"
+	}
+	return address
+}
+
+// Run serves until ctx ends. It returns an error where the leader lost its Lease: the process must end then.
+func (c *Controller) Run(ctx context.Context) error {
+	if err := c.manager.Start(ctx); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	return nil
+}
+
+// serves reports whether the controller is for an object.
+func (o *Options) serves(s *syncv1alpha1.SecretSync) bool {
+	return slices.Contains(o.ControllerNames, s.Spec.SecretSyncControllerName) &&
+		(len(o.Namespaces) == 0 || slices.Contains(o.Namespaces, s.Namespace))
+}

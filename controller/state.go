@@ -1,0 +1,59 @@
+package controller
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// syncState is what is kept of one SecretSync between two syncs. Only the reconciler of that object touches it.
+type syncState struct {
+	// asked is what was asked for when the object was last synced, or tried to be; empty before that.
+	asked string
+	// fetchedAt is when it was last fetched for, well or not.
+	fetchedAt time.Time
+	// next is when to sync again; zero where only an edit makes it.
+	next time.Time
+	// failures counts the failed syncs in a row.
+	failures int
+	// known is what is known of the Secret.
+	known secretsync.Known
+	// expiryMarks maps an object to the last mark before its expiry that an event reported.
+	expiryMarks map[string]time.Duration
+	// warned is the last text of warnings, so that each is an event once.
+	warned string
+	// synced is when the Secret was last seen to hold what the vault holds, and failure is why it does not now.
+	synced  time.Time
+	failure volume.Reason
+}
+
+// states holds the state of each object.
+type states struct {
+	mu  sync.Mutex
+	all map[types.NamespacedName]*syncState
+}
+
+func newStates() *states { return &states{all: map[types.NamespacedName]*syncState{}} }
+
+// of returns the state of an object, a new one where there is none.
+func (s *states) of(name types.NamespacedName) *syncState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state, ok := s.all[name]
+	if !ok {
+		state = &syncState{}
+		s.all[name] = state
+	}
+	return state
+}
+
+// drop forgets an object.
+func (s *states) drop(name types.NamespacedName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, name)
+}

@@ -1,0 +1,449 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/expiry"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/schedule"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+)
+
+const (
+	// classIndex finds SecretSyncs by their class.
+	classIndex = "spec.secretProviderClassName"
+	// editPause is the least time between two fetches for one object, however often it or its class is edited.
+	editPause = time.Second
+	// fetchBudget bounds one sync.
+	fetchBudget = 100 * time.Second
+	// defaultRetry takes the interval's place where there is none.
+	defaultRetry = 2 * time.Minute
+)
+
+// syncs reconciles SecretSyncs.
+type syncs struct {
+	options Options
+	client  client.Client
+	events  events.EventRecorder
+	states  *states
+	tokens  *tokens
+	secrets *secretsync.Reconciler
+	safe    safe.Handler
+}
+
+// setUp registers the reconciler.
+func (s *syncs) setUp(m manager.Manager) error {
+	byClass := func(o client.Object) []string {
+		if one, ok := o.(*syncv1alpha1.SecretSync); ok {
+			return []string{one.Spec.SecretProviderClassName}
+		}
+		return nil
+	}
+	if err := m.GetFieldIndexer().IndexField(context.Background(), &syncv1alpha1.SecretSync{}, classIndex, byClass); err != nil {
+		return fmt.Errorf("index of classes: %w", err)
+	}
+	// a status that this controller wrote is no reason to look again
+	edited := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
+	err := ctrl.NewControllerManagedBy(m).
+		For(&syncv1alpha1.SecretSync{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1.SecretProviderClass{}, handler.EnqueueRequestsFromMapFunc(s.usersOf), builder.WithPredicates(edited)).
+		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: workers, RecoverPanic: new(true)}).
+		Named("secretsync").
+		Complete(s)
+	if err != nil {
+		return fmt.Errorf("controller of secretsyncs: %w", err)
+	}
+	return nil
+}
+
+// usersOf returns the SecretSyncs that use a class.
+func (s *syncs) usersOf(ctx context.Context, o client.Object) (requests []reconcile.Request) {
+	var list syncv1alpha1.SecretSyncList
+	if err := s.client.List(ctx, &list, client.InNamespace(o.GetNamespace()), client.MatchingFields{classIndex: o.GetName()}); err != nil {
+		s.options.Log.ErrorContext(ctx, "the users of an edited class are not known", logkeys.Error, err)
+		return nil
+	}
+	for i := range list.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+	return requests
+}
+
+// Reconcile implements reconcile.Reconciler. It decides itself when to try again, so that its errors are those of the API server alone.
+func (s *syncs) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	var one syncv1alpha1.SecretSync
+	err := s.client.Get(ctx, request.NamespacedName, &one)
+	switch {
+	case apierrors.IsNotFound(err):
+		s.states.drop(request.NamespacedName)
+		return reconcile.Result{}, nil
+	case err != nil:
+		return reconcile.Result{}, fmt.Errorf("read secretsync: %w", err)
+	case !s.options.serves(&one) || !one.DeletionTimestamp.IsZero():
+		s.states.drop(request.NamespacedName)
+		return reconcile.Result{}, nil
+	}
+	var used v1.SecretProviderClass
+	err = s.client.Get(ctx, types.NamespacedName{Namespace: one.Namespace, Name: one.Spec.SecretProviderClassName}, &used)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return reconcile.Result{}, fmt.Errorf("read the class of a secretsync: %w", err)
+	}
+	if err == nil && !class.Served(used.Spec.Provider) {
+		return reconcile.Result{}, nil // another controller's
+	}
+	w := &work{syncs: s, sync: &one, state: s.states.of(request.NamespacedName), before: one.Status.DeepCopy()}
+	if err == nil {
+		w.class = &used
+	}
+	return w.do(ctx)
+}
+
+// work is one look at a SecretSync.
+type work struct {
+	*syncs
+	sync    *syncv1alpha1.SecretSync
+	class   *v1.SecretProviderClass // nil where there is none
+	state   *syncState
+	before  *syncv1alpha1.SecretSyncStatus
+	binding volume.Binding
+}
+
+// asked is equal where the same is asked for: of the class, of the account, for the Secret.
+func (w *work) asked() string {
+	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "%s %d %q", w.sync.UID, w.sync.Generation, w.sync.Spec.ForceSynchronization)
+	if w.class != nil {
+		_, _ = fmt.Fprintf(h, " %s %d %q", w.class.UID, w.class.Generation, w.class.Annotations[rotateAt])
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// rotateAt is an annotation of a class that asks for a sync when it changes.
+const rotateAt = "keyvault-csi/rotate-at"
+
+// do syncs the object where it is due, and says when to look again.
+func (w *work) do(ctx context.Context) (reconcile.Result, error) {
+	now := w.options.Clock.Now()
+	asked := w.asked()
+	if w.state.asked == "" && w.resume(now, asked) {
+		return w.again(now), nil
+	}
+	if asked == w.state.asked && (w.state.next.IsZero() || now.Before(w.state.next)) {
+		return w.again(now), nil
+	}
+	if wait := w.state.fetchedAt.Add(editPause).Sub(now); wait > 0 && wait <= editPause {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	w.state.fetchedAt = now
+	ctx, cancel := context.WithTimeout(ctx, fetchBudget)
+	defer cancel()
+	var outcome result
+	if err := w.safe.Do(ctx, "sync a Secret", func() (err error) {
+		outcome, err = w.try(ctx)
+		return err
+	}); err != nil {
+		outcome = w.failed(err)
+	}
+	w.state.asked = asked
+	w.plan(w.options.Clock.Now(), outcome)
+	w.report(ctx, outcome)
+	if err := w.writeStatus(ctx, outcome, asked); err != nil && !apierrors.IsNotFound(err) {
+		return reconcile.Result{}, err
+	}
+	return w.again(w.options.Clock.Now()), nil
+}
+
+// resume takes up an object that an earlier process synced as it is now: it waits for its tick, so that a restart is no burst.
+func (w *work) resume(now time.Time, asked string) bool {
+	synced := w.sync.Status.LastSuccessfulSyncTime
+	if w.class == nil || synced == nil || !strings.HasPrefix(w.sync.Status.SyncHash, hashVersion+asked+":") || failing(w.sync.Status.Conditions) {
+		return false
+	}
+	if now.Sub(synced.Time) > secretRepair {
+		return false
+	}
+	w.state.asked, w.state.synced = asked, synced.Time
+	w.state.next = now.Add(w.plannerOf().Spread(string(w.sync.UID), 0, min(secretRepair, resumeSpread)))
+	return true
+}
+
+const (
+	// secretRepair is after how long at the latest a Secret that somebody changed is looked at.
+	secretRepair = volume.SecretRepairInterval
+	// resumeSpread is within how long the objects of an earlier process are looked at after a restart.
+	resumeSpread = 2 * time.Minute
+)
+
+func (*work) plannerOf() schedule.Schedule { return schedule.Schedule{Node: "controller"} }
+
+// again says when to look at the object next.
+func (w *work) again(now time.Time) reconcile.Result {
+	if w.state.next.IsZero() {
+		return reconcile.Result{}
+	}
+	return reconcile.Result{RequeueAfter: max(time.Millisecond, w.state.next.Sub(now))}
+}
+
+// plan says when the object is due next.
+func (w *work) plan(now time.Time, r result) {
+	key := string(w.sync.UID)
+	interval := w.options.Interval
+	if w.binding != nil {
+		key = w.binding.ScheduleKey()
+		if own, ok := w.binding.RotationInterval(); ok {
+			interval = own
+		}
+	}
+	planner := w.plannerOf()
+	switch {
+	case r.err != nil || r.retry > 0:
+		w.state.failures++
+		retry := interval
+		if retry == 0 {
+			retry = defaultRetry
+		}
+		w.state.next = now.Add(planner.Retry(key, w.state.failures, retry, r.retry))
+	case interval == 0:
+		w.state.failures, w.state.next = 0, time.Time{}
+	default:
+		w.state.failures = 0
+		w.state.next = planner.Tick(key, min(interval, secretRepair), now, 0)
+	}
+}
+
+// result is what came of a sync.
+type result struct {
+	bundle *volume.Bundle
+	// outcome is what came of the Secret; zero where it was not tried.
+	outcome secretsync.Outcome
+	// err is why it failed; nil where it did not.
+	err error
+	// reason and message are those of the condition.
+	reason, message string
+	// retry is how long the vault or the API server asked to wait.
+	retry time.Duration
+}
+
+// try fetches and writes.
+func (w *work) try(ctx context.Context) (result, error) {
+	if w.class == nil {
+		name := w.sync.Spec.SecretProviderClassName
+		err := &volume.Error{Reason: volume.ReasonClassNotFound, Message: fmt.Sprintf(
+			"failed to get SecretProviderClass %q: SecretProviderClass.secrets-store.csi.x-k8s.io %q not found", name, name)}
+		return result{err: err, reason: reasonClass, message: err.Message}, nil
+	}
+	request, err := w.request(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	if w.binding, err = w.options.Provider.Bind(ctx, request); err != nil {
+		return result{}, err //nolint:wrapcheck // says all
+	}
+	interval := w.options.Interval
+	if own, ok := w.binding.RotationInterval(); ok {
+		interval = own
+	}
+	bundle, err := w.binding.Fetch(ctx, volume.FetchOptions{
+		NotBefore: w.options.Clock.Now().Add(-w.options.CacheTTL), Priority: volume.PriorityRefresh, Interval: interval,
+	})
+	if err != nil {
+		return result{}, err //nolint:wrapcheck // says all
+	}
+	desired, err := w.desired(bundle)
+	if err != nil {
+		return result{}, err
+	}
+	outcome := w.secrets.Reconcile(ctx, desired, &w.state.known)
+	r := result{bundle: bundle, outcome: outcome}
+	switch {
+	case outcome.Done():
+		r.reason, r.message = reasonUpToDate, "Secret contains last observed values."
+		if outcome.Result == secretsync.Created {
+			r.reason, r.message = reasonCreated, "Secret created successfully."
+		}
+	default:
+		r.err = &volume.Error{Reason: outcome.Reason, Message: outcome.Message, Cause: outcome.Err}
+		r.reason, r.message = reasonOf(outcome), fmt.Sprintf("failed to patch secret %q: %s", w.sync.Name, outcome.Message)
+	}
+	if outcome.Refetch {
+		r.retry = max(outcome.RefetchAfter, time.Second)
+	}
+	return r, nil
+}
+
+// request is that of a Pod of the account, which there is none.
+func (w *work) request(ctx context.Context) (volume.Request, error) {
+	r := volume.Request{
+		Pod:        volume.Pod{Namespace: w.sync.Namespace, ServiceAccount: w.sync.Spec.ServiceAccountName},
+		Provider:   w.class.Spec.Provider,
+		Parameters: w.class.Spec.Parameters,
+		Tokens:     map[string]volume.Token{},
+	}
+	if managed(w.class.Spec.Parameters) {
+		return r, nil // no token of the account is needed
+	}
+	var failed []error
+	for _, audience := range w.options.Audiences {
+		token, err := w.tokens.get(ctx, w.sync.Namespace, w.sync.Spec.ServiceAccountName, audience)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		r.Tokens[audience] = token
+	}
+	if len(failed) > 0 {
+		return r, failed[0]
+	}
+	return r, nil
+}
+
+// managed reports whether the class uses a managed identity, which needs no token.
+func managed(parameters map[string]string) bool {
+	return slices.Contains([]string{"1", "t", "T", "TRUE", "true", "True"}, strings.TrimSpace(parameters["useVMManagedIdentity"]))
+}
+
+// desired is the Secret that the object asks for.
+func (w *work) desired(bundle *volume.Bundle) (*secretsync.Desired, error) {
+	asked := &v1.SecretObject{
+		SecretName: w.sync.Name, Type: w.sync.Spec.SecretObject.Type, Labels: w.sync.Spec.SecretObject.Labels,
+		Annotations: w.sync.Spec.SecretObject.Annotations,
+	}
+	for _, d := range w.sync.Spec.SecretObject.Data {
+		asked.Data = append(asked.Data, v1.SecretObjectData{ObjectName: d.SourcePath, Key: d.TargetKey})
+	}
+	made, err := secretdata.Build(asked, bundle.Files, bundle.Absent)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says all
+	}
+	delete(made.Labels, secretdata.ManagedLabel) // that of the driver's Secrets
+	controls := true
+	d := &secretsync.Desired{
+		Namespace: w.sync.Namespace, Name: w.sync.Name, Type: made.Type, Labels: made.Labels, Annotations: made.Annotations, Data: made.Data,
+		CreateOnly: bundle.Fallback != "",
+		Hash:       hashOf(w.asked(), bundle),
+		Writer: secretsync.Writer{
+			FieldManager: "secrets-store-sync-controller", Alone: true, Label: "secrets-store.sync.x-k8s.io", Record: "keyvault-csi/synced-",
+		},
+		Class:       secretsync.Class{Name: w.sync.Name, UID: w.sync.UID, Generation: w.sync.Generation},
+		OwnerPolicy: secretsync.ExactOwners,
+		Owners: []metav1.OwnerReference{{
+			APIVersion: syncv1alpha1.GroupVersion().String(), Kind: "SecretSync", Name: w.sync.Name, UID: w.sync.UID, Controller: &controls,
+		}},
+	}
+	for _, s := range secretdata.Used(asked, bundle.Files, bundle.Sources) {
+		d.Sources = append(d.Sources, secretsync.Source{ID: strings.TrimPrefix(s.Key.String(), "https://"), Date: s.Date, Version: s.Version})
+	}
+	return d, nil
+}
+
+// hashOf changes when what the Secret is made from changes. It holds no value: versions of sources, hashed by a key of the process.
+func hashOf(asked string, bundle *volume.Bundle) [32]byte {
+	h := sha256.New()
+	h.Write([]byte(asked))
+	for _, s := range bundle.Sources {
+		h.Write([]byte("\x00" + s.Key.String() + "\x00"))
+		h.Write(s.Hash[:])
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// failed is the result of an error before the Secret was tried.
+func (*work) failed(err error) result {
+	r := result{err: err, message: err.Error()}
+	switch volume.ReasonOf(err) {
+	case volume.ReasonInvalidClass, volume.ReasonClassNotFound, volume.ReasonInvalidContent, volume.ReasonInvalidRequest:
+		r.reason = reasonClass
+	case volume.ReasonInternal, volume.ReasonNotReady:
+		r.reason = reasonController
+		if volume.ReasonOf(err) == volume.ReasonInternal {
+			r.message = "the controller has a defect: its log has the details"
+		}
+	default:
+		r.reason = reasonFetch
+	}
+	if e, ok := errors.AsType[*volume.Error](err); ok {
+		r.retry = e.RetryAfter
+	}
+	return r
+}
+
+// report logs what changed, and tells it as events on the object.
+func (w *work) report(ctx context.Context, r result) {
+	log := w.options.Log.With("secretsync", w.sync.Namespace+"/"+w.sync.Name)
+	now := w.options.Clock.Now()
+	switch {
+	case r.err != nil:
+		reason := volume.ReasonOf(r.err)
+		if w.state.failure != reason {
+			log.WarnContext(ctx, "a Secret is not synced: it keeps what it has", logkeys.Reason, reason, logkeys.Error, r.message)
+			w.event(corev1.EventTypeWarning, "SyncFailed", r.message)
+		}
+		w.state.failure = reason
+		return
+	case w.state.failure != "":
+		log.InfoContext(ctx, "a Secret is synced again after a failure")
+		w.event(corev1.EventTypeNormal, "SyncRecovered", "the Secret is synced again after a failure")
+	case r.outcome.Result == secretsync.Created, r.outcome.Result == secretsync.Updated:
+		log.InfoContext(ctx, "a Secret is written", "result", r.reason)
+		w.event(corev1.EventTypeNormal, "Synced", r.outcome.Message)
+	}
+	w.state.failure, w.state.synced = "", now
+	for _, notice := range r.outcome.Notices {
+		w.event(corev1.EventTypeWarning, "SecretTakenOver", notice)
+	}
+	if warnings := strings.Join(append(w.binding.Warnings(), r.bundle.Warnings...), "; "); warnings != w.state.warned {
+		w.state.warned = warnings
+		if warnings != "" {
+			w.event(corev1.EventTypeWarning, "SecretProviderClassWarning", warnings)
+		}
+	}
+	var crossed []volume.Object
+	crossed, w.state.expiryMarks = expiry.Crossed(w.state.expiryMarks, r.bundle.Objects, now)
+	for _, o := range crossed {
+		w.event(corev1.EventTypeWarning, "ObjectExpiring", expiry.Message(o, o.Expires.Sub(now)))
+	}
+}
+
+func (w *work) event(kind, reason, text string) {
+	if text = clip(text); text != "" {
+		w.events.Eventf(w.sync, nil, kind, reason, "Sync", "%s", text)
+	}
+}
+
+// mostEvent is what the API server takes as an event's note, in bytes.
+const mostEvent = 1024
+
+func clip(text string) string {
+	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	if len(text) > mostEvent {
+		return strings.ToValidUTF8(text[:mostEvent-3], "") + "..."
+	}
+	return text
+}
