@@ -324,3 +324,31 @@ func TestUsedSources(t *testing.T) {
 		}
 	}
 }
+
+// An optional object that does not exist leaves its key out, and keeps a Secret away that cannot be without it.
+func TestAbsentFiles(t *testing.T) {
+	o := object("", "db", "password", "extra", "more")
+	s, err := Build(o, files("db", "x"), []string{"extra"})
+	if err != nil || len(s.Data) != 1 || string(s.Data["password"]) != "x" {
+		t.Errorf("%v, %v", s, err)
+	}
+	if len(o.Data) != 2 {
+		t.Errorf("the class's own entry was changed: %v", o.Data)
+	}
+	for name, tc := range map[string]struct {
+		object *v1.SecretObject
+		files  []volume.File
+		absent []string
+	}{
+		"nothing is left":           {object("", "extra", "more"), files("db", "x"), []string{"extra"}},
+		"the type needs what lacks": {object("kubernetes.io/ssh-auth", "extra", "ssh-privatekey", "db", "other"), files("db", "x"), []string{"extra"}},
+	} {
+		if _, err := Build(tc.object, tc.files, tc.absent); volume.ReasonOf(err) != volume.ReasonNotFound || !strings.Contains(err.Error(), `"extra"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// without data every file that is there is a key
+	if s, err := Build(object(""), files("db", "x"), []string{"extra"}); err != nil || len(s.Data) != 1 {
+		t.Errorf("%v, %v", s, err)
+	}
+}
