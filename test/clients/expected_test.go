@@ -196,6 +196,40 @@ var results = map[string]any{
 	"deleted certificate":   deleted("certificates", "gone-cert"),
 	"deleted certificates":  list("certificates/gone-cert"),
 
+	"set secret": object{
+		"value":   "v1",
+		"tags":    object{"a": "b"},
+		"expires": 2100000000, // the JavaScript client has 31 bits
+		"enabled": true,
+	},
+	"update secret":  object{"tags": object{"c": "d"}, "enabled": true},
+	"restore secret": "v1",
+	"recover secret": "v1",
+
+	"create keys":         []any{"RSA", 256, "EC", "P-256"},
+	"import key":          object{"type": "EC", "curve": "P-256"},
+	"sign with RS256":     true,
+	"sign with PS256":     true,
+	"sign with ES256":     true,
+	"encrypt and decrypt": "plaintext",
+	"wrap and unwrap":     "key",
+	"rotate key":          object{"actions": 2, "days": 90},
+	"update key":          object{"enabled": false, "operations": []any{"verify"}},
+	"restore key":         "P-256",
+
+	"create certificate": object{
+		"subject":     "CN=made.example",
+		"names":       []any{"made.example"},
+		"contentType": "application/x-pem-file",
+		"enabled":     true,
+		"secret":      "-----BEGIN PRIVATE KEY-----",
+	},
+	"update certificate":  object{"c": "d"},
+	"import certificate":  true,
+	"certificate issuer":  "Test user",
+	"set contacts":        []any{"one@localhost"},
+	"restore certificate": true,
+
 	"throttled once":                "free",
 	"default credential":            current,
 	"federated token":               current,
@@ -227,6 +261,9 @@ var failures = map[string]failure{
 	"missing key":          {404, "KeyNotFound", "A key with (name/id) none was not found in this key vault."},
 	"missing certificate": {404, "CertificateNotFound",
 		"A certificate with (name/id) none was not found in this key vault."},
+	"set a deleted secret": {409, "Conflict", "Secret made is currently in a deleted but recoverable state, and its name cannot be reused"},
+	"malformed backup":     {400, "Malformed backup blob", "Backup blob is corrupt."},
+
 	"disabled secret":       {403, "Forbidden", "Operation get is not allowed on a disabled secret."},
 	"name of no secret":     {400, "BadParameter", "The request URI contains an invalid name: no_name"},
 	"forbidden by role":     {403, "Forbidden", "Caller is not authorized to perform action on resource."},

@@ -201,8 +201,8 @@ func (v *vaultState) restore(c *call) (reply, slow) {
 			if bad := v.vacant(r); bad != nil && o.deleted {
 				return *bad, nil
 			}
-			return refusal(http.StatusConflict, "Conflict", fmt.Sprintf("A %s with the name %s already exists in this key vault: "+
-				"it cannot be restored.", r.noun, o.name), ""), nil
+			message := fmt.Sprintf("A %s with the name %s already exists in this key vault: it cannot be restored.", r.noun, o.name)
+			return refusal(http.StatusConflict, "Conflict", message, ""), nil
 		}
 	}
 	if v.count() >= maxVersions {

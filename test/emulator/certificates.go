@@ -96,17 +96,19 @@ func (v *vaultState) vacantCertificate(c *call) *reply {
 	}
 	for _, kind := range []string{"secrets", "keys"} {
 		if o, err := v.find(kind, c.name); err == nil && !o.current().managed {
-			a := refusal(http.StatusConflict, "Conflict", fmt.Sprintf("A %s with the name %s already exists in this key vault: a "+
-				"certificate's would take its place.", singular[kind], o.name), "")
+			message := fmt.Sprintf("A %s with the name %s already exists in this key vault: a certificate's would take its place.",
+				singular[kind], o.name)
+			a := refusal(http.StatusConflict, "Conflict", message, "")
 			return &a
 		}
 	}
-	if o, err := v.find("certificates", c.name); err == nil && o.operation != nil && !o.operation.done && !o.operation.cancelled {
-		a := refusal(http.StatusConflict, "Forbidden", "A new key vault certificate can not be created or imported while a pending key "+
-			"vault certificate's status is inProgress.", "")
-		return &a
+	o, err := v.find("certificates", c.name)
+	if err != nil || o.operation == nil || o.operation.done || o.operation.cancelled {
+		return nil
 	}
-	return nil
+	a := refusal(http.StatusConflict, "Forbidden", "A new key vault certificate can not be created or imported while a pending "+
+		"key vault certificate's status is inProgress.", "")
+	return &a
 }
 
 // createCertificate asks for a certificate: the vault signs it itself, or gives out a request for a merge.
@@ -168,7 +170,8 @@ func (v *vaultState) checkCreate(p *certificatePolicy) *reply {
 		return bad("The issuer of the policy is missing.")
 	case p.X509Props.Subject == "" && p.X509Props.SANs == nil:
 		return bad("The policy has neither a subject nor a subject alternative name.")
-	case !strings.EqualFold(name, "Self") && !strings.EqualFold(name, "Unknown") && v.issuers[strings.ToLower(name)] == nil:
+	case strings.EqualFold(name, "Self"), strings.EqualFold(name, "Unknown"), v.issuers[strings.ToLower(name)] != nil:
+	default:
 		return bad("Issuer not found: " + name)
 	}
 	return nil
@@ -198,8 +201,8 @@ func (v *vaultState) startOperation(c *call, p *certificatePolicy, m *material, 
 	}
 	a := v.operation(o)
 	a.status = http.StatusAccepted
-	a.header["Location"] = v.url("certificates", o.name) + "/pending?api-version=" + url.QueryEscape(c.URL.Query().Get("api-version")) +
-		"&request_id=" + op.id
+	asked := url.QueryEscape(c.URL.Query().Get("api-version"))
+	a.header["Location"] = v.url("certificates", o.name) + "/pending?api-version=" + asked + "&request_id=" + op.id
 	return a
 }
 
@@ -333,7 +336,8 @@ func (v *vaultState) mergeCertificate(c *call) (reply, slow) {
 		chain = append(chain, one)
 	}
 	if len(chain) == 0 {
-		return badParameter("The specified X.509 certificate content can not be read. Please check if certificate is valid."), nil
+		const message = "The specified X.509 certificate content can not be read. Please check if certificate is valid."
+		return badParameter(message), nil
 	}
 	private := op.set.key.private
 	if !samePublic(chain[0].PublicKey, private) {
@@ -361,8 +365,8 @@ func (v *vaultState) mergeCertificate(c *call) (reply, slow) {
 }
 
 // mismatch is what the service says of a certificate whose key is another one.
-const mismatch = "The public key of the end-entity certificate in the specified X.509 certificate content does not match the public part " +
-	"of the specified private key. Please check if certificate is valid."
+const mismatch = "The public key of the end-entity certificate in the specified X.509 certificate content does not match " +
+	"the public part of the specified private key. Please check if certificate is valid."
 
 // importCertificate makes a version of a certificate from a PFX or PEM.
 func (v *vaultState) importCertificate(c *call) (reply, slow) {

@@ -90,7 +90,8 @@ func (v *vaultState) useKey(c *call) (reply, slow) {
 	}
 	i := slices.IndexFunc(algorithms, func(a algorithm) bool { return a.name == in.Alg })
 	if i < 0 {
-		return badParameter(fmt.Sprintf("The algorithm '%s' is not supported for the operation %s.", in.Alg[:min(len(in.Alg), 64)], operation)), nil
+		return badParameter(fmt.Sprintf("The algorithm '%s' is not supported for the operation %s.",
+			in.Alg[:min(len(in.Alg), 64)], operation)), nil
 	}
 	use := algorithms[i]
 	if bad := use.fits(n.jwk, kid); bad != nil {
@@ -140,23 +141,24 @@ func (v *vaultState) usable(n *version, operation string) *reply {
 
 // fits refuses a key of another type or curve.
 func (use algorithm) fits(key *webKey, kid string) *reply {
-	var a reply
+	var is, needs string
 	switch {
 	case keyType(key.Kty) != use.kty:
-		a = badParameter(fmt.Sprintf("Key and signing algorithm are incompatible. Key %s is of type '%s', and algorithm '%s' can only be "+
-			"used with a key of type '%s' or '%s-HSM'.", kid, key.Kty, use.name, use.kty, use.kty))
+		is, needs = fmt.Sprintf("is of type '%s'", key.Kty), fmt.Sprintf("a key of type '%s' or '%s-HSM'", use.kty, use.kty)
 	case key.Crv != use.curve:
-		a = badParameter(fmt.Sprintf("Key and signing algorithm are incompatible. Key %s uses curve '%s', and algorithm '%s' can only be "+
-			"used with curve '%s'.", kid, key.Crv, use.name, use.curve))
+		is, needs = fmt.Sprintf("uses curve '%s'", key.Crv), fmt.Sprintf("curve '%s'", use.curve)
 	default:
 		return nil
 	}
+	a := badParameter(fmt.Sprintf("Key and signing algorithm are incompatible. Key %s %s, and algorithm '%s' can only be used with %s.",
+		kid, is, use.name, needs))
 	return &a
 }
 
 // perform answers with what the operation returns. The value is what is signed, encrypted or decrypted; of a verify it
 // is the signature, and the digest is what was signed.
-func (use algorithm) perform(operation, kid string, private crypto.Signer, public crypto.PublicKey, value, digest []byte) reply {
+func (use algorithm) perform(operation, kid string, private crypto.Signer, public crypto.PublicKey, value, digest []byte,
+) reply {
 	var out []byte
 	var err error
 	switch operation {
@@ -166,8 +168,8 @@ func (use algorithm) perform(operation, kid string, private crypto.Signer, publi
 			name, signed = "digest", digest
 		}
 		if len(signed) != use.hash.Size() {
-			return badParameter(fmt.Sprintf("Invalid length of '%s': %d bytes. %s requires %d bytes, encoded with base64url.", name,
-				len(signed), use.name, use.hash.Size()))
+			return badParameter(fmt.Sprintf("Invalid length of '%s': %d bytes. %s requires %d bytes, encoded with base64url.",
+				name, len(signed), use.name, use.hash.Size()))
 		}
 		if operation == "verify" {
 			return reply{status: http.StatusOK, body: verifyBody{Value: use.verify(public, digest, value)}}
@@ -179,7 +181,7 @@ func (use algorithm) perform(operation, kid string, private crypto.Signer, publi
 		out, err = use.decrypt(private, value)
 	}
 	if err != nil {
-		return badParameter("The operation " + operation + " with " + use.name + " failed: the value is not valid for this key.")
+		return badParameter(fmt.Sprintf("The operation %s with %s failed: the value is not valid for this key.", operation, use.name))
 	}
 	return reply{status: http.StatusOK, body: cryptoBody{KID: kid, Value: base64.RawURLEncoding.EncodeToString(out)}}
 }
@@ -206,7 +208,8 @@ func (use algorithm) verify(public crypto.PublicKey, digest, signature []byte) b
 	switch key := public.(type) {
 	case *rsa.PublicKey:
 		if use.pss {
-			return rsa.VerifyPSS(key, use.hash, digest, signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil
+			options := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
+			return rsa.VerifyPSS(key, use.hash, digest, signature, options) == nil
 		}
 		return rsa.VerifyPKCS1v15(key, use.hash, digest, signature) == nil
 	case *ecdsa.PublicKey:

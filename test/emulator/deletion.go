@@ -64,9 +64,9 @@ func (v *vaultState) purge(c *call) (reply, slow) {
 		return *bad, nil
 	}
 	if v.purgeProtection {
-		return refusal(http.StatusForbidden, "Forbidden", fmt.Sprintf("Operation \"purge\" is not allowed because purge protection is "+
-			"enabled for this vault. Key Vault service will automatically purge it after the retention period has passed.\r\n"+
-			"Vault: %s;location=%s", v.name, location), "ForbiddenByPolicy"), nil
+		message := fmt.Sprintf("Operation \"purge\" is not allowed because purge protection is enabled for this vault. Key Vault "+
+			"service will automatically purge it after the retention period has passed.\r\nVault: %s;location=%s", v.name, location)
+		return refusal(http.StatusForbidden, "Forbidden", message, "ForbiddenByPolicy"), nil
 	}
 	v.forget(c.kind, o)
 	return reply{status: http.StatusNoContent}, nil

@@ -118,7 +118,7 @@ func (v *vaultState) updateIssuer(c *call) (reply, slow) {
 		return *bad, nil
 	}
 	kept.Provider = cmp.Or(in.Provider, kept.Provider)
-	kept.Attributes = &policyAttributes{Enabled: kept.Attributes.Enabled, Created: kept.Attributes.Created, Updated: stamp(v.now())}
+	kept.Attributes.Updated = stamp(v.now())
 	return reply{status: http.StatusOK, body: *kept}, nil
 }
 

@@ -103,8 +103,8 @@ func checkOperations(kty string, asked []string) *reply {
 	for i, operation := range supported {
 		supported[i] = strconv.Quote(operation)
 	}
-	a := badParameter(fmt.Sprintf("Unsupported key operation(s): %s. Supported values are %s.", strings.Join(unknown, ", "),
-		strings.Join(supported, ", ")))
+	a := badParameter(fmt.Sprintf("Unsupported key operation(s): %s. Supported values are %s.",
+		strings.Join(unknown, ", "), strings.Join(supported, ", ")))
 	return &a
 }
 
@@ -118,9 +118,11 @@ func checkKind(kty, crv string, bits int) *reply {
 	case keyType(kty) == "":
 		return bad("Invalid kty value: "+kty[:min(len(kty), 64)], "KeyTypeNotSupported")
 	case keyType(kty) == "RSA" && !slices.Contains(keySizes(), bits):
-		return bad(fmt.Sprintf("Unsupported key size (%d). Supported sizes are [2048, 3072, 4096]", bits), "KeySizeNotSupported")
+		message := fmt.Sprintf("Unsupported key size (%d). Supported sizes are [2048, 3072, 4096]", bits)
+		return bad(message, "KeySizeNotSupported")
 	case keyType(kty) == "EC" && curveOf(crv) == nil:
-		return bad("Unsupported curve: "+crv[:min(len(crv), 64)]+". The emulator has P-256, P-384 and P-521.", "KeyCurveNotSupported")
+		message := "Unsupported curve: " + crv[:min(len(crv), 64)] + ". The emulator has P-256, P-384 and P-521."
+		return bad(message, "KeyCurveNotSupported")
 	}
 	return nil
 }
@@ -238,7 +240,7 @@ func (k *givenJWK) private() (key crypto.Signer, bits int, err error) {
 	}
 	n, e, d, p, q := numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
 	// Larger ones would take long to check.
-	if !slices.Contains(keySizes(), bits) || e.BitLen() > 31 || d.BitLen() > bits || p.BitLen() > bits || q.BitLen() > bits {
+	if !slices.Contains(keySizes(), bits) || e.BitLen() > 31 || max(d.BitLen(), p.BitLen(), q.BitLen()) > bits {
 		return nil, bits, errors.New("the numbers are too large")
 	}
 	private := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: n, E: int(e.Int64())}, D: d, Primes: []*big.Int{p, q}}

@@ -118,7 +118,7 @@ func (g *givenPolicy) over(p *certificatePolicy) *reply {
 		t, kind := action.Trigger, action.Action.ActionType
 		if kind != "AutoRenew" && kind != "EmailContacts" || (t.LifetimePercentage == 0) == (t.DaysBeforeExpiry == 0) ||
 			t.LifetimePercentage < 0 || t.LifetimePercentage > 99 || t.DaysBeforeExpiry < 0 {
-			return bad("A lifetime action is AutoRenew or EmailContacts, by a percentage from 1 to 99 or by days before the expiry.")
+			return bad("A lifetime action is AutoRenew or EmailContacts, by a percentage from 1 to 99 or days before the expiry.")
 		}
 	}
 	return nil
@@ -308,8 +308,8 @@ func parseOID(text string) (asn1.ObjectIdentifier, error) {
 	return oid, nil
 }
 
-// parseDistinguishedName reads a name such as "CN=shop.example.com, O=Contoso". Parts are separated by commas, values may
-// be quoted, and the first part is the last one of the certificate's name.
+// parseDistinguishedName reads a name such as "CN=shop.example.com, O=Contoso". Parts are separated by commas, values
+// may be quoted, and the first part is the last one of the certificate's name.
 func parseDistinguishedName(text string) (pkix.RDNSequence, error) {
 	var sequence pkix.RDNSequence
 	for rest := strings.TrimSpace(text); rest != ""; {
@@ -406,8 +406,8 @@ func readMaterial(value, password, asked string) (m *material, contentType strin
 	}
 	if strings.Contains(text, "-----BEGIN ") || asked == "application/x-pem-file" {
 		if m, err = readPEM(text); err != nil {
-			return refuse("The specified PEM X.509 certificate content is in an unexpected format. Please check if certificate is in valid " +
-				"PEM format.")
+			return refuse("The specified PEM X.509 certificate content is in an unexpected format. Please check if certificate is " +
+				"in valid PEM format.")
 		}
 		contentType = "application/x-pem-file"
 	} else {
@@ -415,8 +415,8 @@ func readMaterial(value, password, asked string) (m *material, contentType strin
 			m, err = readPFX(decoded, password)
 		}
 		if err != nil {
-			return refuse("The specified PKCS#12 X.509 certificate content can not be read. Please check if certificate is in valid PKCS#12 " +
-				"format.")
+			return refuse("The specified PKCS#12 X.509 certificate content can not be read. Please check if certificate is in " +
+				"valid PKCS#12 format.")
 		}
 		contentType = "application/x-pkcs12"
 	}
@@ -490,8 +490,8 @@ func readPFX(pfx []byte, password string) (*material, error) {
 // maxRounds is how many rounds of key derivation a PFX may ask for at each place.
 const maxRounds = 1_000_000
 
-// modestRounds looks for the parameters of key derivations in DER: a salt and then the number of rounds. It returns false
-// for a number that would take too long. It sees those that are not encrypted themselves.
+// modestRounds looks for the parameters of key derivations in DER: a salt and then the number of rounds. It returns
+// false for a number that would take too long. It sees those that are not encrypted themselves.
 func modestRounds(der []byte, depth int) bool {
 	salted := false
 	for len(der) > 0 && depth < 30 {

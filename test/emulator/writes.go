@@ -23,8 +23,8 @@ type write struct {
 	do   func(*vaultState, *call) (reply, slow)
 }
 
-// slow is the part of an operation that takes long, such as making a key. It runs without the lock, and returns the part
-// that changes the vault, which runs with it.
+// slow is the part of an operation that takes long, such as making a key. It runs without the lock, and returns the
+// part that changes the vault, which runs with it.
 type slow func() func() reply
 
 // The most bytes that bodies of requests may have. A backup has all versions of an object.
@@ -57,7 +57,8 @@ func newWrites() map[string]write {
 			permission: "rotate", action: "keys/rotate/action", do: (*vaultState).rotateKey,
 		},
 		"PUT keys rotation policy": {
-			permission: "setrotationpolicy", action: "keyrotationpolicies/write", most: smallBody, do: (*vaultState).setRotationPolicy,
+			permission: "setrotationpolicy", action: "keyrotationpolicies/write", most: smallBody,
+			do: (*vaultState).setRotationPolicy,
 		},
 	}
 	for key, do := range map[string]func(*vaultState, *call) (reply, slow){
@@ -76,7 +77,8 @@ func newWrites() map[string]write {
 		"DELETE certificates operation": (*vaultState).deleteOperation,
 	} {
 		all[key] = write{
-			permission: "update", action: "certificates/update/action", versioned: key == "PATCH certificates", most: smallBody, do: do,
+			permission: "update", action: "certificates/update/action", versioned: key == "PATCH certificates",
+			most: smallBody, do: do,
 		}
 	}
 	all["PUT certificates issuer"] = write{
@@ -89,16 +91,23 @@ func newWrites() map[string]write {
 		permission: "deleteissuers", action: "certificatecas/delete", do: (*vaultState).deleteIssuer,
 	}
 	all["PUT certificates contacts"] = write{
-		permission: "managecontacts", action: "certificatecontacts/write", unnamed: true, most: smallBody, do: (*vaultState).setContacts,
+		permission: "managecontacts", action: "certificatecontacts/write", unnamed: true, most: smallBody,
+		do: (*vaultState).setContacts,
 	}
 	all["DELETE certificates contacts"] = write{
 		permission: "managecontacts", action: "certificatecontacts/write", unnamed: true, do: (*vaultState).deleteContacts,
 	}
 	for permission, action := range map[string]string{
-		"sign": "sign", "verify": "verify", "encrypt": "encrypt", "decrypt": "decrypt", "wrapKey": "wrap", "unwrapKey": "unwrap",
+		"sign":      "sign",
+		"verify":    "verify",
+		"encrypt":   "encrypt",
+		"decrypt":   "decrypt",
+		"wrapKey":   "wrap",
+		"unwrapKey": "unwrap",
 	} {
 		all["POST keys "+strings.ToLower(permission)] = write{
-			permission: permission, action: "keys/" + action + "/action", versioned: true, most: smallBody, do: (*vaultState).useKey,
+			permission: permission, action: "keys/" + action + "/action", versioned: true, most: smallBody,
+			do: (*vaultState).useKey,
 		}
 	}
 	for kind := range singular {
@@ -259,8 +268,8 @@ func (g *given) apply(n *version) {
 	}
 }
 
-// vacant reports why a new version of a name cannot be made: the object is deleted, its versions belong to a certificate,
-// or the vault is full.
+// vacant reports why a new version of a name cannot be made: the object is deleted, its versions belong to a
+// certificate, or the vault is full.
 func (v *vaultState) vacant(r route) *reply {
 	var a reply
 	o, err := v.find(r.kind, r.name)
@@ -270,9 +279,9 @@ func (v *vaultState) vacant(r route) *reply {
 	case err != nil:
 		return nil
 	case o.deleted:
-		a = refusal(http.StatusConflict, "Conflict", fmt.Sprintf("%s %s is currently in a deleted but recoverable state, and its name "+
-			"cannot be reused; in this state, the %s can only be recovered or purged.", r.title(), o.name, r.noun),
-			"ObjectIsDeletedButRecoverable")
+		message := fmt.Sprintf("%s %s is currently in a deleted but recoverable state, and its name cannot be reused; in this "+
+			"state, the %s can only be recovered or purged.", r.title(), o.name, r.noun)
+		a = refusal(http.StatusConflict, "Conflict", message, "ObjectIsDeletedButRecoverable")
 	default:
 		return r.unmanaged(o)
 	}
@@ -284,8 +293,9 @@ func (r route) unmanaged(o *object) *reply {
 	if r.kind == "certificates" || !o.current().managed {
 		return nil
 	}
-	a := refusal(http.StatusForbidden, "Forbidden", fmt.Sprintf("Operation is not allowed on a %s that a certificate manages. "+
-		"Use the certificate %s instead.", r.noun, o.name), "")
+	message := fmt.Sprintf("Operation is not allowed on a %s that a certificate manages. Use the certificate %s instead.",
+		r.noun, o.name)
+	a := refusal(http.StatusForbidden, "Forbidden", message, "")
 	return &a
 }
 

@@ -1,5 +1,5 @@
-// Command golang makes the reads of test/clients with Microsoft's Go clients, as any program uses them: all that it
-// knows of the emulator is in its environment. It prints a JSON line for each step.
+// Command golang makes the reads and writes of test/clients with Microsoft's Go clients, as any program uses them: all
+// that it knows of the emulator is in its environment. It prints a JSON line for each step.
 package main
 
 import (
@@ -38,6 +38,9 @@ func main() {
 	readCertificates(ctx, credential)
 	refusals(ctx, credential)
 	credentials(ctx)
+	writeSecrets(ctx, credential)
+	writeKeys(ctx, credential)
+	writeCertificates(ctx, credential)
 }
 
 // step prints what an operation gave.

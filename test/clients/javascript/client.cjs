@@ -1,7 +1,8 @@
-// Makes the reads of test/clients with Microsoft's JavaScript clients, as any program uses them: all that it knows of
-// the emulator is in its environment. Prints a JSON line for each step.
+// Makes the reads and writes of test/clients with Microsoft's JavaScript clients, as any program uses them: all that it
+// knows of the emulator is in its environment. Prints a JSON line for each step.
 "use strict";
 
+const crypto = require("node:crypto");
 const fs = require("node:fs");
 const {
   ClientAssertionCredential,
@@ -13,7 +14,7 @@ const {
   WorkloadIdentityCredential,
 } = require("@azure/identity");
 const { CertificateClient } = require("@azure/keyvault-certificates");
-const { KeyClient } = require("@azure/keyvault-keys");
+const { CryptographyClient, KeyClient } = require("@azure/keyvault-keys");
 const { SecretClient } = require("@azure/keyvault-secrets");
 
 const vault = "https://contoso.vault.azure.net";
@@ -194,6 +195,162 @@ async function credentials() {
   );
 }
 
+// Pollers wait for a state that the emulator is in at once.
+const done = async (poller) => (await poller).pollUntilDone();
+
+async function writeSecrets(credential) {
+  const client = new SecretClient(vault, credential);
+  const remove = () => done(client.beginDeleteSecret("made"));
+  const value = async () => (await client.getSecret("made")).value;
+  await step("set secret", async () => {
+    const s = await client.setSecret("made", "v1", {
+      tags: { a: "b" },
+      enabled: true,
+      expiresOn: new Date(2100000000 * 1000),
+    });
+    const { tags, enabled, expiresOn } = s.properties;
+    return { value: s.value, tags, expires: seconds(expiresOn), enabled };
+  });
+  await step("update secret", async () => {
+    const { tags, enabled } = await client.updateSecretProperties("made", "", { tags: { c: "d" } });
+    return { tags, enabled };
+  });
+  await step("restore secret", async () => {
+    const backup = await client.backupSecret("made");
+    await remove();
+    await client.purgeDeletedSecret("made");
+    await client.restoreSecretBackup(backup);
+    return value();
+  });
+  await step("recover secret", async () => {
+    await remove();
+    await done(client.beginRecoverDeletedSecret("made"));
+    return value();
+  });
+  await step("set a deleted secret", async () => {
+    await remove();
+    await client.setSecret("made", "v2");
+  });
+  await step("malformed backup", () => client.restoreSecretBackup(Buffer.from("non-existing")));
+}
+
+async function writeKeys(credential) {
+  const client = new KeyClient(vault, credential);
+  const use = async (name) => new CryptographyClient(await client.getKey(name), credential);
+  const signed = (name, algorithm) => async () => {
+    const key = await use(name);
+    const digest = crypto.createHash("sha256").update("text").digest();
+    const { result } = await key.sign(algorithm, digest);
+    return (await key.verify(algorithm, digest, result)).result;
+  };
+  await step("create keys", async () => {
+    const rsa = await client.createRsaKey("made-rsa", { keySize: 2048 });
+    const ec = await client.createEcKey("made-ec", { curve: "P-256" });
+    return [rsa.keyType, rsa.key.n.length, ec.keyType, ec.key.crv];
+  });
+  await step("import key", async () => {
+    const raw = (text) => new Uint8Array(Buffer.from(text, "base64url"));
+    const k = await client.importKey("imported", {
+      kty: "EC", // RFC 7515, appendix A.3
+      crv: "P-256",
+      x: raw("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"),
+      y: raw("x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"),
+      d: raw("jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"),
+    });
+    return { type: k.keyType, curve: k.key.crv };
+  });
+  await step("sign with RS256", signed("made-rsa", "RS256"));
+  await step("sign with PS256", signed("made-rsa", "PS256"));
+  await step("sign with ES256", signed("imported", "ES256"));
+  await step("encrypt and decrypt", async () => {
+    const key = await use("made-rsa");
+    const { result } = await key.encrypt("RSA-OAEP-256", Buffer.from("plaintext"));
+    return Buffer.from((await key.decrypt("RSA-OAEP-256", result)).result).toString();
+  });
+  await step("wrap and unwrap", async () => {
+    const key = await use("made-rsa");
+    const { result } = await key.wrapKey("RSA-OAEP", Buffer.from("key"));
+    return Buffer.from((await key.unwrapKey("RSA-OAEP", result)).result).toString();
+  });
+  await step("rotate key", async () => {
+    const policy = await client.updateKeyRotationPolicy("made-ec", {
+      expiresIn: "P90D",
+      lifetimeActions: [{ action: "Rotate", timeAfterCreate: "P30D" }],
+    });
+    const { expiresOn, createdOn } = (await client.rotateKey("made-ec")).properties;
+    return { actions: policy.lifetimeActions.length, days: Math.round((expiresOn - createdOn) / 86400000) };
+  });
+  await step("update key", async () => {
+    const k = await client.updateKeyProperties("made-ec", "", { enabled: false, keyOps: ["verify"] });
+    return { enabled: k.properties.enabled, operations: k.keyOperations };
+  });
+  await step("restore key", async () => {
+    const backup = await client.backupKey("imported");
+    await done(client.beginDeleteKey("imported"));
+    await client.purgeDeletedKey("imported");
+    return (await client.restoreKeyBackup(backup)).key.crv;
+  });
+}
+
+async function writeCertificates(credential) {
+  const client = new CertificateClient(vault, credential);
+  const secret = async () => (await new SecretClient(vault, credential).getSecret("made-cert")).value;
+  const contentType = "application/x-pem-file";
+  await step("create certificate", async () => {
+    const made = await done(
+      client.beginCreateCertificate("made-cert", {
+        issuerName: "Self",
+        subject: "CN=made.example",
+        subjectAlternativeNames: { dnsNames: ["made.example"] },
+        keyType: "EC",
+        keyCurveName: "P-256",
+        exportable: true,
+        reuseKey: false,
+        contentType,
+        validityInMonths: 3,
+      }),
+    );
+    const p = made.policy;
+    return {
+      subject: p.subject,
+      names: p.subjectAlternativeNames.dnsNames,
+      contentType: p.contentType,
+      enabled: made.properties.enabled,
+      secret: (await secret()).split("\n")[0].trim(),
+    };
+  });
+  await step(
+    "update certificate",
+    async () => (await client.updateCertificateProperties("made-cert", "", { tags: { c: "d" } })).properties.tags,
+  );
+  await step("import certificate", async () => {
+    const made = await client.getCertificate("made-cert");
+    const imported = await client.importCertificate("imported-cert", Buffer.from(await secret()), {
+      policy: { contentType },
+    });
+    return base64(imported.cer) === base64(made.cer);
+  });
+  await step("certificate issuer", async () => {
+    await client.createIssuer("issuer", "Test", { accountId: "user" });
+    const issuer = await client.getIssuer("issuer");
+    await client.deleteIssuer("issuer");
+    return `${issuer.provider} ${issuer.accountId}`;
+  });
+  await step("set contacts", async () => {
+    await client.setContacts([{ email: "one@localhost", name: "One" }]);
+    const contacts = await client.getContacts();
+    await client.deleteContacts();
+    return contacts.map((c) => c.email);
+  });
+  await step("restore certificate", async () => {
+    const before = await client.getCertificate("made-cert");
+    const backup = await client.backupCertificate("made-cert");
+    await done(client.beginDeleteCertificate("made-cert"));
+    await client.purgeDeletedCertificate("made-cert");
+    return base64((await client.restoreCertificateBackup(backup)).cer) === base64(before.cer);
+  });
+}
+
 async function main() {
   const credential = new EnvironmentCredential();
   await readSecrets(credential);
@@ -201,6 +358,9 @@ async function main() {
   await readCertificates(credential);
   await refusals(credential);
   await credentials();
+  await writeSecrets(credential);
+  await writeKeys(credential);
+  await writeCertificates(credential);
 }
 
 main().catch((e) => {

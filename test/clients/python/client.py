@@ -1,9 +1,11 @@
-"""Makes the reads of test/clients with Microsoft's Python clients, as any program uses them: all that it knows of the
-emulator is in its environment. Prints a JSON line for each step."""
+"""Makes the reads and writes of test/clients with Microsoft's Python clients, as any program uses them: all that it
+knows of the emulator is in its environment. Prints a JSON line for each step."""
 
 import base64
+import hashlib
 import json
 import os
+from datetime import datetime, timezone
 
 from azure.core.exceptions import HttpResponseError
 from azure.identity import (
@@ -14,8 +16,9 @@ from azure.identity import (
     EnvironmentCredential,
     ManagedIdentityCredential,
 )
-from azure.keyvault.certificates import CertificateClient
-from azure.keyvault.keys import KeyClient
+from azure.keyvault.certificates import CertificateClient, CertificateContact, CertificatePolicy
+from azure.keyvault.keys import JsonWebKey, KeyClient, KeyRotationLifetimeAction, KeyRotationPolicy
+from azure.keyvault.keys.crypto import CryptographyClient
 from azure.keyvault.secrets import SecretClient
 
 VAULT = "https://contoso.vault.azure.net"
@@ -217,6 +220,199 @@ def credentials():
     )
 
 
+def write_secrets(credential):
+    client = SecretClient(VAULT, credential)
+
+    def remove():
+        client.begin_delete_secret("made").wait()
+
+    def value():
+        return client.get_secret("made").value
+
+    def create():
+        s = client.set_secret(
+            "made",
+            "v1",
+            tags={"a": "b"},
+            enabled=True,
+            expires_on=datetime.fromtimestamp(2100000000, timezone.utc),
+        )
+        p = s.properties
+        return {
+            "value": s.value,
+            "tags": p.tags,
+            "expires": seconds(p.expires_on),
+            "enabled": p.enabled,
+        }
+
+    def update():
+        p = client.update_secret_properties("made", tags={"c": "d"})
+        return {"tags": p.tags, "enabled": p.enabled}
+
+    def restore():
+        backup = client.backup_secret("made")
+        remove()
+        client.purge_deleted_secret("made")
+        client.restore_secret_backup(backup)
+        return value()
+
+    def recover():
+        remove()
+        client.begin_recover_deleted_secret("made").wait()
+        return value()
+
+    def reuse():
+        remove()
+        client.set_secret("made", "v2")
+
+    step("set secret", create)
+    step("update secret", update)
+    step("restore secret", restore)
+    step("recover secret", recover)
+    step("set a deleted secret", reuse)
+    step("malformed backup", lambda: client.restore_secret_backup(b"non-existing"))
+
+
+def write_keys(credential):
+    client = KeyClient(VAULT, credential)
+
+    def use(name):
+        return CryptographyClient(client.get_key(name), credential)
+
+    def signed(name, algorithm):
+        digest = hashlib.sha256(b"text").digest()
+
+        def run():
+            key = use(name)
+            return key.verify(algorithm, digest, key.sign(algorithm, digest).signature).is_valid
+
+        return run
+
+    def create():
+        rsa = client.create_rsa_key("made-rsa", size=2048)
+        ec = client.create_ec_key("made-ec", curve="P-256")
+        return [rsa.key_type, len(rsa.key.n), ec.key_type, ec.key.crv]
+
+    def imported():
+        def raw(text):
+            return base64.urlsafe_b64decode(text + "=")
+
+        k = client.import_key(
+            "imported",
+            JsonWebKey(  # RFC 7515, appendix A.3
+                kty="EC",
+                crv="P-256",
+                x=raw("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"),
+                y=raw("x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"),
+                d=raw("jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"),
+            ),
+        )
+        return {"type": k.key_type, "curve": k.key.crv}
+
+    def encrypt():
+        key = use("made-rsa")
+        return key.decrypt("RSA-OAEP-256", key.encrypt("RSA-OAEP-256", b"plaintext").ciphertext).plaintext.decode()
+
+    def wrap():
+        key = use("made-rsa")
+        return key.unwrap_key("RSA-OAEP", key.wrap_key("RSA-OAEP", b"key").encrypted_key).key.decode()
+
+    def rotate():
+        action = KeyRotationLifetimeAction("Rotate", time_after_create="P30D")
+        policy = client.update_key_rotation_policy(
+            "made-ec", KeyRotationPolicy(), expires_in="P90D", lifetime_actions=[action]
+        )
+        p = client.rotate_key("made-ec").properties
+        return {
+            "actions": len(policy.lifetime_actions),
+            "days": round((p.expires_on - p.created_on).total_seconds() / 86400),
+        }
+
+    def update():
+        k = client.update_key_properties("made-ec", enabled=False, key_operations=["verify"])
+        return {"enabled": k.properties.enabled, "operations": list(k.key_operations)}
+
+    def restore():
+        backup = client.backup_key("imported")
+        client.begin_delete_key("imported").wait()
+        client.purge_deleted_key("imported")
+        return client.restore_key_backup(backup).key.crv
+
+    step("create keys", create)
+    step("import key", imported)
+    step("sign with RS256", signed("made-rsa", "RS256"))
+    step("sign with PS256", signed("made-rsa", "PS256"))
+    step("sign with ES256", signed("imported", "ES256"))
+    step("encrypt and decrypt", encrypt)
+    step("wrap and unwrap", wrap)
+    step("rotate key", rotate)
+    step("update key", update)
+    step("restore key", restore)
+
+
+def write_certificates(credential):
+    client = CertificateClient(VAULT, credential)
+    pem = "application/x-pem-file"
+
+    def secret():
+        return SecretClient(VAULT, credential).get_secret("made-cert").value
+
+    def create():
+        policy = CertificatePolicy(
+            issuer_name="Self",
+            subject="CN=made.example",
+            san_dns_names=["made.example"],
+            key_type="EC",
+            key_curve_name="P-256",
+            exportable=True,
+            reuse_key=False,
+            content_type=pem,
+            validity_in_months=3,
+        )
+        made = client.begin_create_certificate("made-cert", policy).result()
+        return {
+            "subject": made.policy.subject,
+            "names": made.policy.san_dns_names,
+            "contentType": made.policy.content_type,
+            "enabled": made.properties.enabled,
+            "secret": secret().split("\n", maxsplit=1)[0].strip(),
+        }
+
+    def update():
+        return client.update_certificate_properties("made-cert", tags={"c": "d"}).properties.tags
+
+    def imported():
+        made = client.get_certificate("made-cert")
+        policy = CertificatePolicy(issuer_name="Unknown", content_type=pem)
+        return client.import_certificate("imported-cert", secret().encode(), policy=policy).cer == made.cer
+
+    def issuer():
+        client.create_issuer("issuer", "Test", account_id="user")
+        i = client.get_issuer("issuer")
+        client.delete_issuer("issuer")
+        return f"{i.provider} {i.account_id}"
+
+    def contacts():
+        client.set_contacts([CertificateContact(email="one@localhost", name="One")])
+        found = client.get_contacts()
+        client.delete_contacts()
+        return [c.email for c in found]
+
+    def restore():
+        before = client.get_certificate("made-cert")
+        backup = client.backup_certificate("made-cert")
+        client.begin_delete_certificate("made-cert").wait()
+        client.purge_deleted_certificate("made-cert")
+        return client.restore_certificate_backup(backup).cer == before.cer
+
+    step("create certificate", create)
+    step("update certificate", update)
+    step("import certificate", imported)
+    step("certificate issuer", issuer)
+    step("set contacts", contacts)
+    step("restore certificate", restore)
+
+
 def main():
     credential = EnvironmentCredential()
     read_secrets(credential)
@@ -224,6 +420,9 @@ def main():
     read_certificates(credential)
     refusals(credential)
     credentials()
+    write_secrets(credential)
+    write_keys(credential)
+    write_certificates(credential)
 
 
 if __name__ == "__main__":
