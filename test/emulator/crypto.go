@@ -5,8 +5,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // RSA-OAEP is with SHA-1 (RFC 7518, section 4.3)
-	"crypto/sha256"
+	_ "crypto/sha1" //nolint:gosec // RSA-OAEP is with SHA-1 (RFC 7518, section 4.3)
+	_ "crypto/sha256"
+	_ "crypto/sha512"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -120,7 +121,7 @@ func unbase64(text string) ([]byte, error) {
 // its time. What undoes an operation is allowed at any time.
 func (v *vaultState) usable(n *version, operation string) *reply {
 	undoes := operation == "decrypt" || operation == "unwrapKey" || operation == "verify"
-	message, inner := "", ""
+	var message, inner string
 	switch {
 	case n.disabled:
 		message, inner = "Operation "+operation+" is not allowed on a disabled key.", "KeyDisabled"
@@ -227,11 +228,8 @@ func (use algorithm) encrypt(public crypto.PublicKey, value []byte) ([]byte, err
 	if !ok {
 		return nil, errors.New("no key")
 	}
-	switch use.hash {
-	case crypto.SHA1:
-		return rsa.EncryptOAEP(sha1.New(), rand.Reader, key, value, nil) //nolint:gosec // as RSA-OAEP is
-	case crypto.SHA256:
-		return rsa.EncryptOAEP(sha256.New(), rand.Reader, key, value, nil)
+	if use.hash != 0 {
+		return rsa.EncryptOAEP(use.hash.New(), rand.Reader, key, value, nil)
 	}
 	return rsa.EncryptPKCS1v15(rand.Reader, key, value) //nolint:staticcheck // what RSA1_5 is; clients still use it
 }
@@ -241,11 +239,8 @@ func (use algorithm) decrypt(private crypto.Signer, value []byte) ([]byte, error
 	if !ok {
 		return nil, errors.New("no key")
 	}
-	switch use.hash {
-	case crypto.SHA1:
-		return rsa.DecryptOAEP(sha1.New(), nil, key, value, nil) //nolint:gosec // as RSA-OAEP is
-	case crypto.SHA256:
-		return rsa.DecryptOAEP(sha256.New(), nil, key, value, nil)
+	if use.hash != 0 {
+		return rsa.DecryptOAEP(use.hash.New(), nil, key, value, nil)
 	}
 	return rsa.DecryptPKCS1v15(nil, key, value) //nolint:staticcheck // what RSA1_5 is; clients still use it
 }

@@ -110,16 +110,19 @@ func (v *vaultState) updateIssuer(c *call) (reply, slow) {
 	if bad := c.decode(&in); bad != nil {
 		return *bad, nil
 	}
-	kept := v.issuers[strings.ToLower(c.name)]
-	if kept == nil {
+	before := v.issuers[strings.ToLower(c.name)]
+	if before == nil {
 		return noIssuer(), nil
 	}
+	kept, attributes := *before, *before.Attributes // answers that are being written have the one before
+	kept.Attributes = &attributes
 	if bad := kept.change(&in, c.body); bad != nil {
 		return *bad, nil
 	}
 	kept.Provider = cmp.Or(in.Provider, kept.Provider)
 	kept.Attributes.Updated = stamp(v.now())
-	return reply{status: http.StatusOK, body: *kept}, nil
+	v.issuers[strings.ToLower(c.name)] = &kept
+	return reply{status: http.StatusOK, body: kept}, nil
 }
 
 func (v *vaultState) deleteIssuer(c *call) (reply, slow) {

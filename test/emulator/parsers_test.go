@@ -38,7 +38,7 @@ func TestPFXWithTooManyRoundsIsRefused(t *testing.T) {
 		{"few", of(600_000), true},
 		{"many", of(1 << 31), false},
 		{"more than an int64 holds", marshal(parameters{[]byte("salt"), new(big.Int).Lsh(big.NewInt(1), 100)}), false},
-		{"many in an octet string", marshal([]byte(of(1 << 31))), false},
+		{"many in an octet string", marshal(of(1 << 31)), false},
 		{"a number without a salt", marshal(struct{ A, B int64 }{1 << 40, 1 << 40}), true},
 		{"no DER", []byte("text"), true},
 		{"nothing", nil, true},
@@ -153,7 +153,7 @@ func FuzzPolicy(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, body []byte) {
+	f.Fuzz(func(_ *testing.T, body []byte) {
 		var in givenPolicy
 		if json.Unmarshal(body, &in) != nil {
 			return

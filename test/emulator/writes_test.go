@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -157,7 +158,9 @@ func TestBackupAndRestore(t *testing.T) {
 		`{"contentType":"text/plain","id":"…/secrets/db/00000000000000000000000000000000","attributes":{…},"tags":{"team":"shop"}}`)
 	w.get("/secrets/db").is(t, "restored", http.StatusOK, latest)
 	w.get("/secrets/db/versions").is(t, "restored versions", http.StatusOK, versions)
-	w.Grant("policies", factsClient, "*")
+	if err := w.Grant("policies", factsClient, "*"); err != nil {
+		t.Fatal(err)
+	}
 	other := "https://policies.vault.azure.net"
 	w.send(http.MethodDelete, other+"/secrets/db", "")
 	w.send(http.MethodDelete, other+"/deletedsecrets/db", "")
@@ -329,6 +332,46 @@ func TestAFaultTakesThePlaceOfAWrite(t *testing.T) {
 		w.send(http.MethodPut, "/secrets/"+tc.fault.Kind, `{"value":"x"}`)
 		if a := w.get("/secrets/" + tc.fault.Kind); (a.status == http.StatusOK) != tc.done {
 			t.Errorf("%s: then %d", tc.fault.Kind, a.status)
+		}
+	}
+}
+
+// TestWritesAtTheSameTime finds data races with the race detector, and versions that are lost.
+func TestWritesAtTheSameTime(t *testing.T) {
+	w := newWire(t)
+	var work sync.WaitGroup
+	defer work.Wait()
+	for range 4 {
+		work.Go(func() {
+			for range 10 {
+				w.send(http.MethodPut, "/secrets/busy", `{"value":"x"}`)
+				w.send(http.MethodPatch, "/secrets/db", `{"tags":{"a":"b"}}`)
+				w.get("/secrets/db")
+				w.send(http.MethodPost, "/keys/ec/rotate", "")
+				w.get("/keys/ec/versions")
+				w.send(http.MethodPut, "/certificates/issuers/i", `{"provider":"Test"}`)
+				w.send(http.MethodPatch, "/certificates/issuers/i", `{"attributes":{"enabled":false}}`)
+				w.send(http.MethodPost, "/certificates/web/create", `{}`)
+				w.send(http.MethodPatch, "/certificates/web/policy", `{"x509_props":{"validity_months":6}}`)
+				w.get("/certificates/web")
+			}
+		})
+	}
+	work.Wait()
+	for path, want := range map[string]int{"/secrets/busy/versions": 40, "/keys/ec/versions": 41} {
+		found := 0
+		for link := path + "?maxresults=25"; link != ""; {
+			var page struct {
+				Value    []any
+				NextLink string
+			}
+			if err := json.Unmarshal([]byte(w.get(link).body), &page); err != nil {
+				t.Fatal(err)
+			}
+			found, link = found+len(page.Value), page.NextLink
+		}
+		if found != want {
+			t.Errorf("%s: %d versions, not %d", path, found, want)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azcertificates"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
@@ -37,8 +36,8 @@ func writeSecrets(ctx context.Context, credential azcore.TokenCredential) {
 	}
 	step("set secret", func() (any, error) {
 		s, err := c.SetSecret(ctx, "made", azsecrets.SetSecretParameters{
-			Value: to.Ptr("v1"), Tags: map[string]*string{"a": to.Ptr("b")},
-			SecretAttributes: &azsecrets.SecretAttributes{Enabled: to.Ptr(true), Expires: to.Ptr(time.Unix(2100000000, 0))},
+			Value: new("v1"), Tags: map[string]*string{"a": new("b")},
+			SecretAttributes: &azsecrets.SecretAttributes{Enabled: new(true), Expires: new(time.Unix(2100000000, 0))},
 		}, nil)
 		if err != nil {
 			return nil, err
@@ -49,7 +48,7 @@ func writeSecrets(ctx context.Context, credential azcore.TokenCredential) {
 		}, nil
 	})
 	step("update secret", func() (any, error) {
-		parameters := azsecrets.UpdateSecretPropertiesParameters{Tags: map[string]*string{"c": to.Ptr("d")}}
+		parameters := azsecrets.UpdateSecretPropertiesParameters{Tags: map[string]*string{"c": new("d")}}
 		s, err := c.UpdateSecretProperties(ctx, "made", "", parameters, nil)
 		if err != nil {
 			return nil, err
@@ -78,7 +77,7 @@ func writeSecrets(ctx context.Context, credential azcore.TokenCredential) {
 		f := &flow{}
 		remove(f)
 		do(f, func() (azsecrets.SetSecretResponse, error) {
-			return c.SetSecret(ctx, "made", azsecrets.SetSecretParameters{Value: to.Ptr("v2")}, nil)
+			return c.SetSecret(ctx, "made", azsecrets.SetSecretParameters{Value: new("v2")}, nil)
 		})
 		return nil, f.err
 	})
@@ -107,11 +106,11 @@ func writeKeys(ctx context.Context, credential azcore.TokenCredential) {
 	step("create keys", func() (any, error) {
 		f := &flow{}
 		rsa := do(f, func() (azkeys.CreateKeyResponse, error) {
-			p := azkeys.CreateKeyParameters{Kty: to.Ptr(azkeys.KeyTypeRSA), KeySize: to.Ptr(int32(2048))}
+			p := azkeys.CreateKeyParameters{Kty: new(azkeys.KeyTypeRSA), KeySize: new(int32(2048))}
 			return c.CreateKey(ctx, "made-rsa", p, nil)
 		})
 		ec := do(f, func() (azkeys.CreateKeyResponse, error) {
-			p := azkeys.CreateKeyParameters{Kty: to.Ptr(azkeys.KeyTypeEC), Curve: to.Ptr(azkeys.CurveNameP256)}
+			p := azkeys.CreateKeyParameters{Kty: new(azkeys.KeyTypeEC), Curve: new(azkeys.CurveNameP256)}
 			return c.CreateKey(ctx, "made-ec", p, nil)
 		})
 		if f.err != nil {
@@ -125,7 +124,7 @@ func writeKeys(ctx context.Context, credential azcore.TokenCredential) {
 			return do(f, func() ([]byte, error) { return base64.RawURLEncoding.DecodeString(text) })
 		}
 		key := azkeys.JSONWebKey{ // RFC 7515, appendix A.3
-			Kty: to.Ptr(azkeys.KeyTypeEC), Crv: to.Ptr(azkeys.CurveNameP256),
+			Kty: new(azkeys.KeyTypeEC), Crv: new(azkeys.CurveNameP256),
 			X: raw("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"), Y: raw("x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"),
 			D: raw("jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"),
 		}
@@ -142,14 +141,14 @@ func writeKeys(ctx context.Context, credential azcore.TokenCredential) {
 	step("sign with ES256", func() (any, error) { return signed("imported", azkeys.SignatureAlgorithmES256) })
 	step("encrypt and decrypt", func() (any, error) {
 		f := &flow{}
-		in := azkeys.KeyOperationParameters{Algorithm: to.Ptr(azkeys.EncryptionAlgorithmRSAOAEP256), Value: []byte("plaintext")}
+		in := azkeys.KeyOperationParameters{Algorithm: new(azkeys.EncryptionAlgorithmRSAOAEP256), Value: []byte("plaintext")}
 		in.Value = do(f, func() (azkeys.EncryptResponse, error) { return c.Encrypt(ctx, "made-rsa", "", in, nil) }).Result
 		out := do(f, func() (azkeys.DecryptResponse, error) { return c.Decrypt(ctx, "made-rsa", "", in, nil) })
 		return string(out.Result), f.err
 	})
 	step("wrap and unwrap", func() (any, error) {
 		f := &flow{}
-		in := azkeys.KeyOperationParameters{Algorithm: to.Ptr(azkeys.EncryptionAlgorithmRSAOAEP), Value: []byte("key")}
+		in := azkeys.KeyOperationParameters{Algorithm: new(azkeys.EncryptionAlgorithmRSAOAEP), Value: []byte("key")}
 		in.Value = do(f, func() (azkeys.WrapKeyResponse, error) { return c.WrapKey(ctx, "made-rsa", "", in, nil) }).Result
 		out := do(f, func() (azkeys.UnwrapKeyResponse, error) { return c.UnwrapKey(ctx, "made-rsa", "", in, nil) })
 		return string(out.Result), f.err
@@ -157,10 +156,10 @@ func writeKeys(ctx context.Context, credential azcore.TokenCredential) {
 	step("rotate key", func() (any, error) {
 		f := &flow{}
 		policy := azkeys.KeyRotationPolicy{
-			Attributes: &azkeys.KeyRotationPolicyAttributes{ExpiryTime: to.Ptr("P90D")},
+			Attributes: &azkeys.KeyRotationPolicyAttributes{ExpiryTime: new("P90D")},
 			LifetimeActions: []*azkeys.LifetimeAction{{
-				Action:  &azkeys.LifetimeActionType{Type: to.Ptr(azkeys.KeyRotationPolicyActionRotate)},
-				Trigger: &azkeys.LifetimeActionTrigger{TimeAfterCreate: to.Ptr("P30D")},
+				Action:  &azkeys.LifetimeActionType{Type: new(azkeys.KeyRotationPolicyActionRotate)},
+				Trigger: &azkeys.LifetimeActionTrigger{TimeAfterCreate: new("P30D")},
 			}},
 		}
 		set := do(f, func() (azkeys.UpdateKeyRotationPolicyResponse, error) {
@@ -175,8 +174,8 @@ func writeKeys(ctx context.Context, credential azcore.TokenCredential) {
 	})
 	step("update key", func() (any, error) {
 		k, err := c.UpdateKey(ctx, "made-ec", "", azkeys.UpdateKeyParameters{
-			KeyAttributes: &azkeys.KeyAttributes{Enabled: to.Ptr(false)},
-			KeyOps:        []*azkeys.KeyOperation{to.Ptr(azkeys.KeyOperationVerify)},
+			KeyAttributes: &azkeys.KeyAttributes{Enabled: new(false)},
+			KeyOps:        []*azkeys.KeyOperation{new(azkeys.KeyOperationVerify)},
 		}, nil)
 		if err != nil {
 			return nil, err
@@ -217,23 +216,23 @@ func writeCertificates(ctx context.Context, credential azcore.TokenCredential) {
 			return c.GetCertificate(ctx, "made-cert", "", nil)
 		}).Certificate
 	}
-	pemType := &azcertificates.SecretProperties{ContentType: to.Ptr("application/x-pem-file")}
+	pemType := &azcertificates.SecretProperties{ContentType: new("application/x-pem-file")}
 	step("create certificate", func() (any, error) {
 		f := &flow{}
-		names := &azcertificates.SubjectAlternativeNames{DNSNames: []*string{to.Ptr("made.example")}}
+		names := &azcertificates.SubjectAlternativeNames{DNSNames: []*string{new("made.example")}}
 		policy := &azcertificates.CertificatePolicy{
-			IssuerParameters: &azcertificates.IssuerParameters{Name: to.Ptr("Self")},
+			IssuerParameters: &azcertificates.IssuerParameters{Name: new("Self")},
 			KeyProperties: &azcertificates.KeyProperties{
-				KeyType:    to.Ptr(azcertificates.KeyTypeEC),
-				Curve:      to.Ptr(azcertificates.CurveNameP256),
-				Exportable: to.Ptr(true),
-				ReuseKey:   to.Ptr(false),
+				KeyType:    new(azcertificates.KeyTypeEC),
+				Curve:      new(azcertificates.CurveNameP256),
+				Exportable: new(true),
+				ReuseKey:   new(false),
 			},
 			SecretProperties: pemType,
 			X509CertificateProperties: &azcertificates.X509CertificateProperties{
-				Subject:                 to.Ptr("CN=made.example"),
+				Subject:                 new("CN=made.example"),
 				SubjectAlternativeNames: names,
-				ValidityInMonths:        to.Ptr(int32(3)),
+				ValidityInMonths:        new(int32(3)),
 			},
 		}
 		do(f, func() (azcertificates.CreateCertificateResponse, error) {
@@ -261,7 +260,7 @@ func writeCertificates(ctx context.Context, credential azcore.TokenCredential) {
 		}, nil
 	})
 	step("update certificate", func() (any, error) {
-		parameters := azcertificates.UpdateCertificateParameters{Tags: map[string]*string{"c": to.Ptr("d")}}
+		parameters := azcertificates.UpdateCertificateParameters{Tags: map[string]*string{"c": new("d")}}
 		u, err := c.UpdateCertificate(ctx, "made-cert", "", parameters, nil)
 		if err != nil {
 			return nil, err
@@ -282,7 +281,7 @@ func writeCertificates(ctx context.Context, credential azcore.TokenCredential) {
 		f := &flow{}
 		do(f, func() (azcertificates.SetIssuerResponse, error) {
 			return c.SetIssuer(ctx, "issuer", azcertificates.SetIssuerParameters{
-				Provider: to.Ptr("Test"), Credentials: &azcertificates.IssuerCredentials{AccountID: to.Ptr("user")},
+				Provider: new("Test"), Credentials: &azcertificates.IssuerCredentials{AccountID: new("user")},
 			}, nil)
 		})
 		i := do(f, func() (azcertificates.GetIssuerResponse, error) { return c.GetIssuer(ctx, "issuer", nil) })
@@ -295,7 +294,7 @@ func writeCertificates(ctx context.Context, credential azcore.TokenCredential) {
 	step("set contacts", func() (any, error) {
 		f := &flow{}
 		do(f, func() (azcertificates.SetContactsResponse, error) {
-			contact := &azcertificates.Contact{Email: to.Ptr("one@localhost"), Name: to.Ptr("One")}
+			contact := &azcertificates.Contact{Email: new("one@localhost"), Name: new("One")}
 			return c.SetContacts(ctx, azcertificates.Contacts{ContactList: []*azcertificates.Contact{contact}}, nil)
 		})
 		got := do(f, func() (azcertificates.GetContactsResponse, error) { return c.GetContacts(ctx, nil) })
