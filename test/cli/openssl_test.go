@@ -5,15 +5,12 @@ package cli
 import (
 	"encoding/base64"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
 
-// The keystore of the recipe opens with an empty password, and the recipe's commands work on what the class writes.
-func TestKeystoreOfTheRecipe(t *testing.T) {
+// OpenSSL reads the keystore that the vault holds, with an empty password, and the one that a template makes, with its password.
+func TestKeystores(t *testing.T) {
 	t.Parallel()
 	d := newSession(t)
 	pfx := d.class("pfx", map[string]string{"objects": "array:\n- '{objectName: tls, objectType: secret, objectFormat: pfx, objectEncoding: base64}'\n"})
@@ -27,19 +24,23 @@ func TestKeystoreOfTheRecipe(t *testing.T) {
 	}
 	d.file("keystore.p12", string(data))
 	openssl(d, "pkcs12", "-in", "keystore.p12", "-passin", "pass:", "-nodes")
-	pem := parse(t, d.run(nil, "preview", "-f", d.class("pem", nil, "tls"), "-o", "json", "--reveal").stdout)[0].Files[0].Value
-	d.file("server.pem", *pem)
-	run := 0
-	for _, c := range pages.Commands(t) {
-		if filepath.Base(c.Page) == "recipes.md" && c.Words[0] == "openssl" {
-			openssl(d, c.Words[1:]...)
-			run++
+	made := d.class("made", map[string]string{
+		"objects":   "array:\n- '{objectName: tls, objectType: secret}'\n",
+		"templates": "array:\n- |\n  path: keystore.p12\n  template: '{{ pkcs12 \"tls\" \"changeit\" }}'\n",
+	})
+	for _, file := range parse(t, d.run(nil, "preview", "-f", made, "-o", "json", "--reveal").stdout)[0].Files {
+		if file.Path != "keystore.p12" {
+			continue
 		}
+		if file.ValueBase64 == nil {
+			t.Fatal("the keystore of the template is text")
+		}
+		if data, err = base64.StdEncoding.DecodeString(*file.ValueBase64); err != nil {
+			t.Fatal(err)
+		}
+		d.file("made.p12", string(data))
 	}
-	if run == 0 {
-		t.Error("the recipe has no command")
-	}
-	if out := openssl(d, "pkcs12", "-in", "keystore.p12", "-passin", "pass:changeit", "-nokeys"); strings.Count(out, "BEGIN CERTIFICATE") != 2 {
+	if out := openssl(d, "pkcs12", "-in", "made.p12", "-passin", "pass:changeit", "-nokeys"); strings.Count(out, "BEGIN CERTIFICATE") != 2 {
 		t.Error(out)
 	}
 }
