@@ -201,7 +201,12 @@ func (v *vaultState) restore(c *call) (reply, slow) {
 			if bad := v.vacant(r); bad != nil && o.deleted {
 				return *bad, nil
 			}
-			message := fmt.Sprintf("A %s with the name %s already exists in this key vault: it cannot be restored.", r.noun, o.name)
+			message := fmt.Sprintf("There was a conflict restoring the %[1]s '%[2]s'. This can happen if either: a second %[1]s "+
+				"with the same name was created after the first %[1]s was deleted; thus trying to restore a %[1]s whose name is "+
+				"already in use. To fix this, rename the second %[1]s to something else so that the restore works. The second "+
+				"probable cause of this exception is when multiple operations are performed in parallel against the %[1]s. To avoid "+
+				"this error, perform operations against a %[1]s in a sequential manner.",
+				r.noun, v.url(saved.kind, o.name)+"/"+saved.object.current().id)
 			return refusal(http.StatusConflict, "Conflict", message, ""), nil
 		}
 	}

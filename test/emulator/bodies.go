@@ -160,7 +160,7 @@ func (v *vaultState) render(kind string, o *object, n *version, s shape) any {
 	}
 	if s.latest {
 		body.Policy = v.policy(o, n)
-		if n.csr != nil {
+		if n.csr != nil && o.hasOperation() {
 			body.Pending = &pendingID{ID: v.url("certificates", o.name) + "/pending"}
 		}
 	}

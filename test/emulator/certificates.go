@@ -242,10 +242,13 @@ func (v *vaultState) settle() {
 func (v *vaultState) issue(o *object) {
 	op := o.operation
 	op.done = true
+	id := newVersion() // another one than before
 	for _, n := range op.set.all() {
+		n.id = id
 		n.pending, n.disabled = false, op.disabled
 		n.created, n.updated = v.now(), v.now()
 	}
+	op.set.secret.kid = v.url("keys", o.name) + "/" + id
 	if !op.attached {
 		v.addSet(o.name, op.set)
 		op.attached = true
@@ -351,12 +354,9 @@ func (v *vaultState) mergeCertificate(c *call) (reply, slow) {
 		set.certificate.tags = op.set.certificate.tags
 	}
 	op.disabled = op.disabled && in.Attributes.Enabled == nil || set.certificate.disabled
-	for i, n := range op.set.all() { // the versions keep their ids
-		id := n.id
+	for i, n := range op.set.all() {
 		*n = *set.all()[i]
-		n.id = id
 	}
-	op.set.secret.kid = v.url("keys", o.name) + "/" + op.set.key.id
 	v.issue(o)
 	a := v.answer(c, o, op.set.certificate)
 	a.status = http.StatusCreated

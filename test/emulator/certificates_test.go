@@ -204,8 +204,12 @@ func TestCertificateOperations(t *testing.T) {
 	w.send(http.MethodPost, "/certificates/slow/create", body)
 	w.get("/certificates/slow").is(t, "in progress", http.StatusOK, `{"id":"…","attributes":{"enabled":false,…},"policy":{…"subject":"cn=MyCert","sans":{},…},"pending":{…}}`)
 	w.get("/secrets/slow").is(t, "its secret", http.StatusForbidden, `{…}`)
+	before := w.get("/certificates/slow").field(t, "id")
 	w.AdvanceClock(time.Hour)
 	w.bearer = w.tokenOf(factsClient)
+	if a := w.get("/certificates/slow"); a.field(t, "id") == before {
+		t.Errorf("issued under the id that it had in progress: %s", a.body)
+	}
 	w.get("/certificates/slow/pending").is(t, "issued", http.StatusOK, `{…"status":"completed",…}`)
 	w.send(http.MethodPatch, "/certificates/slow/pending", `{"cancellation_requested":true}`).is(t, "too late", http.StatusBadRequest, `{…}`)
 	w.send(http.MethodPost, "/certificates/stop/create", body)
@@ -220,6 +224,9 @@ func TestCertificateOperations(t *testing.T) {
 	w.send(http.MethodDelete, "/certificates/stop/pending", "").is(t, "again", http.StatusNotFound, none)
 	w.send(http.MethodDelete, "/certificates/web/pending", "").is(t, "of one from the seed", http.StatusOK, `{…"status":"completed",…}`)
 	w.get("/certificates/web/pending").is(t, "deleted", http.StatusNotFound, `{…}`)
+	if a := w.get("/certificates/web"); strings.Contains(a.body, `"pending"`) {
+		t.Errorf("the certificate names its operation, which is deleted: %s", a.body)
+	}
 	for _, bad := range []string{
 		`{}`,
 		`{"policy":{}}`,

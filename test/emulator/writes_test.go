@@ -151,7 +151,9 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Error("a backup shows the value")
 	}
 	latest, versions := w.get("/secrets/db").body, w.get("/secrets/db/versions").body
-	w.send(http.MethodPost, "/secrets/restore", backup.body).is(t, "restore what exists", http.StatusConflict, `{"error":{"code":"Conflict",…}}`)
+	w.send(http.MethodPost, "/secrets/restore", backup.body).is(t, "restore what exists", http.StatusConflict,
+		`{"error":{"code":"Conflict","message":"There was a conflict restoring the secret '`+factsHost+`/secrets/db/00000000000000000000000000000000'. `+
+			`This can happen if either: a second secret with the same name was created after the first secret was deleted; …"}}`)
 	w.send(http.MethodDelete, "/secrets/db", "")
 	w.send(http.MethodDelete, "/deletedsecrets/db", "")
 	w.send(http.MethodPost, "/secrets/restore", backup.body).is(t, "restore", http.StatusOK,
