@@ -23,7 +23,7 @@ func vaultParameters() []Field {
 				"(in the chart `cloudConfig`), or absolute and below it. The keys `name`, `activeDirectoryEndpoint`, `keyVaultEndpoint` and `keyVaultDNSSuffix` are read.",
 		},
 		{
-			Name: "fallbackKeyvaultNames", Type: "list", Since: v020,
+			Name: "fallbackKeyvaultNames", Type: "list", Since: v010,
 			Meaning: "Names of vaults, separated by commas, that are asked in this order for a Pod that starts while the vault before them " +
 				"cannot be reached or throttles; at most 5. Applies to objects that name no vault of their own. See " +
 				"[fallback vaults](#optional-objects-and-fallback-vaults).",
@@ -84,7 +84,7 @@ func freshnessParameters() []Field {
 				"memory only for classes that set this, or that list.",
 		},
 		{
-			Name: "changeDetection", Type: "text", Default: "`get`", Since: v020,
+			Name: "changeDetection", Type: "text", Default: "`get`", Since: v010,
 			Meaning: "`get`: a poll gets each object. `list`: a poll lists the vault's objects, and gets those that changed: see " +
 				"[change detection](#change-detection-by-list).",
 		},
@@ -98,23 +98,23 @@ func fileParameters() []Field {
 			Meaning: "What to fetch: see [objects](#objects).",
 		},
 		{
-			Name: "filePermission", Type: "file mode", Default: "`0644`", Since: v020,
+			Name: "filePermission", Type: "file mode", Default: "`0644`", Since: v010,
 			Meaning: "The mode of all files for which nothing else is said: octal digits from 0000 to 0777.",
 		},
 		{
-			Name: "fileOwner", Type: "whole number", Default: "0", Since: v020,
+			Name: "fileOwner", Type: "whole number", Default: "0", Since: v010,
 			Meaning: "The numeric user id that owns all files for which nothing else is said.",
 		},
 		{
-			Name: "fileGroup", Type: "whole number", Default: "0", Since: v020,
+			Name: "fileGroup", Type: "whole number", Default: "0", Since: v010,
 			Meaning: "The numeric group id of all files for which nothing else is said. The Pod's `fsGroup` goes before it.",
 		},
 		{
-			Name: "metadataFile", Type: "text", Since: v020,
+			Name: "metadataFile", Type: "text", Since: v010,
 			Meaning: "The path of a JSON file that describes the other files, without values: see [metadata](#metadata).",
 		},
 		{
-			Name: "templates", Type: "YAML", Since: v020,
+			Name: "templates", Type: "YAML", Since: v010,
 			Meaning: "Files that are made from the files of objects: see [templates](#templates).",
 		},
 	}
@@ -132,12 +132,12 @@ func objectFields() []Field {
 			Meaning: "The file's path in the volume, which may contain directories: relative, without `..`, `.` and empty elements.",
 		},
 		{
-			Name: "objectSelector", Type: "mapping", Since: v020,
+			Name: "objectSelector", Type: "mapping", Since: v010,
 			Meaning: "Instead of `objectName`: takes all objects of the type that match. See [selecting objects](#selecting-objects).",
 		},
 		{
 			Name: "objectVersion", Type: "text", Default: "the current one", Since: v010,
-			Meaning: "A version's id, or `latest`. Since 0.2 also `latestEnabled`: the newest version that is enabled, where the newest " +
+			Meaning: "A version's id, or `latest`. Also `latestEnabled`: the newest version that is enabled, where the newest " +
 				"is disabled. `latestEnabled` requires the permission to list.",
 		},
 		{
@@ -147,7 +147,7 @@ func objectFields() []Field {
 		},
 		{
 			Name: "objectFormat", Type: "text", Default: "`pem`", Since: v010,
-			Meaning: "Certificate-backed secrets: `pem` or `pfx`. Since 0.2 also `ca`: see [trust bundles](#trust-bundles).",
+			Meaning: "Certificate-backed secrets: `pem` or `pfx`. Also `ca`: see [trust bundles](#trust-bundles).",
 		},
 		{
 			Name: "objectEncoding", Type: "text", Default: "`utf-8`", Since: v010,
@@ -158,11 +158,11 @@ func objectFields() []Field {
 			Meaning: "The file's mode: octal digits from 0000 to 0777. A mode with an execute bit makes the volume's mount executable.",
 		},
 		{
-			Name: "fileOwner", Type: "whole number", Default: "the class's, 0", Since: v020,
+			Name: "fileOwner", Type: "whole number", Default: "the class's, 0", Since: v010,
 			Meaning: "The numeric user id that owns the file.",
 		},
 		{
-			Name: "fileGroup", Type: "whole number", Default: "the Pod's `fsGroup`, the class's, 0", Since: v020,
+			Name: "fileGroup", Type: "whole number", Default: "the Pod's `fsGroup`, the class's, 0", Since: v010,
 			Meaning: "The numeric group id of the file. It goes before the Pod's `fsGroup`.",
 		},
 		{
@@ -174,12 +174,12 @@ func objectFields() []Field {
 			Meaning: "The address of this object's vault, as the parameter of this name.",
 		},
 		{
-			Name: "optional", Type: "boolean", Default: "false", Since: v020,
+			Name: "optional", Type: "boolean", Default: "false", Since: v010,
 			Meaning: "If the object does not exist or is disabled, the Pod starts without its file; the file appears when the object does. " +
 				"See [optional objects](#optional-objects-and-fallback-vaults).",
 		},
 		{
-			Name: "fallbackKeyvaultNames", Type: "list", Default: "the class's", Since: v020,
+			Name: "fallbackKeyvaultNames", Type: "list", Default: "the class's", Since: v010,
 			Meaning: "As the parameter of this name, for this object.",
 		},
 		{
@@ -192,20 +192,20 @@ func objectFields() []Field {
 				"certificate) to PEM.",
 		},
 		{
-			Name: "jmesPath", Type: "list", Since: v020,
+			Name: "jmesPath", Type: "list", Since: v010,
 			Meaning: "Secrets: files that are made of fields of the value. See [fields of a value](#fields-of-a-value).",
 		},
 		{
-			Name: "excludeObjectName", Type: "boolean", Default: "false", Since: v020,
+			Name: "excludeObjectName", Type: "boolean", Default: "false", Since: v010,
 			Meaning: "With `jmesPath`: the whole value is not written.",
 		},
 		{
-			Name: "fields", Type: "text", Since: v020,
+			Name: "fields", Type: "text", Since: v010,
 			Meaning: "Secrets: `all` writes every field of the value's top level as a file in a directory with the file's name, and not " +
 				"the whole value.",
 		},
 		{
-			Name: "contentFormat", Type: "text", Default: "`json`", Since: v020,
+			Name: "contentFormat", Type: "text", Default: "`json`", Since: v010,
 			Meaning: "With `jmesPath` or `fields`: how the value is read: `json`, `yaml`, `dotenv` or `properties`.",
 		},
 	}
@@ -214,21 +214,21 @@ func objectFields() []Field {
 func selectorFields() []Field {
 	return []Field{
 		{
-			Name: "name", Type: "text", Default: "every name", Since: v020,
+			Name: "name", Type: "text", Default: "every name", Since: v010,
 			Meaning: "A pattern for the whole name, in which `*` is any text and `?` any character, or a regular expression between " +
 				"slashes, `/^db-/`, which matches anywhere in the name ([RE2](https://github.com/google/re2/wiki/Syntax)). Upper and lower " +
 				"case are the same, as in Key Vault.",
 		},
 		{
-			Name: "tags", Type: "mapping", Default: "none", Since: v020,
+			Name: "tags", Type: "mapping", Default: "none", Since: v010,
 			Meaning: "Tags that the object must have, all of them. An empty value: the tag exists, with any value.",
 		},
 		{
-			Name: "limit", Type: "whole number", Default: "200", Since: v020,
+			Name: "limit", Type: "whole number", Default: "200", Since: v010,
 			Meaning: "How many objects may match, at most 1000. More are an error that says how many matched.",
 		},
 		{
-			Name: "managed", Type: "boolean", Default: "false", Since: v020,
+			Name: "managed", Type: "boolean", Default: "false", Since: v010,
 			Meaning: "Secrets and keys: take those that belong to a certificate too.",
 		},
 	}
@@ -237,16 +237,16 @@ func selectorFields() []Field {
 func entryFields() []Field {
 	return []Field{
 		{
-			Name: "path", Type: "text", Since: v020,
+			Name: "path", Type: "text", Since: v010,
 			Meaning: "A [JMESPath](https://jmespath.org) expression, such as `database.password`.",
 		},
-		{Name: "objectAlias", Type: "text", Since: v020, Meaning: "The file's path in the volume."},
+		{Name: "objectAlias", Type: "text", Since: v010, Meaning: "The file's path in the volume."},
 		{
-			Name: "filePermission", Type: "file mode", Default: "the object's", Since: v020,
+			Name: "filePermission", Type: "file mode", Default: "the object's", Since: v010,
 			Meaning: "The file's mode.",
 		},
 		{
-			Name: "optional", Type: "boolean", Default: "false", Since: v020,
+			Name: "optional", Type: "boolean", Default: "false", Since: v010,
 			Meaning: "If the expression matches nothing, or null, the file is left out. Otherwise that is an error.",
 		},
 	}
@@ -254,15 +254,15 @@ func entryFields() []Field {
 
 func templateFields() []Field {
 	return []Field{
-		{Name: "path", Type: "text", Since: v020, Meaning: "The file's path in the volume."},
-		{Name: "template", Type: "text", Since: v020, Meaning: "The template, at most 64 KiB."},
+		{Name: "path", Type: "text", Since: v010, Meaning: "The file's path in the volume."},
+		{Name: "template", Type: "text", Since: v010, Meaning: "The template, at most 64 KiB."},
 		{
-			Name: "filePermission", Type: "file mode", Default: "the class's, `0644`", Since: v020,
+			Name: "filePermission", Type: "file mode", Default: "the class's, `0644`", Since: v010,
 			Meaning: "The file's mode.",
 		},
-		{Name: "fileOwner", Type: "whole number", Default: "the class's, 0", Since: v020, Meaning: "The numeric user id that owns the file."},
+		{Name: "fileOwner", Type: "whole number", Default: "the class's, 0", Since: v010, Meaning: "The numeric user id that owns the file."},
 		{
-			Name: "fileGroup", Type: "whole number", Default: "the Pod's `fsGroup`, the class's, 0", Since: v020,
+			Name: "fileGroup", Type: "whole number", Default: "the Pod's `fsGroup`, the class's, 0", Since: v010,
 			Meaning: "The numeric group id of the file.",
 		},
 	}

@@ -49,10 +49,7 @@ type Field struct {
 	Meaning string
 }
 
-const (
-	v010 = "0.1"
-	v020 = "0.2"
-)
+const v010 = "0.1"
 
 // Fields returns the names that may be written at a place.
 func Fields(at Place) []string {
