@@ -223,3 +223,35 @@ func TestReferenceIsWhole(t *testing.T) {
 		t.Errorf("%d fields", len(seen))
 	}
 }
+
+// FuzzFeatures: selections, fields and templates parse without a panic, and what is no class is one line.
+func FuzzFeatures(f *testing.F) {
+	f.Add("objectSelector: {name: db-*, tags: {a: b}, limit: 5}\nobjectType: secret", "path: x\ntemplate: '{{ file \"a\" }}'", "kv2,kv3")
+	f.Add("objectSelector: &a [*a]\nobjectType: key", "- x", ",")
+	f.Add("objectName: a\nobjectType: secret\njmesPath: [{path: a, objectAlias: ..}, &b [*b], {<<: *b}]", "template: {}", "kv1")
+	f.Add("objectName: a\nobjectType: secret\nfields: all\ncontentFormat: dotenv\nobjectAlias: '{name}'", "", "")
+	f.Add("objectSelector: {name: '/(a|b)*{1000}/'}\nobjectType: cert\nobjectAlias: \"{name}/\\u0000\"", "path: '{{'\ntemplate: '{{'", "é")
+	o := options(f)
+	f.Fuzz(func(t *testing.T, object, template, fallbacks string) {
+		quoted := func(text string) string {
+			return "array:\n- |\n  " + strings.ReplaceAll(text, "\n", "\n  ") + "\n"
+		}
+		c, mistakes, _ := Parse(with(map[string]string{
+			"objects": quoted(object), "templates": quoted(template), "fallbackKeyvaultNames": fallbacks,
+		}), o)
+		if (c == nil) == (len(mistakes) == 0) {
+			t.Fatal("neither a class nor a mistake, or both")
+		}
+		if c == nil {
+			if line := Error(mistakes).Error(); strings.ContainsAny(line, "\n\r") {
+				t.Fatalf("not one line: %q", line)
+			}
+			return
+		}
+		for i := range c.Objects {
+			if s := c.Objects[i].Selector; s != nil && c.Objects[i].Of("name").Path == "" {
+				t.Errorf("a selection without a path: %+v", c.Objects[i])
+			}
+		}
+	})
+}

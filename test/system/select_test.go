@@ -255,3 +255,16 @@ func TestLatestEnabled(t *testing.T) {
 		t.Errorf("after a failure %q", got)
 	}
 }
+
+// TestVaultTooLargeToList: a selection of a vault with more than 2,000 objects says what to do.
+func TestVaultTooLargeToList(t *testing.T) {
+	t.Parallel()
+	n := kubelet.Start(t, kubelet.Seed)
+	for i := range 2001 {
+		n.Secret(fmt.Sprintf("s-%04d", i), "x")
+	}
+	n.Class("c", map[string]string{"objects": "array:\n- '{objectSelector: {name: s-0001}, objectType: secret}'\n"})
+	if err := n.Publish("a", "c"); err == nil || !strings.Contains(err.Error(), "more than 2000 objects") || !strings.Contains(err.Error(), "objectName") {
+		t.Errorf("%v", err)
+	}
+}
