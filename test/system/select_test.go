@@ -208,7 +208,7 @@ func TestChangeDetectionFallsBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s", "--http-addr", kubelet.AnyPort)
+			n := kubelet.Start(t, kubelet.Seed, "--rotation-interval", "1s", "--cache-ttl", "0s", "--http-addr", kubelet.AnyPort, "--admin-addr", kubelet.AnyPort)
 			for i := range tc.more {
 				old(t, n, fmt.Sprintf("more-%d", i), "1", nil)
 			}
@@ -224,6 +224,10 @@ func TestChangeDetectionFallsBack(t *testing.T) {
 			})
 			n.Secret("b", "2")
 			n.Eventually("the new value", func() bool { return n.Read("a", "b") == "2" })
+			if text, err := run(t, "status", "--admin-addr", n.Address("admin"), "-o", "json"); err != nil ||
+				!strings.Contains(text, `"changeDetection": "`+tc.want+`"`) {
+				t.Errorf("status says %s %v", text, err)
+			}
 			if strings.Contains(n.Log(), "the files stay as they are") {
 				t.Errorf("a refresh failed:\n%s", n.Log())
 			}
