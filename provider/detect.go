@@ -2,7 +2,7 @@ package provider
 
 import (
 	"context"
-	"errors"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +21,11 @@ const (
 	askAgain = 10 * time.Minute
 	// mostCosts bounds what is remembered of lists.
 	mostCosts = 4096
+	// heldFor is how long a list may take the place of reading a value: an identity that may list and not read any more must not be given it
+	// for ever.
+	heldFor = time.Hour
+	// beyond is more pages, or objects, than there can be.
+	beyond = math.MaxInt
 )
 
 // catalog is the list of all objects of a kind in a vault.
@@ -43,7 +48,7 @@ type catalogUse struct {
 	stale bool
 }
 
-// once returns the list, which the function asks for if nobody did.
+// once returns the list, which the function asks for where it is the first use.
 func (c *catalogs) once(use catalogUse, list func() (*catalog, error)) (*catalog, error) {
 	c.mu.Lock()
 	if c.listed == nil {
@@ -67,26 +72,17 @@ func (f *fetch) catalogKey(o *class.Object) volume.SourceKey {
 func (f *fetch) catalog(ctx context.Context, o *class.Object, try attempt) (*catalog, error) {
 	key := f.catalogKey(o)
 	return f.catalogs.once(catalogUse{key, try.stale}, func() (*catalog, error) {
-		var a answer
-		err := try.failed
+		a, err := answer{}, try.failed
 		if err == nil {
-			a, err = f.provider.table.get(ctx, query{
-				key:       key,
-				scope:     f.class.Cloud.Scope,
-				identity:  f.identity,
-				notBefore: f.opts.NotBefore,
-				keep:      f.class.StaleIfError,
-			})
+			a, err = f.get(ctx, o, key, time.Time{})
 		}
 		var failed error
-		if err != nil && try.stale && f.class.StaleIfError > 0 && volume.ReasonOf(err).Transient() {
-			if last, ok := f.provider.table.lastGood(key, f.class.StaleIfError); ok {
-				f.served(err)
-				a, failed, err = last, err, nil
-			}
-		}
 		if err != nil {
-			return nil, err
+			last, ok := f.lastGood(key, try, err)
+			if !ok {
+				return nil, err
+			}
+			a, failed = last, err
 		}
 		c := &catalog{answer: a, failed: failed, byName: make(map[string]*vault.Item, len(a.Items))}
 		for i := range a.Items {
@@ -94,13 +90,6 @@ func (f *fetch) catalog(ctx context.Context, o *class.Object, try attempt) (*cat
 		}
 		return c, nil
 	})
-}
-
-// served notes that the bundle holds something stale.
-func (f *fetch) served(cause error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.bundle.Stale, f.bundle.Cause = true, cause
 }
 
 // current gets the current version of an object: where the class wants lists, and one is worth it, only if the list says that it changed.
@@ -122,7 +111,7 @@ func (f *fetch) listed(ctx context.Context, o *class.Object, c *catalog, try att
 	if c == nil {
 		return f.source(ctx, o, key, try)
 	}
-	if a, ok := f.provider.table.held(key); ok && unchanged(a, c.byName[strings.ToLower(o.Name)]) {
+	if a, ok := f.provider.table.held(key); ok && unchanged(a, c.byName[strings.ToLower(o.Name)], f.now) {
 		a = f.provider.table.confirm(key, a, c.asked, c.Date, f.keep(o))
 		f.note(key, a)
 		f.provider.options.Observer.Source("listed")
@@ -133,9 +122,9 @@ func (f *fetch) listed(ctx context.Context, o *class.Object, c *catalog, try att
 }
 
 // unchanged reports whether the value that is held is that of the list's entry, which is nil where there is none. The times of both must
-// be equal, not ordered, and the value must have been read long enough after them.
-func unchanged(held answer, entry *vault.Item) bool {
-	if held.Object == nil || entry == nil {
+// be equal, not ordered, and the value must have been read long enough after them, and not too long ago.
+func unchanged(held answer, entry *vault.Item, now time.Time) bool {
+	if held.Object == nil || entry == nil || now.Sub(held.got) >= heldFor {
 		return false
 	}
 	latest := entry.Updated
@@ -168,11 +157,9 @@ func (f *fetch) compared(ctx context.Context, o *class.Object) (*catalog, error)
 		f.detected(volume.DetectionRefused)
 		return nil, nil
 	case reason == volume.ReasonInvalidClass: // too many
-		costs.note(key, mostCosts)
+		costs.note(key, beyond)
 		f.detected(volume.DetectionCostly)
 		return nil, nil
-	case errors.Is(err, context.Canceled):
-		return nil, err
 	}
 	return nil, err
 }
@@ -184,7 +171,7 @@ func (f *fetch) unpinned(like *class.Object) (n int) {
 		switch {
 		case o.VaultURL != like.VaultURL || o.Kind != like.Kind:
 		case o.Selector != nil:
-			return mostCosts // the list is needed in any case
+			return beyond // the list is needed in any case
 		case o.Version == "" && o.History <= 1:
 			n++
 		}

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -13,8 +14,8 @@ import (
 )
 
 const (
-	// passedOver is for how long a vault that could not be reached is passed over by objects that have fallback vaults.
-	passedOver = 30 * time.Second
+	// outageLasts is for how long a vault that could not be reached is passed over by objects that have fallback vaults.
+	outageLasts = 30 * time.Second
 	// mostOutages bounds what is remembered of them.
 	mostOutages = 4096
 )
@@ -23,7 +24,7 @@ const (
 // last. A vault that cannot be reached is asked once and then passed over for a while, so that it costs no time-out for each Pod.
 func (f *fetch) withFallbacks(ctx context.Context, o *class.Object) []fetched {
 	quick := limiter.WithUrgency(ctx, false) // what fails is not tried again
-	first := f.once(quick, o, attempt{failed: f.provider.outages.of(o.VaultURL)})
+	first := f.once(quick, o, attempt{failed: f.passedOver(o)})
 	cause := failureOf(first)
 	if !f.away(o.VaultURL, cause) {
 		return first
@@ -31,7 +32,7 @@ func (f *fetch) withFallbacks(ctx context.Context, o *class.Object) []fetched {
 	for _, vaultURL := range o.Fallbacks {
 		other := *o
 		other.VaultURL = vaultURL
-		all := f.once(quick, &other, attempt{failed: f.provider.outages.of(vaultURL)})
+		all := f.once(quick, &other, attempt{failed: f.passedOver(&other)})
 		err := failureOf(all)
 		if f.away(vaultURL, err) || err != nil || slices.ContainsFunc(all, func(r fetched) bool { return r.absent != nil }) {
 			continue // what a fallback refuses or lacks says nothing about the object's own vault
@@ -62,8 +63,19 @@ func (f *fetch) away(vaultURL string, err error) bool {
 		f.provider.outages.over(vaultURL)
 		return false
 	}
-	f.provider.outages.begin(vaultURL, err)
+	f.provider.outages.begin(vaultURL, volume.ReasonOf(err))
 	return true
+}
+
+// passedOver returns why the object's vault is not asked; nil where it is. The error is about this object: what failed a moment ago may
+// have been another's.
+func (f *fetch) passedOver(o *class.Object) error {
+	reason := f.provider.outages.of(o.VaultURL)
+	if reason == "" {
+		return nil
+	}
+	return &volume.Error{Reason: reason, Message: fmt.Sprintf("%s: the vault could not be reached a moment ago (%s): it is asked again within %s",
+		label(o), reason, outageLasts)}
 }
 
 // fellBack notes that the bundle holds something of a fallback vault.
@@ -83,22 +95,22 @@ type outages struct {
 }
 
 type outage struct {
-	err   error
-	until time.Time
+	reason volume.Reason
+	until  time.Time
 }
 
-// of returns why a vault is passed over; nil where it is not.
-func (x *outages) of(vaultURL string) error {
+// of returns why a vault is passed over; empty where it is not.
+func (x *outages) of(vaultURL string) volume.Reason {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if known, ok := x.known[vaultURL]; ok && x.clock.Now().Before(known.until) {
-		return known.err
+		return known.reason
 	}
-	return nil
+	return ""
 }
 
 // begin notes an outage. One that is known does not become longer: the vault is asked again when its time is up.
-func (x *outages) begin(vaultURL string, err error) {
+func (x *outages) begin(vaultURL string, reason volume.Reason) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := x.clock.Now()
@@ -108,7 +120,7 @@ func (x *outages) begin(vaultURL string, err error) {
 	if len(x.known) >= mostOutages {
 		clear(x.known)
 	}
-	x.known[vaultURL] = outage{err: err, until: now.Add(passedOver)}
+	x.known[vaultURL] = outage{reason: reason, until: now.Add(outageLasts)}
 }
 
 // over notes that a vault answers.

@@ -136,6 +136,14 @@ func (f *fetch) object(ctx context.Context, o *class.Object, try attempt) (r fet
 			return err
 		}
 		a, err := f.current(ctx, o, try)
+		if err == nil && o.Kind != class.Secret && !a.Object.Enabled && (o.Optional || o.LatestEnabled) {
+			// of a secret the vault refuses a disabled version; a key or certificate it gives all the same
+			err = &volume.Error{
+				Reason:    volume.ReasonDisabled,
+				Message:   label(o) + ": it is disabled: enable it in the vault, or name another version",
+				RequestID: a.Object.RequestID,
+			}
+		}
 		if err != nil && o.LatestEnabled && volume.ReasonOf(err) == volume.ReasonDisabled {
 			newest := *o
 			newest.History = 1
@@ -250,22 +258,43 @@ func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKe
 			return a, nil
 		}
 	}
-	if !try.stale || f.class.StaleIfError == 0 || !volume.ReasonOf(err).Transient() {
-		return answer{}, err
-	}
-	a, ok := f.provider.table.lastGood(key, f.class.StaleIfError)
+	a, ok := f.lastGood(key, try, err)
 	if !ok {
 		return answer{}, err
 	}
 	f.note(key, a)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.bundle.Stale, f.bundle.Cause = true, err
 	return a, nil
 }
 
-// ask gets the answer of a source from the table.
+// lastGood returns a last known good answer in place of one that failed, where the class permits it, and notes that the bundle holds it.
+func (f *fetch) lastGood(key volume.SourceKey, try attempt, cause error) (answer, bool) {
+	if !try.stale || f.class.StaleIfError == 0 || !volume.ReasonOf(cause).Transient() {
+		return answer{}, false
+	}
+	a, ok := f.provider.table.lastGood(key, f.class.StaleIfError)
+	if ok {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.bundle.Stale, f.bundle.Cause = true, cause
+	}
+	return a, ok
+}
+
+// ask gets the answer of a source from the table, and notes it.
 func (f *fetch) ask(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time) (answer, error) {
+	a, err := f.get(ctx, o, key, notBefore)
+	if err != nil {
+		return answer{}, err
+	}
+	f.note(key, a)
+	if a.absent != nil {
+		return answer{}, a.absent
+	}
+	return a, nil
+}
+
+// get gets an answer from the table: of an object, or of a list for it.
+func (f *fetch) get(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time) (answer, error) {
 	q := query{
 		key:       key,
 		name:      o.Name,
@@ -275,18 +304,14 @@ func (f *fetch) ask(ctx context.Context, o *class.Object, key volume.SourceKey, 
 		keep:      f.keep(o),
 		optional:  o.Optional,
 	}
+	if isCatalog(key) {
+		q.name, q.optional = "", false // it is not about the object
+	}
 	if notBefore.After(q.notBefore) {
 		q.notBefore = notBefore
 	}
 	a, err := f.provider.table.get(ctx, q)
-	switch _, known := errors.AsType[*volume.Error](err); {
-	case err == nil:
-		f.note(key, a)
-		if a.absent != nil {
-			return answer{}, a.absent
-		}
-		return a, nil
-	case !known && errors.Is(err, context.DeadlineExceeded):
+	if _, known := errors.AsType[*volume.Error](err); !known && errors.Is(err, context.DeadlineExceeded) {
 		err = &volume.Error{
 			Reason: volume.ReasonNetwork,
 			Cause:  err,
@@ -294,7 +319,7 @@ func (f *fetch) ask(ctx context.Context, o *class.Object, key volume.SourceKey, 
 				"from the node", label(o), f.provider.options.FetchTimeout),
 		}
 	}
-	return answer{}, err
+	return a, err
 }
 
 // keep returns for how long values are kept beyond the table's own time: for emergencies, and to compare them with the next list.

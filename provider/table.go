@@ -26,8 +26,9 @@ type answer struct {
 	asked time.Time
 	// hash changes when the answer changes.
 	hash [sha256.Size]byte
-	// read is when the vault gave the object, by its own clock. Date is later where a list confirmed it.
-	read time.Time
+	// read is when the vault gave the object, by its own clock, and got when that was requested, by this node's. Date and asked are later
+	// where a list confirmed it.
+	read, got time.Time
 	// shared is true where the answer is from a request of another caller.
 	shared bool
 	// stale is true for a last known good answer in place of one that could not be had.
@@ -200,7 +201,7 @@ func (t *table) request(ctx context.Context, q query) (answer, error) {
 	if isCatalog(q.key) {
 		keep = max(keep, mostPace)
 	}
-	return t.keep(q.key, answer{Answer: got, asked: start, read: got.Date, hash: t.hash(got)}, keep), nil
+	return t.keep(q.key, answer{Answer: got, asked: start, read: got.Date, got: start, hash: t.hash(got)}, keep), nil
 }
 
 // recent returns a kept answer that may be shared.

@@ -353,7 +353,7 @@ func TestAPanicIsAnErrorOfItsSource(t *testing.T) {
 	}
 }
 
-// TestListsSharePace: the lists of a node make at most one request a second, whatever the interval, and a large list does not slow down
+// TestListsSharePace: the lists of a node make at most one request a second, at any interval, and a large list does not slow down
 // a small one.
 func TestListsSharePace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -408,9 +408,12 @@ func TestValuesAreComparedWithLists(t *testing.T) {
 		"disabled":               {of(at, at, true), at.Add(time.Hour), &vault.Item{Attributes: of(at, at, false)}, false},
 		"not in the list":        {of(at, at, true), at.Add(time.Hour), nil, false},
 	} {
-		held := answer{Answer: vault.Answer{Object: &vault.Object{Attributes: tc.held}}, read: tc.read}
-		if got := unchanged(held, tc.item); got != tc.want {
+		held := answer{Answer: vault.Answer{Object: &vault.Object{Attributes: tc.held}}, read: tc.read, got: tc.read}
+		if got := unchanged(held, tc.item, tc.read.Add(heldFor-time.Second)); got != tc.want {
 			t.Errorf("%s: %t", name, got)
+		}
+		if unchanged(held, tc.item, tc.read.Add(heldFor)) {
+			t.Errorf("%s: a list takes the place of reading for more than an hour", name)
 		}
 	}
 }

@@ -112,6 +112,11 @@ func TestOptionalObjects(t *testing.T) {
 	if n.Read("a", "db") != "1" || strings.Contains(n.Log(), "the files stay as they are") {
 		t.Errorf("an optional object that goes is a failure:\n%s", n.Log())
 	}
+	// of a key the vault gives a disabled version all the same: optional means the same for it
+	must(t, n.Emulator.SetKey(kubelet.Vault, emulator.Key{Name: "key", Type: "RSA"}))
+	n.Eventually("the key", func() bool { return exists(n, "key") })
+	must(t, n.Emulator.Disable(kubelet.Vault, "keys", "key", "", true))
+	n.Eventually("the key to go", func() bool { return !exists(n, "key") })
 	// the object that is not optional is as strict as ever
 	n.Class("strict", map[string]string{"objects": "array:\n- '{objectName: extra, objectType: secret}'\n"})
 	if err := n.Publish("b", "strict"); err == nil || !strings.Contains(err.Error(), `secret "extra": it was not found`) {

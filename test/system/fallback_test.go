@@ -89,6 +89,12 @@ func TestFallbackIsForOutagesAlone(t *testing.T) {
 	if err := n.Publish("c", "refused"); err == nil || !strings.Contains(err.Error(), "contoso.vault.azure.net") {
 		t.Errorf("both are away, and the error names another vault than the object's: %v", err)
 	}
+	// what another class asked for, when the outage was found out, is its own affair
+	n.Class("others", map[string]string{"fallbackKeyvaultNames": "backup", "objects": kubelet.Objects("theirs")})
+	if err := n.Publish("d", "others"); err == nil || !strings.Contains(err.Error(), `secret "theirs": the vault could not be reached a moment ago`) ||
+		strings.Contains(err.Error(), `"s"`) {
+		t.Errorf("%v", err)
+	}
 }
 
 // TestADeadVaultCostsOneTimeOut: Pods that start one after the other while a vault does not answer wait for it once.

@@ -260,6 +260,24 @@ func TestLatestEnabled(t *testing.T) {
 	}
 }
 
+// TestLatestEnabledKey: of a key or certificate the vault gives the newest version although it is disabled.
+func TestLatestEnabledKey(t *testing.T) {
+	t.Parallel()
+	n := kubelet.Start(t, kubelet.Seed)
+	old, disabled := strings.Repeat("a", 32), strings.Repeat("b", 32)
+	for i, version := range []string{old, disabled} {
+		created := time.Now().Add(time.Duration(i-10) * time.Minute)
+		must(t, n.Emulator.SetKey(kubelet.Vault, emulator.Key{Name: "k", Type: "EC", Curve: "P-256", Version: version, Created: created}))
+	}
+	must(t, n.Emulator.Disable(kubelet.Vault, "keys", "k", disabled, true))
+	n.Class("c", map[string]string{"objects": "array:\n- '{objectName: k, objectType: key, objectVersion: latestEnabled, objectAlias: enabled}'\n" +
+		"- '{objectName: k, objectType: key, objectVersion: " + old + ", objectAlias: old}'\n- '{objectName: k, objectType: key, objectAlias: newest}'\n"})
+	n.MustPublish("a", "c")
+	if enabled := n.Read("a", "enabled"); enabled != n.Read("a", "old") || enabled == n.Read("a", "newest") {
+		t.Errorf("the key is not that of the newest enabled version")
+	}
+}
+
 // TestVaultTooLargeToList: a selection of a vault with more than 2,000 objects says what to do.
 func TestVaultTooLargeToList(t *testing.T) {
 	t.Parallel()
