@@ -67,10 +67,7 @@ type Options struct {
 }
 
 // Controller serves SecretSyncs.
-type Controller struct {
-	manager manager.Manager
-	syncs   *syncs
-}
+type Controller struct{ manager manager.Manager }
 
 // newScheme knows the types that the controller reads and writes.
 func newScheme() (*runtime.Scheme, error) {
@@ -98,10 +95,9 @@ func New(o Options) (*Controller, error) {
 		Scheme: scheme,
 		Logger: logr.FromSlogHandler(o.Log.Handler()),
 		Cache: cache.Options{
-			DefaultNamespaces:            namespaces,
-			DefaultTransform:             cache.TransformStripManagedFields(),
-			ReaderFailOnMissingInformer:  true,
-			DefaultUnsafeDisableDeepCopy: nil,
+			DefaultNamespaces:           namespaces,
+			DefaultTransform:            cache.TransformStripManagedFields(),
+			ReaderFailOnMissingInformer: true,
 		},
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}, &corev1.ServiceAccount{}}}},
 		LeaderElection:                o.LeaderElection,
@@ -149,7 +145,7 @@ func New(o Options) (*Controller, error) {
 	if err := m.AddReadyzCheck("objects", synced); err != nil {
 		return nil, fmt.Errorf("readiness: %w", err)
 	}
-	return &Controller{manager: m, syncs: s}, nil
+	return &Controller{manager: m}, nil
 }
 
 // addressOrOff is how controller-runtime spells an address.

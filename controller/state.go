@@ -26,8 +26,7 @@ type syncState struct {
 	expiryMarks map[string]time.Duration
 	// warned is the last text of warnings, so that each is an event once.
 	warned string
-	// synced is when the Secret was last seen to hold what the vault holds, and failure is why it does not now.
-	synced  time.Time
+	// failure is why the Secret does not hold what the vault holds; empty where it does.
 	failure volume.Reason
 }
 

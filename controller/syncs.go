@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -140,13 +140,10 @@ func (w *work) asked() string {
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "%s %d %q", w.sync.UID, w.sync.Generation, w.sync.Spec.ForceSynchronization)
 	if w.class != nil {
-		_, _ = fmt.Fprintf(h, " %s %d %q", w.class.UID, w.class.Generation, w.class.Annotations[rotateAt])
+		_, _ = fmt.Fprintf(h, " %s %d %q", w.class.UID, w.class.Generation, w.class.Annotations[v1.RotateAtAnnotation])
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
-
-// rotateAt is an annotation of a class that asks for a sync when it changes.
-const rotateAt = "keyvault-csi/rotate-at"
 
 // do syncs the object where it is due, and says when to look again.
 func (w *work) do(ctx context.Context) (reconcile.Result, error) {
@@ -172,12 +169,15 @@ func (w *work) do(ctx context.Context) (reconcile.Result, error) {
 		outcome = w.failed(err)
 	}
 	w.state.asked = asked
-	w.plan(w.options.Clock.Now(), outcome)
 	w.report(ctx, outcome)
 	if err := w.writeStatus(ctx, outcome, asked); err != nil && !apierrors.IsNotFound(err) {
-		return reconcile.Result{}, err
+		// what came of the sync must not be lost: it is made again, as after a failure
+		w.options.Log.WarnContext(ctx, "the status of a secretsync is not written; it is tried again", logkeys.Error, err)
+		outcome.retry = max(outcome.retry, time.Second)
 	}
-	return w.again(w.options.Clock.Now()), nil
+	now = w.options.Clock.Now()
+	w.plan(now, outcome)
+	return w.again(now), nil
 }
 
 // resume takes up an object that an earlier process synced as it is now: it waits for its tick, so that a restart is no burst.
@@ -189,8 +189,8 @@ func (w *work) resume(now time.Time, asked string) bool {
 	if now.Sub(synced.Time) > secretRepair {
 		return false
 	}
-	w.state.asked, w.state.synced = asked, synced.Time
-	w.state.next = now.Add(w.plannerOf().Spread(string(w.sync.UID), 0, min(secretRepair, resumeSpread)))
+	w.state.asked = asked
+	w.state.next = now.Add(planner().Spread(string(w.sync.UID), 0, min(secretRepair, resumeSpread)))
 	return true
 }
 
@@ -201,7 +201,7 @@ const (
 	resumeSpread = 2 * time.Minute
 )
 
-func (*work) plannerOf() schedule.Schedule { return schedule.Schedule{Node: "controller"} }
+func planner() schedule.Schedule { return schedule.Schedule{Node: "controller"} }
 
 // again says when to look at the object next.
 func (w *work) again(now time.Time) reconcile.Result {
@@ -211,17 +211,23 @@ func (w *work) again(now time.Time) reconcile.Result {
 	return reconcile.Result{RequeueAfter: max(time.Millisecond, w.state.next.Sub(now))}
 }
 
-// plan says when the object is due next.
-func (w *work) plan(now time.Time, r result) {
-	key := string(w.sync.UID)
-	interval := w.options.Interval
+// interval is how often the object is synced: what its class says, once that is known; 0 means never.
+func (w *work) interval() time.Duration {
 	if w.binding != nil {
-		key = w.binding.ScheduleKey()
 		if own, ok := w.binding.RotationInterval(); ok {
-			interval = own
+			return own
 		}
 	}
-	planner := w.plannerOf()
+	return w.options.Interval
+}
+
+// plan says when the object is due next.
+func (w *work) plan(now time.Time, r result) {
+	key, interval := string(w.sync.UID), w.interval()
+	if w.binding != nil {
+		key = w.binding.ScheduleKey()
+	}
+	planner := planner()
 	switch {
 	case r.err != nil || r.retry > 0:
 		w.state.failures++
@@ -266,12 +272,8 @@ func (w *work) try(ctx context.Context) (result, error) {
 	if w.binding, err = w.options.Provider.Bind(ctx, request); err != nil {
 		return result{}, err //nolint:wrapcheck // says all
 	}
-	interval := w.options.Interval
-	if own, ok := w.binding.RotationInterval(); ok {
-		interval = own
-	}
 	bundle, err := w.binding.Fetch(ctx, volume.FetchOptions{
-		NotBefore: w.options.Clock.Now().Add(-w.options.CacheTTL), Priority: volume.PriorityRefresh, Interval: interval,
+		NotBefore: w.options.Clock.Now().Add(-w.options.CacheTTL), Priority: volume.PriorityRefresh, Interval: w.interval(),
 	})
 	if err != nil {
 		return result{}, err //nolint:wrapcheck // says all
@@ -298,7 +300,7 @@ func (w *work) try(ctx context.Context) (result, error) {
 	return r, nil
 }
 
-// request is that of a Pod of the account, which there is none.
+// request is what a Pod of the account would ask for.
 func (w *work) request(ctx context.Context) (volume.Request, error) {
 	r := volume.Request{
 		Pod:        volume.Pod{Namespace: w.sync.Namespace, ServiceAccount: w.sync.Spec.ServiceAccountName},
@@ -309,24 +311,20 @@ func (w *work) request(ctx context.Context) (volume.Request, error) {
 	if managed(w.class.Spec.Parameters) {
 		return r, nil // no token of the account is needed
 	}
-	var failed []error
 	for _, audience := range w.options.Audiences {
 		token, err := w.tokens.get(ctx, w.sync.Namespace, w.sync.Spec.ServiceAccountName, audience)
 		if err != nil {
-			failed = append(failed, err)
-			continue
+			return r, err
 		}
 		r.Tokens[audience] = token
-	}
-	if len(failed) > 0 {
-		return r, failed[0]
 	}
 	return r, nil
 }
 
 // managed reports whether the class uses a managed identity, which needs no token.
 func managed(parameters map[string]string) bool {
-	return slices.Contains([]string{"1", "t", "T", "TRUE", "true", "True"}, strings.TrimSpace(parameters["useVMManagedIdentity"]))
+	on, err := strconv.ParseBool(strings.TrimSpace(parameters["useVMManagedIdentity"]))
+	return err == nil && on
 }
 
 // desired is the Secret that the object asks for.
@@ -394,7 +392,7 @@ func (*work) failed(err error) result {
 	return r
 }
 
-// report logs what changed, and tells it as events on the object.
+// report logs what changed, and makes events on the object of it.
 func (w *work) report(ctx context.Context, r result) {
 	log := w.options.Log.With("secretsync", w.sync.Namespace+"/"+w.sync.Name)
 	now := w.options.Clock.Now()
@@ -414,7 +412,7 @@ func (w *work) report(ctx context.Context, r result) {
 		log.InfoContext(ctx, "a Secret is written", "result", r.reason)
 		w.event(corev1.EventTypeNormal, "Synced", r.outcome.Message)
 	}
-	w.state.failure, w.state.synced = "", now
+	w.state.failure = ""
 	for _, notice := range r.outcome.Notices {
 		w.event(corev1.EventTypeWarning, "SecretTakenOver", notice)
 	}

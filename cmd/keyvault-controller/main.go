@@ -14,16 +14,15 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities of its own
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
@@ -175,7 +174,7 @@ func run(ctx context.Context, f *flags) error {
 		return fmt.Errorf("--log-format: %w", err)
 	}
 	logging.Join(log) //nolint:contextcheck // what libraries log belongs to no call
-	noCoreFiles(ctx, log)
+	safe.NoCoreFiles(ctx, log)
 	config, err := clientConfig(f)
 	if err != nil {
 		return err
@@ -244,12 +243,4 @@ func openProvider(f *flags, log *slog.Logger) (*provider.Provider, error) {
 		o.NodeIdentity = &nodeidentity.Policy{Rule: rule}
 	}
 	return provider.New(o)
-}
-
-// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the memory.
-func noCoreFiles(ctx context.Context, log *slog.Logger) {
-	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
-	if err != nil {
-		log.WarnContext(ctx, "core files cannot be disabled", logkeys.Error, err)
-	}
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
@@ -66,7 +65,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, seen.Close()) }()
 	log := seen.log
-	noCoreFiles(ctx, log)
+	safe.NoCoreFiles(ctx, log)
 	dropPrivileges(ctx, log)
 	mounts, err := tmpfs.New(tmpfs.Options{Mounter: tmpfs.SystemMounter(), Log: log, Size: f.volumeSize})
 	if err != nil {
@@ -291,13 +290,4 @@ func secretEvent(e nodesync.Event) report.Event {
 	case nodesync.Failed:
 	}
 	return report.SecretFailed{Volume: e.Volume, Class: e.Reason, Text: e.Message}
-}
-
-// noCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the
-// memory.
-func noCoreFiles(ctx context.Context, log *slog.Logger) {
-	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
-	if err != nil {
-		log.WarnContext(ctx, "core files cannot be disabled", logkeys.Error, err)
-	}
 }

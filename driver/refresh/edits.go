@@ -8,10 +8,6 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-// RotateAtAnnotation on a class makes every node refresh the class's volumes at the time that it holds (RFC 3339), or at once where
-// that is past.
-const RotateAtAnnotation = "keyvault-csi/rotate-at"
-
 // ClassEdited notes a class that was added, edited or removed. It does not block.
 func (v *Volumes) ClassEdited(namespace, name string) { v.store.edited(classKey{namespace, name}) }
 

@@ -6,7 +6,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 )
@@ -124,7 +123,7 @@ func TestRotateAt(t *testing.T) {
 		n.vault.Set("user", "alice")
 		class := map[string]string{"objects": "user", "rotationInterval": "24h"}
 		at := func(text string) func(*v1.SecretProviderClass) {
-			return func(c *v1.SecretProviderClass) { c.Annotations = map[string]string{refresh.RotateAtAnnotation: text} }
+			return func(c *v1.SecretProviderClass) { c.Annotations = map[string]string{v1.RotateAtAnnotation: text} }
 		}
 		n.classes.Put("db", class)
 		n.mustPublish("a", "db")

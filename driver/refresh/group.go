@@ -91,13 +91,13 @@ func (g *refreshGroup) dueForRetry(s schedule.Schedule, interval time.Duration, 
 // rotateAt makes the group due where the class's rotate-at annotation is new. At adoption, where before is nil, only a future time
 // counts: whether a past one was served is not known, and an adopted volume is refreshed soon in any case.
 func (g *refreshGroup) rotateAt(s schedule.Schedule, before, class *v1.SecretProviderClass, now time.Time) (warning string) {
-	text := class.Annotations[RotateAtAnnotation]
-	if text == "" || before != nil && before.Annotations[RotateAtAnnotation] == text {
+	text := class.Annotations[v1.RotateAtAnnotation]
+	if text == "" || before != nil && before.Annotations[v1.RotateAtAnnotation] == text {
 		return ""
 	}
 	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
 	if err != nil {
-		return fmt.Sprintf("annotation %s %.80q is not a time: write it like %s", RotateAtAnnotation, text, now.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("annotation %s %.80q is not a time: write it like %s", v1.RotateAtAnnotation, text, now.UTC().Format(time.RFC3339))
 	}
 	wait := at.Sub(now)
 	if wait < 0 {

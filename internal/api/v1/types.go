@@ -46,6 +46,10 @@ type SecretProviderClassSpec struct {
 	SecretObjects []SecretObject `json:"secretObjects,omitempty"`
 }
 
+// RotateAtAnnotation on a class makes every node refresh the class's volumes at the time that it holds (RFC 3339), or at once where
+// that is past. The controller syncs the class's SecretSyncs when it changes.
+const RotateAtAnnotation = "keyvault-csi/rotate-at"
+
 // SecretObject is one Kubernetes Secret that mirrors mounted files.
 type SecretObject struct {
 	// SecretName is the name of the Secret, in the pod's namespace. A Secret of that name which the driver did not make is

@@ -1,0 +1,104 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// vault is a provider, a binding, and Secrets that are always created.
+type vault struct{ fetches int }
+
+func (v *vault) Bind(context.Context, volume.Request) (volume.Binding, error) { return v, nil }
+func (*vault) Key() string                                                    { return "key" }
+func (*vault) ScheduleKey() string                                            { return "schedule" }
+func (*vault) Identity() string                                               { return "identity" }
+func (*vault) Warnings() []string                                             { return nil }
+func (*vault) RotationInterval() (time.Duration, bool)                        { return 0, false }
+
+func (v *vault) Fetch(context.Context, volume.FetchOptions) (*volume.Bundle, error) {
+	v.fetches++
+	return &volume.Bundle{Files: []volume.File{{Path: "db", Data: []byte("x"), Mode: 0o644}}}, nil
+}
+
+func (*vault) Patch(
+	_ context.Context, name types.NamespacedName, kind types.PatchType, _ []byte, _ metav1.PatchOptions,
+) (*metav1.PartialObjectMetadata, error) {
+	if kind != types.ApplyPatchType {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name.Name)
+	}
+	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name.Name, UID: "s", ResourceVersion: "2"}}, nil
+}
+
+// TestStatusThatCannotBeWrittenIsTriedAgain: the API server fails when a sync has succeeded. The status says so a moment later, and not at
+// the next poll, which may be never.
+func TestStatusThatCannotBeWrittenIsTriedAgain(t *testing.T) {
+	scheme, err := newScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := &syncv1alpha1.SecretSync{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db", UID: "u", Generation: 1},
+		Spec: syncv1alpha1.SecretSyncSpec{
+			SecretProviderClassName: "web", ServiceAccountName: "app",
+			SecretObject: syncv1alpha1.SecretObject{Type: "Opaque", Data: []syncv1alpha1.SecretObjectData{{SourcePath: "db", TargetKey: "k"}}},
+		},
+	}
+	class := &v1.SecretProviderClass{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "c"},
+		Spec:       v1.SecretProviderClassSpec{Provider: "azure", Parameters: map[string]string{"useVMManagedIdentity": "true"}},
+	}
+	away := true
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(one, class).WithStatusSubresource(one).WithInterceptorFuncs(interceptor.Funcs{
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			if away {
+				return errors.New("the API server is away")
+			}
+			return c.SubResource(sub).Patch(ctx, o, p, opts...)
+		},
+	}).Build()
+	clk, kv := clocktesting.NewFakeClock(time.Now()), &vault{}
+	log := slog.New(slog.DiscardHandler)
+	s := &syncs{
+		options: Options{ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log}, // no interval: no poll comes
+		client:  c, events: events.NewFakeRecorder(100), states: newStates(), tokens: newTokens(c, clk), safe: safe.Handler{Log: log},
+		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
+	}
+	request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}}
+	result, err := s.Reconcile(t.Context(), request)
+	if err != nil || result.RequeueAfter <= 0 || result.RequeueAfter > time.Minute {
+		t.Fatalf("looks again after %s, %v", result.RequeueAfter, err)
+	}
+	away = false
+	clk.Step(result.RequeueAfter)
+	if result, err = s.Reconcile(t.Context(), request); err != nil || result.RequeueAfter != 0 {
+		t.Errorf("looks again after %s although there is no interval, %v", result.RequeueAfter, err)
+	}
+	var after syncv1alpha1.SecretSync
+	if err := c.Get(t.Context(), request.NamespacedName, &after); err != nil || !meta.IsStatusConditionTrue(after.Status.Conditions, conditionUpdated) {
+		t.Errorf("%v: %+v", err, after.Status)
+	}
+	if kv.fetches != 2 {
+		t.Errorf("%d fetches", kv.fetches)
+	}
+}

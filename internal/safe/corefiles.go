@@ -1,0 +1,19 @@
+package safe
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
+)
+
+// NoCoreFiles disables core files, which would contain secrets, and denies other processes of the user access to the memory.
+func NoCoreFiles(ctx context.Context, log *slog.Logger) {
+	err := errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
+	if err != nil {
+		log.WarnContext(ctx, "core files cannot be disabled", logkeys.Error, err)
+	}
+}
