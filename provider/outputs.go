@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// outputLife is how long an output is kept that nobody asks for. A refresh asks for those of its class, so that only
+	// outputLife is how long an output is kept that is not asked for. A refresh asks for those of its class, so that only
 	// classes that are refreshed less often run their templates again without a change.
 	outputLife = time.Hour
 	// mostOutputs bounds all outputs that are kept, in bytes. What a class has above that is made again at each refresh.

@@ -10,7 +10,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/render"
 )
 
-// What a template made is forgotten when nobody asks for it, at the end, and is never more than the bound.
+// What a template made is forgotten when it is not asked for, at the end, and is never more than the bound.
 func TestOutputsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOutputs(clock.RealClock{})
@@ -40,7 +40,7 @@ func TestOutputsAreForgotten(t *testing.T) {
 	})
 }
 
-// Paths, contents and absence are told apart.
+// Paths, contents and absence are distinguished.
 func TestInputHash(t *testing.T) {
 	o := newOutputs(clock.RealClock{})
 	a, empty := o.digest([]byte("a")), o.digest(nil)

@@ -95,7 +95,7 @@ func TestAdoptKeepsTheSizeOfFullVolumes(t *testing.T) {
 	t.Logf("before %s, after %s", before, mountLine(t, target))
 }
 
-// A volume of this driver is not touched, whatever its size: that of an earlier --volume-size.
+// A volume of this driver is not touched, also if it has another size: that of an earlier --volume-size.
 func TestAdoptLeavesOwnMounts(t *testing.T) {
 	target := newVolume(t, newMounts(t, 2<<20))
 	m := newMounts(t, 1<<20)

@@ -1,4 +1,4 @@
-// Package expiry says when people are to be told that an object of a vault expires.
+// Package expiry says when an event reports that an object of a vault expires.
 package expiry
 
 import (

@@ -177,8 +177,6 @@ type Object struct {
 	Fallbacks []string `json:",omitempty"`
 	// Extract says which fields of the value become files; nil where only the whole value is written.
 	Extract *Extract `json:",omitempty"`
-	// Line is the line of the object in the parameter's text, from 1.
-	Line int `json:"-"`
 }
 
 // Mistake is one thing that is wrong with a class.

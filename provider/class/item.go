@@ -116,29 +116,29 @@ func (o *itemParser) boolean(field string) (value bool) {
 
 // look reads how the item's file looks; the class's look is the default.
 func (o *itemParser) look() Look {
-	look := o.class.Files
-	if text := o.get("filePermission"); text != "" {
-		if mode, problem, fix := fileMode(text); problem != "" {
-			o.wrong("filePermission", text, problem, fix)
-		} else {
-			look.Mode = mode
+	look := readLook(o.class.Files, o.get, o.wrong)
+	look.GroupWins = o.get("fileGroup") != ""
+	return look
+}
+
+// readLook reads what get has of the mode, the owner and the group of files; what it has not is as before.
+func readLook(look Look, get func(name string) string, wrong func(name, value, problem, fix string)) Look {
+	if text := get("filePermission"); text != "" {
+		mode, problem, fix := fileMode(text)
+		if look.Mode = mode; problem != "" {
+			wrong("filePermission", text, problem, fix)
 		}
 	}
 	for _, id := range []struct {
-		field string
-		to    **int64
+		name string
+		to   **int64
 	}{{"fileOwner", &look.Owner}, {"fileGroup", &look.Group}} {
-		text := o.get(id.field)
-		if text == "" {
-			continue
+		if text := get(id.name); text != "" {
+			number, problem, fix := fileID(text)
+			if *id.to = &number; problem != "" {
+				wrong(id.name, text, problem, fix)
+			}
 		}
-		number, problem, fix := fileID(text)
-		if problem != "" {
-			o.wrong(id.field, text, problem, fix)
-			continue
-		}
-		*id.to = &number
-		look.GroupWins = look.GroupWins || id.field == "fileGroup"
 	}
 	return look
 }

@@ -70,7 +70,7 @@ func (o *objectParser) parse(text, vault string, fallbacks []string) {
 	}
 	o.title = shorten(o.get("objectName"))
 	object := Object{
-		Index: o.index, Line: o.line, Name: o.get("objectName"), Kind: Kind(o.get("objectType")), Look: o.look(),
+		Index: o.index, Name: o.get("objectName"), Kind: Kind(o.get("objectType")), Look: o.look(),
 		Version: o.get("objectVersion"), Path: o.get("objectAlias"), SplitCertAndKey: o.opts.SplitCertAndKey,
 		Optional: o.boolean("optional"),
 	}

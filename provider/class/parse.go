@@ -301,25 +301,7 @@ func (p *parser) refresh() {
 
 // files reads what files look like for which nothing else is said, and where the metadata goes.
 func (p *parser) files() {
-	look := &p.class.Files
-	look.Mode = DefaultMode
-	if text := p.text["filePermission"]; text != "" {
-		mode, problem, fix := fileMode(text)
-		if look.Mode = mode; problem != "" {
-			p.parameter("filePermission", text, problem, fix)
-		}
-	}
-	for _, id := range []struct {
-		name string
-		to   **int64
-	}{{"fileOwner", &look.Owner}, {"fileGroup", &look.Group}} {
-		if text := p.text[id.name]; text != "" {
-			number, problem, fix := fileID(text)
-			if *id.to = &number; problem != "" {
-				p.parameter(id.name, text, problem, fix)
-			}
-		}
-	}
+	p.class.Files = readLook(Look{Mode: DefaultMode}, func(name string) string { return p.text[name] }, p.parameter)
 	const name = "metadataFile"
 	if file := p.text[name]; file != "" {
 		if problem := pathProblem(file); problem != "" {

@@ -156,8 +156,8 @@ func checkPassword(password string) error {
 	return nil
 }
 
-// derived returns what salts and initialization vectors are read from. Without private key and password nobody can tell
-// it from random bytes.
+// derived returns what salts and initialization vectors are read from. Without private key and password
+// it cannot be distinguished from random bytes.
 func derived(purpose, password string, key []byte, certificates []*x509.Certificate) (io.Reader, error) {
 	h := sha256.New()
 	for _, c := range certificates {

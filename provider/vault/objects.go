@@ -142,7 +142,7 @@ func (s secrets) get(ctx context.Context, name, version string) (*Object, string
 }
 
 func (s secrets) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
-	l := &list{}
+	l := newVersions()
 	pager := s.client.NewListSecretPropertiesVersionsPager(name, nil)
 	err := collect(ctx, l, pager, func(page azsecrets.ListSecretPropertiesVersionsResponse) {
 		for _, v := range page.Value {
@@ -156,8 +156,8 @@ func (s secrets) versions(ctx context.Context, name string) ([]Attributes, []str
 }
 
 func (s secrets) list(ctx context.Context, page func()) ([]Item, []string, error) {
-	l := &items{page: page}
-	err := collectItems(ctx, l, s.client.NewListSecretPropertiesPager(nil), func(page azsecrets.ListSecretPropertiesResponse) {
+	l := newItems(page)
+	err := collect(ctx, l, s.client.NewListSecretPropertiesPager(nil), func(page azsecrets.ListSecretPropertiesResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
@@ -195,7 +195,7 @@ func (k keys) get(ctx context.Context, name, version string) (*Object, string, e
 }
 
 func (k keys) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
-	l := &list{}
+	l := newVersions()
 	pager := k.client.NewListKeyPropertiesVersionsPager(name, nil)
 	err := collect(ctx, l, pager, func(page azkeys.ListKeyPropertiesVersionsResponse) {
 		for _, v := range page.Value {
@@ -209,8 +209,8 @@ func (k keys) versions(ctx context.Context, name string) ([]Attributes, []string
 }
 
 func (k keys) list(ctx context.Context, page func()) ([]Item, []string, error) {
-	l := &items{page: page}
-	err := collectItems(ctx, l, k.client.NewListKeyPropertiesPager(nil), func(page azkeys.ListKeyPropertiesResponse) {
+	l := newItems(page)
+	err := collect(ctx, l, k.client.NewListKeyPropertiesPager(nil), func(page azkeys.ListKeyPropertiesResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
@@ -244,7 +244,7 @@ func (c certificates) get(ctx context.Context, name, version string) (*Object, s
 }
 
 func (c certificates) versions(ctx context.Context, name string) ([]Attributes, []string, error) {
-	l := &list{}
+	l := newVersions()
 	pager := c.client.NewListCertificatePropertiesVersionsPager(name, nil)
 	err := collect(ctx, l, pager, func(page azcertificates.ListCertificatePropertiesVersionsResponse) {
 		for _, v := range page.Value {
@@ -258,8 +258,8 @@ func (c certificates) versions(ctx context.Context, name string) ([]Attributes, 
 }
 
 func (c certificates) list(ctx context.Context, page func()) ([]Item, []string, error) {
-	l := &items{page: page}
-	err := collectItems(ctx, l, c.client.NewListCertificatePropertiesPager(nil), func(page azcertificates.ListCertificatePropertiesResponse) {
+	l := newItems(page)
+	err := collect(ctx, l, c.client.NewListCertificatePropertiesPager(nil), func(page azcertificates.ListCertificatePropertiesResponse) {
 		for _, v := range page.Value {
 			if v != nil && v.Attributes != nil {
 				a := v.Attributes
@@ -272,21 +272,35 @@ func (c certificates) list(ctx context.Context, page func()) ([]Item, []string, 
 	return l.all, l.ids, err
 }
 
-// items collects objects with their ids. Those without an id are ignored.
-type items struct {
-	all  []Item
-	ids  []string
+// list collects what the pages of an answer hold, with their ids. Those without an id are ignored.
+type list[T any] struct {
+	all []T
+	ids []string
+	// most bounds what there may be; more are the error beyond.
+	most   int
+	beyond error
+	// page is called at the end of each page; may be nil.
 	page func()
 }
 
-func (l *items) add(id string, item Item) {
+// newVersions is a list of the versions of an object.
+func newVersions() *list[Attributes] {
+	return &list[Attributes]{most: mostVersions, beyond: errEndless}
+}
+
+// newItems is a list of all objects of a kind.
+func newItems(page func()) *list[Item] {
+	return &list[Item]{most: mostListed, beyond: errTooMany, page: page}
+}
+
+func (l *list[T]) add(id string, one T) {
 	if id != "" {
-		l.all, l.ids = append(l.all, item), append(l.ids, id)
+		l.all, l.ids = append(l.all, one), append(l.ids, id)
 	}
 }
 
-// collectItems reads all pages of a vault's objects, unless there are too many.
-func collectItems[P any](ctx context.Context, l *items, pager *runtime.Pager[P], add func(P)) error {
+// collect reads all pages into a list; a page may be short or empty although more follow.
+func collect[T, P any](ctx context.Context, l *list[T], pager *runtime.Pager[P], add func(P)) error {
 	for range mostPages {
 		if !pager.More() {
 			return nil
@@ -296,37 +310,11 @@ func collectItems[P any](ctx context.Context, l *items, pager *runtime.Pager[P],
 			return err // Ask explains it
 		}
 		add(page)
-		if l.page(); len(l.all) > mostListed {
-			return errTooMany
+		if l.page != nil {
+			l.page()
 		}
-	}
-	return errEndless
-}
-
-// list collects versions with their ids. Those without an id are ignored.
-type list struct {
-	all []Attributes
-	ids []string
-}
-
-func (l *list) add(id string, a Attributes) {
-	if id != "" {
-		l.all, l.ids = append(l.all, a), append(l.ids, id)
-	}
-}
-
-// collect reads all pages into a list; a page may be short or empty although more follow.
-func collect[P any](ctx context.Context, l *list, pager *runtime.Pager[P], add func(P)) error {
-	for range mostPages {
-		if !pager.More() {
-			return nil
-		}
-		page, err := pager.NextPage(ctx)
-		if err != nil {
-			return err // Ask explains it
-		}
-		if add(page); len(l.all) > mostVersions {
-			break
+		if len(l.all) > l.most {
+			return l.beyond
 		}
 	}
 	return errEndless

@@ -1,7 +1,7 @@
 //go:build clients
 
 // Package clients runs Microsoft's clients, as they are, against the emulator: each language's program makes the same
-// reads and writes, and prints what it was given. Whatever differs is a defect of the emulator, or of the variables that
+// reads and writes, and prints what it was given. What differs is a defect of the emulator, or of the variables that
 // `keyvault-emulator env` prints. hack/test-clients installs what the programs need.
 package clients
 

@@ -407,7 +407,7 @@ func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 }
 
 // oldValues are what pipelines and documents of the Secrets Store CSI Driver and of its Azure provider pass to their charts, as far as it
-// asks for nothing that this driver does not do: empty switches among it, whose variable nobody has set.
+// asks for nothing that this driver does not do: empty switches among it, whose variable is not set.
 var oldValues = []string{
 	"windows.enabled=", "windows.enabled=false", "windows.image.pullPolicy=IfNotPresent", "windows.customUserAgent=csi-e2e",
 	"windows.nodeSelector.kubernetes\\.io/os=windows", "linux.enabled=true", "linux.image.pullPolicy=IfNotPresent", "linux.image.tag=e2e-1",

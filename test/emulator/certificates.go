@@ -409,7 +409,7 @@ func (v *vaultState) addImported(c *call, in *givenCertificate, m *material, con
 	policy := toldPolicy(&version{jwk: jwk, contentType: contentType, der: m.chain[0].Raw})
 	if in.Policy != nil {
 		kept := givenPolicy{LifetimeActions: in.Policy.LifetimeActions, Issuer: in.Policy.Issuer}
-		if k := in.Policy.KeyProps; k != nil { // what the key is, is told from the key
+		if k := in.Policy.KeyProps; k != nil { // what the key is comes from the key itself
 			kept.KeyProps = &givenKeyProps{Exportable: k.Exportable, ReuseKey: k.ReuseKey}
 		}
 		if bad := kept.over(policy); bad != nil {

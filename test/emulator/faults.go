@@ -155,7 +155,7 @@ func (f *Fault) apply(a reply) reply {
 	return a
 }
 
-// prevents reports whether the fault stands for an answer of the service, or of a proxy before it, that did not do what
+// prevents reports whether the fault is an answer of the service, or of a proxy before it, that did not do what
 // it was asked to do. With the others it is done, and the answer is late or lost.
 func (f *Fault) prevents() bool {
 	switch f.Kind {

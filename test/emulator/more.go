@@ -98,7 +98,7 @@ type policyAttributes struct {
 	Updated int64 `json:"updated"`
 }
 
-// policy is how the next version of a certificate is made: a copy of the one that was set, or one that is told from the
+// policy is how the next version of a certificate is made: a copy of the one that was set, or one that is derived from the
 // current version.
 func (v *vaultState) policy(o *object, n *version) *certificatePolicy {
 	if o.policy != nil {
@@ -141,7 +141,7 @@ func x509PropsOf(c *x509.Certificate, imported bool) x509Props {
 		Subject:  distinguishedName(c.Subject),
 		EKUs:     []string{},
 		KeyUsage: []string{},
-		// a hundred years are 1200 months, whatever their leap days
+		// a hundred years are 1200 months, with any leap days
 		ValidityMonths:   max(1, int(math.Round(c.NotAfter.Sub(c.NotBefore).Hours()/24*12/365))),
 		BasicConstraints: basicConstraints{CA: c.IsCA},
 	}

@@ -155,7 +155,7 @@ type call struct {
 	body []byte
 }
 
-// write reads the body of an operation that is permitted, and performs it. A fault that stands for an answer of the
+// write reads the body of an operation that is permitted, and performs it. A fault that is an answer of the
 // service takes the place of the operation: what is throttled has not been done.
 func (s *Server) write(x *exchange, r route, w write, v *vaultState) reply {
 	if x.takeFault(s.state); x.fault != nil && x.fault.prevents() {

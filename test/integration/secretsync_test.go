@@ -214,7 +214,7 @@ func TestSecretSyncIsRepaired(t *testing.T) {
 	s.noCanaryIn(t)
 }
 
-// TestStolenControllerToken: what the controller's token may not do, whatever its role says.
+// TestStolenControllerToken: what the controller's token may not do, although its role would permit it.
 func TestStolenControllerToken(t *testing.T) {
 	t.Parallel()
 	c := controlplane.Shared(t)

@@ -174,7 +174,7 @@ func TestEveryMistakeIsToldInTheFilesOrder(t *testing.T) {
 	}
 }
 
-// TestClassOfAnotherProvider: one note, whatever is in it.
+// TestClassOfAnotherProvider: one note, and nothing about what is in it.
 func TestClassOfAnotherProvider(t *testing.T) {
 	lines, classes := told(t, "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {name: db}\nspec:\n  provider: aws\n"+
 		"  parameters:\n    objects: |\n      - objectName: x\n        objectType: secretsmanager\n  secretObjects:\n  - secretName: A\n")
