@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
@@ -118,12 +119,12 @@ func New(o Options) (*Controller, error) {
 		return nil, fmt.Errorf("client for Secrets: %w", err)
 	}
 	s := &syncs{
-		options: o,
-		client:  m.GetClient(),
-		events:  m.GetEventRecorder("keyvault-csi-controller"),
-		states:  newStates(),
-		tokens:  newTokens(m.GetClient(), o.Clock),
-		safe:    safe.Handler{Log: o.Log},
+		options:  o,
+		client:   m.GetClient(),
+		events:   m.GetEventRecorder("keyvault-csi-controller"),
+		states:   newStates(),
+		accounts: accounts.New(m.GetClient(), o.Clock, o.Audiences),
+		safe:     safe.Handler{Log: o.Log},
 	}
 	s.secrets = secretsync.New(secretsync.Options{
 		Secrets: secretPatches{secrets}, Classes: claims{m.GetAPIReader()}, Clock: o.Clock, Rules: o.Rules,

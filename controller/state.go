@@ -6,20 +6,15 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // syncState is what is kept of one SecretSync between two syncs. Only the reconciler of that object touches it.
 type syncState struct {
-	// asked is what was asked for when the object was last synced, or tried to be; empty before that.
-	asked string
-	// fetchedAt is when it was last fetched for, well or not.
-	fetchedAt time.Time
-	// next is when to sync again; zero where only an edit makes it.
-	next time.Time
-	// failures counts the failed syncs in a row.
-	failures int
+	timing.Timing
+
 	// known is what is known of the Secret.
 	known secretsync.Known
 	// expiryMarks maps an object to the last mark before its expiry that an event reported.

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -67,7 +68,7 @@ func (w *work) writeStatus(ctx context.Context, r result, asked string) error {
 	if r.err == nil {
 		digest := hashVersion + asked + ":" + versionsOf(r.bundle)
 		now := metav1.NewTime(w.options.Clock.Now())
-		if status.SyncHash != digest || status.LastSuccessfulSyncTime == nil || now.Sub(status.LastSuccessfulSyncTime.Time) > secretRepair/2 {
+		if status.SyncHash != digest || status.LastSuccessfulSyncTime == nil || now.Sub(status.LastSuccessfulSyncTime.Time) > timing.Repair/2 {
 			status.LastSuccessfulSyncTime = &now
 		}
 		status.SyncHash = digest

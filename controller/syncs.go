@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -24,12 +23,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/expiry"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/schedule"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -39,23 +39,19 @@ import (
 const (
 	// classIndex finds SecretSyncs by their class.
 	classIndex = "spec.secretProviderClassName"
-	// editPause is the least time between two fetches for one object, however often it or its class is edited.
-	editPause = time.Second
 	// fetchBudget bounds one sync.
 	fetchBudget = 100 * time.Second
-	// defaultRetry takes the interval's place where there is none.
-	defaultRetry = 2 * time.Minute
 )
 
 // syncs reconciles SecretSyncs.
 type syncs struct {
-	options Options
-	client  client.Client
-	events  events.EventRecorder
-	states  *states
-	tokens  *tokens
-	secrets *secretsync.Reconciler
-	safe    safe.Handler
+	options  Options
+	client   client.Client
+	events   events.EventRecorder
+	states   *states
+	accounts *accounts.Accounts
+	secrets  *secretsync.Reconciler
+	safe     safe.Handler
 }
 
 // setUp registers the reconciler.
@@ -149,16 +145,12 @@ func (w *work) asked() string {
 func (w *work) do(ctx context.Context) (reconcile.Result, error) {
 	now := w.options.Clock.Now()
 	asked := w.asked()
-	if w.state.asked == "" && w.resume(now, asked) {
-		return w.again(now), nil
+	if !w.state.Started() && w.resume(now, asked) {
+		return reconcile.Result{RequeueAfter: w.state.Wait(now)}, nil
 	}
-	if asked == w.state.asked && (w.state.next.IsZero() || now.Before(w.state.next)) {
-		return w.again(now), nil
-	}
-	if wait := w.state.fetchedAt.Add(editPause).Sub(now); wait > 0 && wait <= editPause {
+	if due, wait := w.state.Begin(now, asked); !due {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
-	w.state.fetchedAt = now
 	ctx, cancel := context.WithTimeout(ctx, fetchBudget)
 	defer cancel()
 	var outcome result
@@ -168,7 +160,6 @@ func (w *work) do(ctx context.Context) (reconcile.Result, error) {
 	}); err != nil {
 		outcome = w.failed(err)
 	}
-	w.state.asked = asked
 	w.report(ctx, outcome)
 	if err := w.writeStatus(ctx, outcome, asked); err != nil && !apierrors.IsNotFound(err) {
 		// what came of the sync must not be lost: it is made again, as after a failure
@@ -176,8 +167,8 @@ func (w *work) do(ctx context.Context) (reconcile.Result, error) {
 		outcome.retry = max(outcome.retry, time.Second)
 	}
 	now = w.options.Clock.Now()
-	w.plan(now, outcome)
-	return w.again(now), nil
+	w.plan(now, asked, outcome)
+	return reconcile.Result{RequeueAfter: w.state.Wait(now)}, nil
 }
 
 // resume takes up an object that an earlier process synced as it is now: it waits for its tick, so that a restart is no burst.
@@ -186,29 +177,11 @@ func (w *work) resume(now time.Time, asked string) bool {
 	if w.class == nil || synced == nil || !strings.HasPrefix(w.sync.Status.SyncHash, hashVersion+asked+":") || failing(w.sync.Status.Conditions) {
 		return false
 	}
-	if now.Sub(synced.Time) > secretRepair {
+	if now.Sub(synced.Time) > timing.Repair {
 		return false
 	}
-	w.state.asked = asked
-	w.state.next = now.Add(planner().Spread(string(w.sync.UID), 0, min(secretRepair, resumeSpread)))
+	w.state.Resume(now, asked, string(w.sync.UID))
 	return true
-}
-
-const (
-	// secretRepair is after how long at the latest a Secret that somebody changed is looked at.
-	secretRepair = volume.SecretRepairInterval
-	// resumeSpread is within how long the objects of an earlier process are looked at after a restart.
-	resumeSpread = 2 * time.Minute
-)
-
-func planner() schedule.Schedule { return schedule.Schedule{Node: "controller"} }
-
-// again says when to look at the object next.
-func (w *work) again(now time.Time) reconcile.Result {
-	if w.state.next.IsZero() {
-		return reconcile.Result{}
-	}
-	return reconcile.Result{RequeueAfter: max(time.Millisecond, w.state.next.Sub(now))}
 }
 
 // interval is how often the object is synced: what its class says, once that is known; 0 means never.
@@ -222,26 +195,16 @@ func (w *work) interval() time.Duration {
 }
 
 // plan says when the object is due next.
-func (w *work) plan(now time.Time, r result) {
-	key, interval := string(w.sync.UID), w.interval()
+func (w *work) plan(now time.Time, asked string, r result) {
+	key := string(w.sync.UID)
 	if w.binding != nil {
 		key = w.binding.ScheduleKey()
 	}
-	planner := planner()
-	switch {
-	case r.err != nil || r.retry > 0:
-		w.state.failures++
-		retry := interval
-		if retry == 0 {
-			retry = defaultRetry
-		}
-		w.state.next = now.Add(planner.Retry(key, w.state.failures, retry, r.retry))
-	case interval == 0:
-		w.state.failures, w.state.next = 0, time.Time{}
-	default:
-		w.state.failures = 0
-		w.state.next = planner.Tick(key, min(interval, secretRepair), now, 0)
+	if r.err != nil || r.retry > 0 {
+		w.state.Failed(now, asked, key, w.interval(), r.retry)
+		return
 	}
+	w.state.Succeeded(now, asked, key, w.interval())
 }
 
 // result is what came of a sync.
@@ -265,9 +228,10 @@ func (w *work) try(ctx context.Context) (result, error) {
 			"failed to get SecretProviderClass %q: SecretProviderClass.secrets-store.csi.x-k8s.io %q not found", name, name)}
 		return result{err: err, reason: reasonClass, message: err.Message}, nil
 	}
-	request, err := w.request(ctx)
+	as := volume.Pod{Namespace: w.sync.Namespace, ServiceAccount: w.sync.Spec.ServiceAccountName}
+	request, err := w.accounts.Request(ctx, as, w.class, nil)
 	if err != nil {
-		return result{}, err
+		return result{}, err //nolint:wrapcheck // says all
 	}
 	if w.binding, err = w.options.Provider.Bind(ctx, request); err != nil {
 		return result{}, err //nolint:wrapcheck // says all
@@ -298,33 +262,6 @@ func (w *work) try(ctx context.Context) (result, error) {
 		r.retry = max(outcome.RefetchAfter, time.Second)
 	}
 	return r, nil
-}
-
-// request is what a Pod of the account would ask for.
-func (w *work) request(ctx context.Context) (volume.Request, error) {
-	r := volume.Request{
-		Pod:        volume.Pod{Namespace: w.sync.Namespace, ServiceAccount: w.sync.Spec.ServiceAccountName},
-		Provider:   w.class.Spec.Provider,
-		Parameters: w.class.Spec.Parameters,
-		Tokens:     map[string]volume.Token{},
-	}
-	if managed(w.class.Spec.Parameters) {
-		return r, nil // no token of the account is needed
-	}
-	for _, audience := range w.options.Audiences {
-		token, err := w.tokens.get(ctx, w.sync.Namespace, w.sync.Spec.ServiceAccountName, audience)
-		if err != nil {
-			return r, err
-		}
-		r.Tokens[audience] = token
-	}
-	return r, nil
-}
-
-// managed reports whether the class uses a managed identity, which needs no token.
-func managed(parameters map[string]string) bool {
-	on, err := strconv.ParseBool(strings.TrimSpace(parameters["useVMManagedIdentity"]))
-	return err == nil && on
 }
 
 // desired is the Secret that the object asks for.

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
@@ -81,7 +82,7 @@ func TestStatusThatCannotBeWrittenIsTriedAgain(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	s := &syncs{
 		options: Options{ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log}, // no interval: no poll comes
-		client:  c, events: events.NewFakeRecorder(100), states: newStates(), tokens: newTokens(c, clk), safe: safe.Handler{Log: log},
+		client:  c, events: events.NewFakeRecorder(100), states: newStates(), accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
 		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
 	}
 	request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}}

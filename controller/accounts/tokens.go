@@ -1,4 +1,4 @@
-package controller
+package accounts
 
 import (
 	"context"
@@ -37,10 +37,6 @@ type tokenKey struct{ namespace, account, audience string }
 type keptToken struct {
 	token volume.Token
 	until time.Time
-}
-
-func newTokens(c client.Client, clk clock.PassiveClock) *tokens {
-	return &tokens{client: c, clock: clk, kept: map[tokenKey]keptToken{}}
 }
 
 // get returns a token. Errors are of type *volume.Error.

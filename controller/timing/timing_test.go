@@ -1,0 +1,62 @@
+package timing
+
+import (
+	"testing"
+	"time"
+)
+
+// TestTiming follows one thing through edits, failures and an interval.
+func TestTiming(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	var one Timing
+	due := func(asked string, want bool, within time.Duration) {
+		t.Helper()
+		got, wait := one.Begin(now, asked)
+		if got != want || wait < 0 || wait > within {
+			t.Fatalf("due %v in %s, want %v within %s", got, wait, want, within)
+		}
+	}
+	due("a", true, 0)
+	due("b", false, editPause) // an edit while it is fetched for
+	one.Succeeded(now, "a", "key", time.Minute)
+	due("a", false, 66*time.Second)
+	due("b", false, editPause)
+	now = now.Add(editPause)
+	due("b", true, 0)
+	one.Failed(now, "b", "key", time.Minute, 0)
+	if wait := one.Wait(now); wait < 10*time.Second || wait > 12*time.Second {
+		t.Errorf("the first retry comes after %s", wait)
+	}
+	one.Failed(now, "b", "key", 0, time.Hour)
+	if wait := one.Wait(now); wait != time.Hour {
+		t.Errorf("a retry after %s, although an hour was asked for", wait)
+	}
+	one.Succeeded(now, "b", "key", 0)
+	now = now.Add(time.Hour)
+	due("b", false, 0) // no interval: only an edit
+	due("c", true, 0)
+	one.Succeeded(now, "c", "key", time.Hour)
+	if wait := one.Wait(now); wait > Repair*11/10 {
+		t.Errorf("a Secret that somebody deletes is looked at after %s", wait)
+	}
+	now = now.Add(-time.Hour) // the clock is set back: no pause of an hour
+	due("d", true, 0)
+}
+
+// TestResumeSpreads: what an earlier process synced is not looked at all at once.
+func TestResumeSpreads(t *testing.T) {
+	now, early := time.Now(), 0
+	for i := range 1000 {
+		var one Timing
+		one.Resume(now, "a", string(rune(i)))
+		if !one.Started() || one.Wait(now) > resumeSpread {
+			t.Fatalf("waits %s", one.Wait(now))
+		}
+		if one.Wait(now) < resumeSpread/10 {
+			early++
+		}
+	}
+	if early > 200 {
+		t.Errorf("%d of 1000 in the first tenth", early)
+	}
+}
