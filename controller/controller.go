@@ -124,6 +124,7 @@ func New(o Options) (*Controller, error) {
 		events:   m.GetEventRecorder("keyvault-csi-controller"),
 		states:   newStates(),
 		accounts: accounts.New(m.GetClient(), o.Clock, o.Audiences),
+		requests: newRefreshRequests(),
 		safe:     safe.Handler{Log: o.Log},
 	}
 	s.secrets = secretsync.New(secretsync.Options{

@@ -45,10 +45,12 @@ const (
 
 // syncs reconciles SecretSyncs.
 type syncs struct {
-	options  Options
-	client   client.Client
-	events   events.EventRecorder
-	states   *states
+	options Options
+	client  client.Client
+	events  events.EventRecorder
+	states  *states
+	// requests are the refreshes that annotations of classes asked for.
+	requests *refreshRequests
 	accounts *accounts.Accounts
 	secrets  *secretsync.Reconciler
 	safe     safe.Handler
@@ -56,13 +58,7 @@ type syncs struct {
 
 // setUp registers the reconciler.
 func (s *syncs) setUp(m manager.Manager) error {
-	byClass := func(o client.Object) []string {
-		if one, ok := o.(*syncv1alpha1.SecretSync); ok {
-			return []string{one.Spec.SecretProviderClassName}
-		}
-		return nil
-	}
-	if err := m.GetFieldIndexer().IndexField(context.Background(), &syncv1alpha1.SecretSync{}, classIndex, byClass); err != nil {
+	if err := m.GetFieldIndexer().IndexField(context.Background(), &syncv1alpha1.SecretSync{}, classIndex, bySecretSyncClass); err != nil {
 		return fmt.Errorf("index of classes: %w", err)
 	}
 	// a status that this controller wrote is no reason to look again
@@ -79,8 +75,17 @@ func (s *syncs) setUp(m manager.Manager) error {
 	return nil
 }
 
+// bySecretSyncClass is the index classIndex.
+func bySecretSyncClass(o client.Object) []string {
+	if one, ok := o.(*syncv1alpha1.SecretSync); ok {
+		return []string{one.Spec.SecretProviderClassName}
+	}
+	return nil
+}
+
 // usersOf returns the SecretSyncs that use a class.
 func (s *syncs) usersOf(ctx context.Context, o client.Object) (requests []reconcile.Request) {
+	s.requests.note(o, s.options.Clock.Now())
 	var list syncv1alpha1.SecretSyncList
 	if err := s.client.List(ctx, &list, client.InNamespace(o.GetNamespace()), client.MatchingFields{classIndex: o.GetName()}); err != nil {
 		s.options.Log.ErrorContext(ctx, "the users of an edited class are not known", logkeys.Error, err)
@@ -137,6 +142,9 @@ func (w *work) asked() string {
 	_, _ = fmt.Fprintf(h, "%s %d %q", w.sync.UID, w.sync.Generation, w.sync.Spec.ForceSynchronization)
 	if w.class != nil {
 		_, _ = fmt.Fprintf(h, " %s %d %q", w.class.UID, w.class.Generation, w.class.Annotations[v1.RotateAtAnnotation])
+		if request := w.class.Annotations[v1.RefreshAnnotation]; request != "" {
+			_, _ = fmt.Fprintf(h, " %q", request)
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
@@ -237,7 +245,7 @@ func (w *work) try(ctx context.Context) (result, error) {
 		return result{}, err //nolint:wrapcheck // says all
 	}
 	bundle, err := w.binding.Fetch(ctx, volume.FetchOptions{
-		NotBefore: w.options.Clock.Now().Add(-w.options.CacheTTL), Priority: volume.PriorityRefresh, Interval: w.interval(),
+		NotBefore: w.notBefore(), Priority: volume.PriorityRefresh, Interval: w.interval(),
 	})
 	if err != nil {
 		return result{}, err //nolint:wrapcheck // says all
@@ -262,6 +270,16 @@ func (w *work) try(ctx context.Context) (result, error) {
 		r.retry = max(outcome.RefetchAfter, time.Second)
 	}
 	return r, nil
+}
+
+// notBefore is when the values that are written must have been asked for at the earliest: those from before a refresh was requested do not
+// count. It is one moment for all objects of the class, so that they share requests.
+func (w *work) notBefore() time.Time {
+	shared := w.options.Clock.Now().Add(-w.options.CacheTTL)
+	if requested := w.requests.of(w.class); requested.After(shared) {
+		return requested
+	}
+	return shared
 }
 
 // desired is the Secret that the object asks for.

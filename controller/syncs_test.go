@@ -82,7 +82,7 @@ func TestStatusThatCannotBeWrittenIsTriedAgain(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	s := &syncs{
 		options: Options{ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log}, // no interval: no poll comes
-		client:  c, events: events.NewFakeRecorder(100), states: newStates(), accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
+		client:  c, events: events.NewFakeRecorder(100), states: newStates(), requests: newRefreshRequests(), accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
 		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
 	}
 	request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}}

@@ -146,3 +146,117 @@ func TestRotateAt(t *testing.T) {
 		}
 	})
 }
+
+// asks returns an edit that sets the refresh annotation.
+func asks(text string) func(*v1.SecretProviderClass) {
+	return func(c *v1.SecretProviderClass) { c.Annotations = map[string]string{v1.RefreshAnnotation: text} }
+}
+
+func TestRefreshAnnotation(t *testing.T) {
+	onNode(t, func(n *node) {
+		class := map[string]string{"objects": "user", "rotationInterval": "24h"}
+		n.vault.Set("user", "alice")
+		n.classes.Put("db", class, asks("first/0s"))
+		n.mustPublish("a", "db")
+		n.mustPublish("b", "db")
+		n.vault.Set("user", "bob")
+		n.pass(5 * time.Second)
+		n.wantFile("a", "user", "alice") // what the annotation held at first sight asks for nothing
+
+		n.classes.Put("db", class, asks("second/0s"))
+		n.pass(100 * time.Millisecond)
+		n.wantFile("a", "user", "bob") // although the cached value is seconds old
+		n.wantFile("b", "user", "bob")
+		before := n.vault.Total()
+		n.mustPublish("a", "db") // kubelet's call sees the same annotation
+		n.pass(10 * time.Second)
+		if after := n.vault.Total(); after != before {
+			t.Errorf("%d requests too many: two volumes of one group, one annotation", after-before)
+		}
+
+		n.vault.Set("user", "carol")
+		n.classes.Put("db", class, asks("third/10m"))
+		n.pass(10 * time.Minute)
+		n.wantFile("a", "user", "carol")
+		if after := n.vault.Total(); after != before+1 {
+			t.Errorf("%d requests within the spread", after-before)
+		}
+
+		// an annotation that is removed, and one that cannot be read, ask for nothing
+		n.classes.Put("db", class)
+		n.classes.Put("db", class, asks("now"))
+		n.pass(time.Minute)
+		if after := n.vault.Total(); after != before+1 {
+			t.Errorf("%d requests", after-before-1)
+		}
+		if w := n.recorder.Of(report.KindWarning); len(w) != 1 || !strings.Contains(w[0].Message(), `"now"`) {
+			t.Errorf("warnings %v", w)
+		}
+	})
+}
+
+// A driver that starts knows nothing of requests before it: only what changes after that counts.
+func TestRefreshAnnotationAfterARestart(t *testing.T) {
+	onNode(t, func(n *node) {
+		class := map[string]string{"objects": "user", "rotationInterval": "24h"}
+		n.vault.Set("user", "alice")
+		n.classes.Put("db", class, asks("first/0s"))
+		n.mustPublish("a", "db")
+		n.restart()
+		n.mustPublish("a", "db")
+		n.pass(6 * time.Second) // an adopted volume is refreshed
+		before := n.vault.Total()
+		n.mustPublish("a", "db")
+		n.pass(time.Hour)
+		if after := n.vault.Total(); after != before {
+			t.Errorf("%d requests for an annotation that is old", after-before)
+		}
+		n.vault.Set("user", "bob")
+		n.classes.Put("db", class, asks("second/1s"))
+		n.pass(time.Second)
+		n.wantFile("a", "user", "bob")
+	})
+}
+
+// A request that comes shortly before a tick is not answered by what another group of the node asked before it.
+func TestRefreshAnnotationBeforeATick(t *testing.T) {
+	onNode(t, func(n *node) {
+		one := map[string]string{"objects": "user", "rotationInterval": "30s"}
+		n.vault.Set("user", "old")
+		n.vault.Set("other", "x")
+		n.classes.Put("one", one)
+		n.classes.Put("two", map[string]string{"objects": "user,other", "rotationInterval": "10s"})
+		n.mustPublish("a", "one")
+		n.mustPublish("b", "two")
+		for i := range 300 {
+			value := podName(i)
+			n.vault.Set("user", value)
+			n.classes.Put("one", one, asks(value+"/3s"))
+			n.pass(3 * time.Second)
+			n.wantFile("a", "user", value)
+			n.pass(10 * time.Second)
+		}
+	})
+}
+
+// An annotation that changes a hundred times a second asks for one refresh a second.
+func TestRefreshAnnotationIsBounded(t *testing.T) {
+	onNode(t, func(n *node) {
+		class := map[string]string{"objects": "user", "rotationInterval": "24h"}
+		n.vault.Set("user", "alice")
+		n.classes.Put("db", class)
+		n.mustPublish("a", "db")
+		before := n.vault.Total()
+		for i := range 1000 {
+			n.classes.Put("db", class, asks(podName(i)+"/0s"))
+			n.pass(10 * time.Millisecond)
+		}
+		n.vault.Set("user", "bob")
+		n.classes.Put("db", class, asks("last/0s"))
+		n.pass(time.Second)
+		n.wantFile("a", "user", "bob")
+		if got := n.vault.Total() - before; got > 13 {
+			t.Errorf("%d requests in ten seconds", got)
+		}
+	})
+}

@@ -18,6 +18,8 @@ const (
 	// adoptionSpread is within how long an adopted volume is refreshed for the first time. docs/scale.md computes what a rollout of the
 	// driver to all nodes of a large cluster costs a vault.
 	adoptionSpread = 5 * time.Second
+	// requestPause is the least time between two refreshes of a group that a refresh annotation asks for, however often it changes.
+	requestPause = time.Second
 )
 
 // refreshGroup is all volumes with an equal binding key. Its methods compute; the store calls them under its lock.
@@ -35,6 +37,8 @@ type refreshGroup struct {
 	wait time.Duration
 	// onTick is true where due is a tick of the schedule, which the requests of others may make needless.
 	onTick bool
+	// requested is the last refresh annotation that made the group due: it is one request for all volumes of the group.
+	requested string
 	// busy is true while a refresh is under way. What becomes due meanwhile waits.
 	busy bool
 
@@ -106,8 +110,48 @@ func (g *refreshGroup) rotateAt(s schedule.Schedule, before, class *v1.SecretPro
 		}
 		wait = 0
 	}
-	g.dueAt(now, now.Add(wait+s.Spread("rotate-at/"+g.binding.ScheduleKey(), 0, rotateAtSpread)))
+	g.demand(now, now.Add(wait+s.Spread("rotate-at/"+g.binding.ScheduleKey(), 0, rotateAtSpread)))
 	return ""
+}
+
+// refreshRequested makes the group due where the class's refresh annotation differs from the one before. At adoption, where before is nil, it
+// does nothing: the annotation may be old, and an adopted volume is refreshed soon in any case.
+func (g *refreshGroup) refreshRequested(s schedule.Schedule, before, class *v1.SecretProviderClass, now time.Time) (warning string) {
+	text := class.Annotations[v1.RefreshAnnotation]
+	if text == "" || text == g.requested || before == nil || before.Annotations[v1.RefreshAnnotation] == text {
+		return ""
+	}
+	g.requested = text
+	request, err := schedule.ParseRequest(text)
+	if err != nil {
+		return fmt.Sprintf("annotation %s: %s", v1.RefreshAnnotation, err)
+	}
+	at := now.Add(s.Spread("refresh/"+g.binding.ScheduleKey(), 0, request.Spread))
+	if next := g.triedAt.Add(requestPause); next.Sub(now) <= requestPause && next.After(at) {
+		at = next // unless the wall clock was set back
+	}
+	g.demand(now, at)
+	return ""
+}
+
+// demand makes the group due at the moment at the latest. What the requests of others answered before that does not count.
+func (g *refreshGroup) demand(now, at time.Time) {
+	g.dueAt(now, at)
+	if g.due.Before(now) {
+		g.due = now // an overdue refresh would still take what was answered before now
+	}
+	g.onTick = false
+}
+
+// annotated does what the class's annotations ask for. Before is the class as it was known; nil at adoption.
+func (g *refreshGroup) annotated(s schedule.Schedule, before, class *v1.SecretProviderClass, now time.Time) (warning string) {
+	var warnings []string
+	for _, w := range []string{g.rotateAt(s, before, class, now), g.refreshRequested(s, before, class, now)} {
+		if w != "" {
+			warnings = append(warnings, w)
+		}
+	}
+	return strings.Join(warnings, "; ")
 }
 
 // left returns how long it is until the group is due; ok is false where it is not due at all. A wall clock that was set back, on a

@@ -127,7 +127,7 @@ func (s *store) renew(before *volumeState, b bound, now time.Time) (c change, wa
 		(g.reason == volume.ReasonIdentity || g.reason == volume.ReasonTokenExpired):
 		g.dueAt(now, now)
 	}
-	return change{before: before, after: &after}, g.rotateAt(s.schedule, before.class, b.class, now)
+	return change{before: before, after: &after}, g.annotated(s.schedule, before.class, b.class, now)
 }
 
 // adopt takes a volume that an earlier process filled. It is refreshed soon. The caller holds the lock.
@@ -146,7 +146,7 @@ func (s *store) adopt(before *volumeState, b bound, now time.Time) (c change, wa
 	if interval := s.intervalOf(g); interval > 0 {
 		g.dueAt(now, now.Add(s.schedule.Spread("adopt/"+b.binding.ScheduleKey(), 0, min(interval, adoptionSpread))))
 	}
-	return change{before: before, after: after}, g.rotateAt(s.schedule, nil, b.class, now)
+	return change{before: before, after: after}, g.annotated(s.schedule, nil, b.class, now)
 }
 
 // unresolved notes why the class of a volume cannot be resolved. Where the volume is not known, it is adopted without a class, if add

@@ -50,6 +50,10 @@ type SecretProviderClassSpec struct {
 // that is past. The controller syncs the class's SecretSyncs when it changes.
 const RotateAtAnnotation = "keyvault-csi/rotate-at"
 
+// RefreshAnnotation on a class makes every node refresh the class's volumes when it changes, whatever the nodes' clocks say: its
+// value is a schedule.Request. The controller syncs the class's SecretSyncs when it changes.
+const RefreshAnnotation = "keyvault-csi/refresh"
+
 // SecretObject is one Kubernetes Secret that mirrors mounted files.
 type SecretObject struct {
 	// SecretName is the name of the Secret, in the pod's namespace. A Secret of that name which the driver did not make is
