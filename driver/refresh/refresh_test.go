@@ -3,6 +3,7 @@ package refresh_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -304,6 +305,47 @@ func TestAdoptedVolumesAreRefreshedSoonAndTogether(t *testing.T) {
 		}
 		if got := len(n.recorder.Of(report.KindAdopted)); got != 5 {
 			n.Errorf("%d volumes were adopted", got)
+		}
+	})
+}
+
+// A volume's snapshot has the versions that its objects had first, whatever comes later, and says where an earlier process knows better.
+func TestStartedVersions(t *testing.T) {
+	onNode(t, func(n *node) {
+		started := func() (map[string]string, bool) {
+			all := n.volumes.Snapshots()
+			if len(all) != 1 {
+				n.Fatalf("%d volumes", len(all))
+			}
+			return all[0].Started, all[0].Adopted
+		}
+		n.vault.Set("user", "alice")
+		n.vault.Set("mail", "m1")
+		n.classes.Put("db", map[string]string{"objects": "user"})
+		n.mustPublish("web", "db")
+		first, _ := started()
+		n.vault.Set("user", "bob")
+		n.pass(5 * time.Minute)
+		n.classes.Put("db", map[string]string{"objects": "user,mail"})
+		n.pass(5 * time.Minute)
+		n.vault.Set("mail", "m2")
+		n.pass(5 * time.Minute)
+		n.wantFile("web", "mail", "m2")
+		later, adopted := started()
+		if len(first) != 1 || len(later) != 2 || adopted {
+			n.Errorf("started with %v, later %v, adopted %t", first, later, adopted)
+		}
+		for id, version := range first {
+			if later[id] != version {
+				n.Errorf("%s started as %s, later %s", id, version, later[id])
+			}
+		}
+		n.restart()
+		n.mustPublish("web", "db")
+		n.pass(time.Minute)
+		again, adopted := started()
+		if !adopted || len(again) != 2 || maps.Equal(again, later) {
+			n.Errorf("after a restart: %v, adopted %t", again, adopted)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"crypto/sha256"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -86,6 +87,22 @@ func hashOf(binding volume.Binding, bundle *volume.Bundle) [32]byte {
 		h.Write(source.Hash[:])
 	}
 	return [32]byte(h.Sum(nil))
+}
+
+// started adds to the versions that a volume's objects had first those of objects that it did not hold before. An object that leaves the
+// class and comes back keeps its own: the Pod still runs with what it read then.
+func started(before map[string]string, objects []volume.Object) map[string]string {
+	first := map[string]string{}
+	for _, o := range objects {
+		if _, known := before[o.ID]; !known {
+			first[o.ID] = o.Version
+		}
+	}
+	if len(first) == 0 && before != nil {
+		return before
+	}
+	maps.Copy(first, before)
+	return first
 }
 
 func sizeOf(bundle *volume.Bundle) (size int64) {

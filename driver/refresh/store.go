@@ -55,6 +55,7 @@ func (s *store) published(b bound, bundle *volume.Bundle, now time.Time) *volume
 		Identity:  b.binding.Identity(),
 		Since:     now,
 		Objects:   bundle.Objects,
+		Started:   started(nil, bundle.Objects),
 		Bytes:     sizeOf(bundle),
 		FetchedAt: bundle.FetchedAt,
 		Interval:  s.intervalFor(b.binding),
@@ -138,6 +139,7 @@ func (s *store) adopt(before *volumeState, b bound, now time.Time) (c change, wa
 			Ref:      b.Ref,
 			Identity: b.binding.Identity(),
 			Since:    now,
+			Adopted:  true,
 			Interval: s.intervalFor(b.binding),
 		},
 		sweepAt: now.Add(tmpfs.Retention), // the earlier process may have ended before it did
@@ -390,6 +392,7 @@ func (s *store) delivered(g *refreshGroup, target string, bundle *volume.Bundle,
 		}
 		state.hash = hashOf(g.binding, bundle)
 		after.Objects, after.Bytes, after.FetchedAt = bundle.Objects, sizeOf(bundle), bundle.FetchedAt
+		after.Started = started(after.Started, bundle.Objects)
 		after.Stale, after.Fallback, after.Detection = false, "", bundle.Detection
 		if state.resolveErr != nil {
 			after.Failure = after.Failure.Next(now, state.resolveErr)

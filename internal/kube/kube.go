@@ -82,7 +82,7 @@ func Open(ctx context.Context, o Options) (*Cluster, error) {
 	c.accounts = newLookup(c, c.readAccount, func(found map[string]string) bool { return len(found) > 0 })
 	c.classes = newClasses(ctx, c)
 	c.events = newEventWriter(o, c.writeEvent)
-	c.status = newStatusWriter(o, c.applyStatus)
+	c.status = newStatusWriter(o, c.applyStatus, c.readStatus)
 	c.goes(ctx, "first answer of the API server", c.firstAnswer)
 	c.goes(ctx, "end of unused watches", c.classes.expire)
 	c.goes(ctx, "write events", c.events.run)

@@ -2,17 +2,22 @@ package kube
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
@@ -42,11 +47,31 @@ func (c *Cluster) applyStatus(ctx context.Context, name types.NamespacedName, bo
 	return nil
 }
 
+// readStatus returns a status object of the Pod with the uid; nil where there is none. It is a patch that changes nothing: the driver may not
+// get status objects, and the admission policy lets it patch those of its own node alone.
+func (c *Cluster) readStatus(ctx context.Context, name types.NamespacedName, uid types.UID) (*v1.SecretProviderClassPodStatus, error) {
+	test, err := json.Marshal([]map[string]string{{"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": string(uid)}})
+	if err != nil {
+		return nil, fmt.Errorf("read secretproviderclasspodstatus %s: %w", name, err)
+	}
+	found := &v1.SecretProviderClassPodStatus{}
+	err = c.api.rest.Patch(types.JSONPatchType).Namespace(name.Namespace).Resource(statusResource).Name(name.Name).Body(test).Do(ctx).Into(found)
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err): // there is none, or another Pod's
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read secretproviderclasspodstatus %s: %w", name, err)
+	}
+	return found, nil
+}
+
 // statusWriter writes status objects off the mounts' path. It keeps no state of the volumes: an event makes it look at
 // them.
 type statusWriter struct {
 	driverName, nodeID string
 	apply              func(ctx context.Context, name types.NamespacedName, body []byte) error
+	read               func(ctx context.Context, name types.NamespacedName, uid types.UID) (*v1.SecretProviderClassPodStatus, error)
+	clock              clock.PassiveClock
 	log                *slog.Logger
 	queue              workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	volumes            atomic.Pointer[func() []*volume.Snapshot]
@@ -54,20 +79,41 @@ type statusWriter struct {
 	mu sync.Mutex
 	// written holds the objects that were applied, without the time of the last success.
 	written map[types.NamespacedName][]byte
+	// earlier holds what an earlier process said of Pods that it mounted volumes for.
+	earlier map[types.NamespacedName]earlierStatus
+	// plainUntil is until when the field startedVersion is left out, because the API server's CustomResourceDefinition does not have it.
+	plainUntil time.Time
 }
+
+// earlierStatus are the versions that a Pod's objects had when it started, as far as an earlier process recorded them.
+type earlierStatus struct {
+	uid     types.UID
+	started map[string]string
+}
+
+const (
+	// plainFor is for how long startedVersion is left out after the API server refused it.
+	plainFor = time.Hour
+	// refusedReads is after how many refusals an earlier status object counts as missing: an API server that has just started refuses all.
+	refusedReads = 3
+)
 
 func newStatusWriter(o Options,
 	apply func(ctx context.Context, name types.NamespacedName, body []byte) error,
+	read func(ctx context.Context, name types.NamespacedName, uid types.UID) (*v1.SecretProviderClassPodStatus, error),
 ) *statusWriter {
 	return &statusWriter{
 		driverName: o.DriverName,
 		nodeID:     o.NodeID,
 		apply:      apply,
+		read:       read,
+		clock:      o.Clock,
 		log:        o.Log,
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, 5*time.Minute),
 			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Clock: o.Clock}),
 		written: map[types.NamespacedName][]byte{},
+		earlier: map[types.NamespacedName]earlierStatus{},
 	}
 }
 
@@ -112,31 +158,127 @@ func (w *statusWriter) run(ctx context.Context) {
 
 // write applies one object where it differs from what was applied last.
 func (w *statusWriter) write(ctx context.Context, name types.NamespacedName) {
-	status := w.render(name)
+	status, adopted := w.render(name)
 	if status == nil {
 		w.queue.Forget(name)
-		w.setWritten(name, nil) // the API server removes the object with its owner, the Pod
+		w.forget(name) // the API server removes the object with its owner, the Pod
 		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if adopted {
+		if err := w.takeUp(ctx, name, status); err != nil {
+			w.retry(ctx, name, err)
+			return
+		}
 	}
 	// the time of the last success alone is no reason to write: it is written along with what is
 	success := status.Annotations[lastSuccessAnnotation]
-	delete(status.Annotations, lastSuccessAnnotation)
-	compared := mustJSON(status)
+	compared := comparedBy(status)
 	if bytes.Equal(compared, w.lastWritten(name)) {
 		w.queue.Forget(name)
 		return
 	}
 	status.Annotations[lastSuccessAnnotation] = success
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if err := w.apply(ctx, name, mustJSON(status)); err != nil {
-		w.log.WarnContext(ctx, "a status object was not written; it is retried", "object", name.String(),
-			"attempt", w.queue.NumRequeues(name)+1, logkeys.Error, err)
-		w.queue.AddRateLimited(name)
+	if err := w.applyKnown(ctx, name, status); err != nil {
+		w.retry(ctx, name, err)
 		return
 	}
 	w.queue.Forget(name)
 	w.setWritten(name, compared)
+}
+
+func (w *statusWriter) retry(ctx context.Context, name types.NamespacedName, err error) {
+	w.log.WarnContext(ctx, "a status object was not written; it is retried", "object", name.String(),
+		"attempt", w.queue.NumRequeues(name)+1, logkeys.Error, err)
+	w.queue.AddRateLimited(name)
+}
+
+// comparedBy is what decides whether an object must be written: all but the time of the last success, which it takes away.
+func comparedBy(status *v1.SecretProviderClassPodStatus) []byte {
+	delete(status.Annotations, lastSuccessAnnotation)
+	return mustJSON(status)
+}
+
+// takeUp corrects the started versions of a Pod that an earlier process mounted volumes for, by what that process recorded: the version at
+// the start, or, where it recorded none, the version at its last write. An object that is as it should be counts as written.
+func (w *statusWriter) takeUp(ctx context.Context, name types.NamespacedName, status *v1.SecretProviderClassPodStatus) error {
+	uid := status.OwnerReferences[0].UID
+	known, ok := w.earlierOf(name, uid)
+	if !ok {
+		found, err := w.read(ctx, name, uid)
+		if err != nil && (!apierrors.IsForbidden(err) || w.queue.NumRequeues(name) < refusedReads) {
+			return err
+		}
+		known = earlierStatus{uid: uid, started: map[string]string{}}
+		if found != nil {
+			for _, o := range found.Status.Objects {
+				known.started[o.ID] = cmp.Or(o.StartedVersion, o.Version)
+			}
+			w.setWritten(name, comparedBy(&v1.SecretProviderClassPodStatus{
+				TypeMeta: status.TypeMeta,
+				ObjectMeta: metav1.ObjectMeta{
+					Name:            found.Name,
+					Namespace:       found.Namespace,
+					Annotations:     found.Annotations,
+					Labels:          found.Labels,
+					OwnerReferences: found.OwnerReferences,
+				},
+				Status: found.Status,
+			}))
+		}
+		w.setEarlier(name, known)
+	}
+	for i := range status.Status.Objects {
+		o := &status.Status.Objects[i]
+		o.StartedVersion = cmp.Or(known.started[o.ID], o.StartedVersion)
+	}
+	return nil
+}
+
+// applyKnown applies the object, without startedVersion where the API server's CustomResourceDefinition is older than the field.
+func (w *statusWriter) applyKnown(ctx context.Context, name types.NamespacedName, status *v1.SecretProviderClassPodStatus) error {
+	if w.clock.Now().Before(w.plainUntil) {
+		return w.apply(ctx, name, mustJSON(plain(status)))
+	}
+	err := w.apply(ctx, name, mustJSON(status))
+	if err == nil || !strings.Contains(err.Error(), "startedVersion") {
+		return err
+	}
+	w.log.WarnContext(ctx, "status objects are written without startedVersion, so that nothing restarts on change: upgrade the "+
+		"CustomResourceDefinition secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io", logkeys.Error, err)
+	w.plainUntil = w.clock.Now().Add(plainFor)
+	return w.apply(ctx, name, mustJSON(plain(status)))
+}
+
+// plain is the object with the fields alone that every driver writes.
+func plain(status *v1.SecretProviderClassPodStatus) *v1.SecretProviderClassPodStatus {
+	status = status.DeepCopy()
+	for i := range status.Status.Objects {
+		status.Status.Objects[i].StartedVersion = ""
+	}
+	return status
+}
+
+func (w *statusWriter) earlierOf(name types.NamespacedName, uid types.UID) (earlierStatus, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	known, ok := w.earlier[name]
+	return known, ok && known.uid == uid
+}
+
+func (w *statusWriter) setEarlier(name types.NamespacedName, known earlierStatus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.earlier[name] = known
+}
+
+// forget drops what is kept of an object.
+func (w *statusWriter) forget(name types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.written, name)
+	delete(w.earlier, name)
 }
 
 func (w *statusWriter) lastWritten(name types.NamespacedName) []byte {
@@ -148,20 +290,16 @@ func (w *statusWriter) lastWritten(name types.NamespacedName) []byte {
 func (w *statusWriter) setWritten(name types.NamespacedName, body []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if body == nil {
-		delete(w.written, name)
-		return
-	}
 	w.written[name] = body
 }
 
 // render makes the object from the volumes of its Pod and class; nil where there are none whose content is known. A
 // volume of which no content is known, after a restart, is left out: applying would take away what the object says of
-// it. Of two Pods of one name the newer one counts.
-func (w *statusWriter) render(name types.NamespacedName) *v1.SecretProviderClassPodStatus {
+// it. Of two Pods of one name the newer one counts. Adopted is true where an earlier process filled one of them.
+func (w *statusWriter) render(name types.NamespacedName) (status *v1.SecretProviderClassPodStatus, adopted bool) {
 	volumes := w.volumes.Load()
 	if volumes == nil {
-		return nil
+		return nil, false
 	}
 	var of []*volume.Snapshot
 	for _, s := range (*volumes)() {
@@ -177,9 +315,9 @@ func (w *statusWriter) render(name types.NamespacedName) *v1.SecretProviderClass
 		of = append(of, s)
 	}
 	if len(of) == 0 {
-		return nil
+		return nil, false
 	}
-	return statusOf(of, w.driverName, w.nodeID, name)
+	return statusOf(of, w.driverName, w.nodeID, name), slices.ContainsFunc(of, func(s *volume.Snapshot) bool { return s.Adopted })
 }
 
 // mustJSON cannot fail: the type holds strings, booleans and lists of them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -12,9 +13,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -54,11 +59,25 @@ type written struct {
 type server struct {
 	bodies []string
 	fail   error
+	// found is what a read answers; reads counts them.
+	found   *v1.SecretProviderClassPodStatus
+	readErr error
+	reads   int
+	// older is true where the CustomResourceDefinition does not have startedVersion.
+	older bool
+}
+
+func (s *server) read(context.Context, types.NamespacedName, types.UID) (*v1.SecretProviderClassPodStatus, error) {
+	s.reads++
+	return s.found, s.readErr
 }
 
 func (s *server) apply(_ context.Context, _ types.NamespacedName, body []byte) error {
 	if s.fail != nil {
 		return s.fail
+	}
+	if s.older && strings.Contains(string(body), "startedVersion") {
+		return errors.New(".status.objects[0].startedVersion: field not declared in schema")
 	}
 	s.bodies = append(s.bodies, string(body))
 	return nil
@@ -98,7 +117,7 @@ func newCluster(t *testing.T) *cluster {
 		NodeID:     "node-1",
 		Clock:      clocktesting.NewFakeClock(noon),
 		Log:        slog.New(slog.DiscardHandler),
-	}, c.server.apply)
+	}, c.server.apply, c.server.read)
 	volumes := func() []*volume.Snapshot { return c.volumes }
 	c.statusWriter.volumes.Store(&volumes)
 	t.Cleanup(c.queue.ShutDown)
@@ -233,6 +252,110 @@ func TestStatusIsRetried(t *testing.T) {
 	c.queue.Add(name) // as its timer does
 	if got := c.now(t, report.Adopted{After: s}, s); len(got) != 1 || c.queue.NumRequeues(name) != 0 {
 		t.Fatalf("got %+v", got)
+	}
+}
+
+// versions are the objects of a written status object: "id started->version".
+func versions(w written) (texts []string) {
+	objects, _ := w.Status["objects"].([]any)
+	for _, o := range objects {
+		one := o.(map[string]any)
+		texts = append(texts, fmt.Sprintf("%v %v->%v", one["id"], one["startedVersion"], one["version"]))
+	}
+	return texts
+}
+
+// The versions that a Pod started with are those of the process that mounted its volume, also after a restart of the driver.
+func TestStatusSaysWhatThePodStartedWith(t *testing.T) {
+	existing := func(edit func(*v1.SecretProviderClassPodStatus)) *v1.SecretProviderClassPodStatus {
+		status := statusOf([]*volume.Snapshot{mounted(ref("u1", "/a"), noon, "secret/db", "v2")}, "secrets-store.csi.k8s.io", "node-1",
+			types.NamespacedName{Namespace: "shop", Name: "cart-0-shop-web"})
+		status.TypeMeta = metav1.TypeMeta{}
+		status.Status.Objects[0].StartedVersion = "v1"
+		if edit != nil {
+			edit(status)
+		}
+		return status
+	}
+	tests := map[string]struct {
+		found    *v1.SecretProviderClassPodStatus
+		adopted  bool
+		objects  []string
+		started  map[string]string
+		want     []string
+		writes   int
+		wantRead int
+	}{
+		"mounted by this process": {
+			objects: []string{"secret/db", "v2", "secret/new", "v9"}, started: map[string]string{"secret/db": "v1", "secret/new": "v9"},
+			want: []string{"secret/db v1->v2", "secret/new v9->v9"}, writes: 1,
+		},
+		"by an earlier one, rotated since": {
+			found: existing(nil), adopted: true, objects: []string{"secret/db", "v3"}, started: map[string]string{"secret/db": "v3"},
+			want: []string{"secret/db v1->v3"}, writes: 1, wantRead: 1,
+		},
+		"by an earlier one, unchanged: nothing to write": {
+			found: existing(nil), adopted: true, objects: []string{"secret/db", "v2"}, started: map[string]string{"secret/db": "v2"}, wantRead: 1,
+		},
+		"by a driver that does not record it": {
+			found:   existing(func(s *v1.SecretProviderClassPodStatus) { s.Status.Objects[0].StartedVersion = "" }),
+			adopted: true, objects: []string{"secret/db", "v3"}, started: map[string]string{"secret/db": "v3"},
+			want: []string{"secret/db v2->v3"}, writes: 1, wantRead: 1,
+		},
+		"by an earlier one that wrote nothing": {
+			adopted: true, objects: []string{"secret/db", "v3"}, started: map[string]string{"secret/db": "v3"},
+			want: []string{"secret/db v3->v3"}, writes: 1, wantRead: 1,
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			c.found = tt.found
+			s := mounted(ref("u1", "/a"), noon, tt.objects...)
+			s.Adopted, s.Started = tt.adopted, tt.started
+			got := c.now(t, report.Refreshed{After: s}, s)
+			if len(got) != tt.writes || c.reads != tt.wantRead || len(got) > 0 && !slices.Equal(versions(got[0]), tt.want) {
+				t.Fatalf("%d reads, got %+v", c.reads, got)
+			}
+			if got := c.now(t, report.Refreshed{After: s}, s); len(got) != 0 || c.reads != tt.wantRead {
+				t.Errorf("the same again: %d reads, %+v", c.reads, got)
+			}
+		})
+	}
+}
+
+// While the earlier object cannot be read nothing is written over it.
+func TestStatusWaitsForTheEarlierOne(t *testing.T) {
+	c := newCluster(t)
+	s := mounted(ref("u1", "/a"), noon, "secret/db", "v3")
+	s.Adopted, s.Started = true, map[string]string{"secret/db": "v3"}
+	c.readErr = apierrors.NewForbidden(schema.GroupResource{}, "x", errors.New("just started"))
+	name := types.NamespacedName{Namespace: "shop", Name: "cart-0-shop-web"}
+	for range 2 {
+		if got := c.now(t, report.Refreshed{After: s}, s); len(got) != 0 {
+			t.Fatalf("got %+v", got)
+		}
+	}
+	c.readErr = nil
+	c.found = &v1.SecretProviderClassPodStatus{Status: v1.SecretProviderClassPodStatusStatus{Objects: []v1.SecretProviderClassObject{
+		{ID: "secret/db", Version: "v2", StartedVersion: "v1"},
+	}}}
+	got := c.now(t, report.Refreshed{After: s}, s)
+	if len(got) != 1 || !slices.Equal(versions(got[0]), []string{"secret/db v1->v3"}) || c.queue.NumRequeues(name) != 0 {
+		t.Fatalf("got %+v", got)
+	}
+}
+
+// A CustomResourceDefinition without the field, as that of the Secrets Store CSI Driver, costs the field and nothing else.
+func TestStatusWithAnOlderDefinition(t *testing.T) {
+	c := newCluster(t)
+	c.older = true
+	for _, version := range []string{"v1", "v2"} {
+		s := mounted(ref("u1", "/a"), noon, "secret/db", version)
+		s.Started = map[string]string{"secret/db": "v1"}
+		if got := c.now(t, report.Refreshed{After: s}, s); len(got) != 1 || !slices.Equal(versions(got[0]), []string{"secret/db <nil>->" + version}) {
+			t.Fatalf("got %+v", got)
+		}
 	}
 }
 

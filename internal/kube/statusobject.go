@@ -61,11 +61,11 @@ func statusOf(
 			TargetPath:              first.TargetPath,
 		},
 	}
-	objects := map[string]string{}
+	objects := map[string]v1.SecretProviderClassObject{}
 	oldest := volumes[0].FetchedAt
 	for _, s := range slices.Backward(volumes) {
 		for _, o := range s.Objects {
-			objects[o.ID] = o.Version
+			objects[o.ID] = v1.SecretProviderClassObject{ID: o.ID, Version: o.Version, StartedVersion: s.Started[o.ID]}
 		}
 		if s.FetchedAt.Before(oldest) {
 			oldest = s.FetchedAt
@@ -74,10 +74,7 @@ func statusOf(
 	}
 	status.Annotations[lastSuccessAnnotation] = stamp(oldest)
 	for _, id := range slices.Sorted(maps.Keys(objects)) {
-		status.Status.Objects = append(
-			status.Status.Objects,
-			v1.SecretProviderClassObject{ID: id, Version: objects[id]},
-		)
+		status.Status.Objects = append(status.Status.Objects, objects[id])
 	}
 	return status
 }

@@ -16,6 +16,11 @@ type Snapshot struct {
 	Since time.Time
 	// Objects are what the files are made of; nil where an earlier process wrote them.
 	Objects []Object
+	// Started maps the id of each object that the volume held since Since to the first version of it. For a volume that this process filled
+	// these are the versions that the Pod started with, or got first where an object came later. It is immutable.
+	Started map[string]string
+	// Adopted is true where an earlier process filled the volume, so that Started says what this process saw first.
+	Adopted bool
 	// Bytes is the size of the files that this process wrote.
 	Bytes int64
 	// FetchedAt is when the oldest value of the volume was requested; zero where an earlier process wrote the files.

@@ -38,8 +38,8 @@ func TestStatusObjects(t *testing.T) {
 		return err == nil
 	})
 	got := s.get("secretproviderclasspodstatus", name, "-o", statusOf)
-	head := fmt.Sprintf(`{"internal.secrets-store.csi.k8s.io/node-name":"node-1"} Pod/cart/%s cart web true [{"id":"secret/db","version":"`, uid)
-	if !strings.HasPrefix(got, head) || !strings.Contains(got, `},{"id":"secret/more","version":"`) || !strings.HasSuffix(got, " "+n.Target(uid)) {
+	head := fmt.Sprintf(`{"internal.secrets-store.csi.k8s.io/node-name":"node-1"} Pod/cart/%s cart web true [{"id":"secret/db","startedVersion":"`, uid)
+	if !strings.HasPrefix(got, head) || !strings.Contains(got, `},{"id":"secret/more","startedVersion":"`) || !strings.HasSuffix(got, " "+n.Target(uid)) {
 		t.Errorf("got  %s\nwant %s…", got, head)
 	}
 	if got := s.get("secretproviderclasspodstatus", name, "-o", `jsonpath={.metadata.annotations.keyvault-csi/last-success}`); !isRecent(got) {
@@ -176,4 +176,90 @@ func TestStatusOfAdoptedVolumes(t *testing.T) {
 	n.Run()
 	must(t, s.publish(n, pod, "web"))
 	s.await("true", "secretproviderclasspodstatus", name, "-o", "jsonpath={.status.mounted}")
+}
+
+// started prints the versions that the objects of a status object had when its Pod started, and the current ones.
+const started = `jsonpath={range .status.objects[*]}{.id} {.startedVersion} {.version}{"\n"}{end}`
+
+// TestStatusSaysWhatThePodStartedWith, also where versions change while the driver is down. A restart that finds nothing new writes nothing.
+func TestStatusSaysWhatThePodStartedWith(t *testing.T) {
+	t.Parallel()
+	c := controlplane.Shared(t)
+	s := install(t, c)
+	s.class("web")
+	n := s.start(t, "--rotation-interval", "1s", "--cache-ttl", "0s")
+	n.Secret("db", "s3cret")
+	n.Secret("more", "m1")
+	pod := s.pod("cart")
+	must(t, s.publish(n, pod, "web"))
+	name := "cart-" + s.shop + "-web"
+	versions := func() (all [][]string) {
+		out, err := s.Kubectl("", "-n", s.shop, "get", "secretproviderclasspodstatus", name, "--ignore-not-found", "-o", started)
+		must(t, err)
+		for line := range strings.SplitSeq(strings.TrimSpace(out), "\n") {
+			all = append(all, strings.Split(line, " "))
+		}
+		return all
+	}
+	c.Eventually("the status object", func() bool { return len(versions()[0]) == 3 })
+	first := versions()[0]
+	if first[1] == "" || first[1] != first[2] {
+		t.Errorf("at the start: %v", first)
+	}
+	n.Secret("db", "s3cret-2")
+	c.Eventually("the second version", func() bool { return versions()[0][2] != first[2] })
+	n.Stop(syscall.SIGKILL)
+	second := versions()[0][2]
+	n.Secret("db", "s3cret-3")
+	n.Run()
+	must(t, s.publish(n, pod, "web"))
+	c.Eventually("the third version", func() bool { return versions()[0][2] != second })
+	if now := versions()[0]; now[1] != first[1] {
+		t.Errorf("after a restart the Pod started with %s, before it with %s", now[1], first[1])
+	}
+	// an object that comes later has the version that it came with
+	s.class("web", "objects: |\n      array:\n", "objects: |\n      array:\n"+anotherObject)
+	must(t, s.publish(n, pod, "web"))
+	c.Eventually("the added object", func() bool { return len(versions()) == 2 })
+	if added := versions()[1]; added[0] != "secret/more" || added[1] == "" || added[1] != added[2] {
+		t.Errorf("an object that was added: %v", added)
+	}
+	// nothing new: nothing is written
+	n.Stop(syscall.SIGKILL)
+	revision := s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.metadata.resourceVersion}")
+	before := len(n.Emulator.Requests())
+	n.Run()
+	must(t, s.publish(n, pod, "web"))
+	n.Eventually("some polls", func() bool { return len(n.Emulator.Requests()) > before+8 })
+	if now := s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.metadata.resourceVersion}"); now != revision {
+		t.Error("a restart that found nothing new wrote the status object")
+	}
+	if got := versions(); got[0][1] != first[1] || len(got) != 2 {
+		t.Errorf("in the end: %v", got)
+	}
+}
+
+// TestStatusWithOlderDefinitions: a CustomResourceDefinition without startedVersion, as that of the Secrets Store CSI Driver, costs that field.
+func TestStatusWithOlderDefinitions(t *testing.T) {
+	c := controlplane.Start(t, controlplane.Options{})
+	s := install(t, c)
+	for _, version := range []string{"0", "1"} {
+		c.MustKubectl("", "patch", "crd", "secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io", "--type=json", "-p",
+			`[{"op":"remove","path":"/spec/versions/`+version+`/schema/openAPIV3Schema/properties/status/properties/objects/items/properties/startedVersion"}]`)
+	}
+	s.class("web")
+	n := s.start(t, "--rotation-interval", "1s", "--cache-ttl", "0s")
+	n.Secret("db", "s3cret")
+	must(t, s.publish(n, s.pod("cart"), "web"))
+	name := "cart-" + s.shop + "-web"
+	s.await("true", "secretproviderclasspodstatus", name, "-o", "jsonpath={.status.mounted}")
+	version := func() string {
+		return s.get("secretproviderclasspodstatus", name, "-o", "jsonpath={.status.objects[0].version} {.status.objects[0].startedVersion}")
+	}
+	before := version()
+	n.Secret("db", "s3cret-2")
+	c.Eventually("the new version", func() bool { return version() != before })
+	if !strings.HasSuffix(version(), " ") || !strings.Contains(n.Log(), "upgrade the CustomResourceDefinition") {
+		t.Errorf("version %q", version())
+	}
 }

@@ -132,6 +132,9 @@ type SecretProviderClassObject struct {
 	ID string `json:"id,omitempty"`
 	// Version is the version that is mounted.
 	Version string `json:"version,omitempty"`
+	// StartedVersion is the version that was mounted when the pod started; of an object that came later, as by an edit of the
+	// class, the first one that was mounted.
+	StartedVersion string `json:"startedVersion,omitempty"`
 }
 
 // SecretProviderClassPodStatusList is a list of status objects.
