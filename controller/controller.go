@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/podsecrets"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
@@ -57,13 +58,15 @@ type Options struct {
 	CacheTTL time.Duration
 	// Rules bound what is written.
 	Rules secretsync.Rules
+	// PodSecrets writes the Secrets of classes that Pods mount with the driver of this name; off where empty.
+	PodSecrets string
 	// LeaderElection makes replicas agree on one that works; LeaseNamespace is where the Lease lives.
 	LeaderElection bool
 	LeaseNamespace string
 	// HealthAddress serves /healthz and /readyz, MetricsAddress /metrics; off where empty.
 	HealthAddress, MetricsAddress string
 	Provider                      volume.Provider
-	Clock                         clock.Clock
+	Clock                         clock.WithTicker
 	Log                           *slog.Logger
 }
 
@@ -132,6 +135,21 @@ func New(o Options) (*Controller, error) {
 	})
 	if err := s.setUp(m); err != nil {
 		return nil, err
+	}
+	if o.PodSecrets != "" {
+		if err := podsecrets.Add(m, podsecrets.Options{
+			DriverName: o.PodSecrets,
+			Interval:   o.Interval,
+			CacheTTL:   o.CacheTTL,
+			Rules:      o.Rules,
+			Accounts:   s.accounts,
+			Provider:   o.Provider,
+			Secrets:    secretPatches{secrets},
+			Clock:      o.Clock,
+			Log:        o.Log,
+		}); err != nil {
+			return nil, err
+		}
 	}
 	synced := func(*http.Request) error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -50,6 +50,8 @@ type flags struct {
 	secretTypes     []string
 	noSecrets       []string
 	nodeIdentity    nodeidentity.Flags
+	podSecrets      bool
+	driverName      string
 	leaderElection  bool
 	leaseNamespace  string
 	healthAddr      string
@@ -111,6 +113,8 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.noSecrets, "no-secret-namespaces", []string{"kube-system", "kube-public", "kube-node-lease"},
 		"`namespaces` in which no Secret is written unless --namespaces names them")
 	f.nodeIdentity.Register(fs, "")
+	fs.BoolVar(&f.podSecrets, "pod-secrets", false, "write the Secrets of classes (secretObjects) that Pods mount, in place of the nodes")
+	fs.StringVar(&f.driverName, "driver-name", "secrets-store.csi.k8s.io", "`name` of the CSI driver whose volumes count")
 	fs.BoolVar(&f.leaderElection, "leader-elect", false, "let replicas agree on one that works")
 	fs.StringVar(&f.leaseNamespace, "lease-namespace", "", "`namespace` of the leader's Lease; empty: the pod's own")
 	fs.StringVar(&f.healthAddr, "health-addr", ":8096", "`address` of /healthz and /readyz; empty: off")
@@ -140,6 +144,9 @@ func (f *flags) check() error {
 	}
 	if len(f.audiences) == 0 {
 		wrong = append(wrong, errors.New("--audiences is empty: name the audience of workload identity"))
+	}
+	if f.podSecrets && f.driverName == "" {
+		wrong = append(wrong, errors.New("--driver-name is empty: --pod-secrets needs the name of the CSI driver"))
 	}
 	if len(f.controllerNames) == 0 {
 		wrong = append(wrong, errors.New("--controller-names is empty: no object would be served"))
@@ -184,6 +191,10 @@ func run(ctx context.Context, f *flags) error {
 		return err
 	}
 	defer keyVault.Close()
+	podSecrets := ""
+	if f.podSecrets {
+		podSecrets = f.driverName
+	}
 	c, err := controller.New(controller.Options{ //nolint:contextcheck // it runs in Run
 		Config:          config,
 		Namespaces:      f.namespaces,
@@ -192,6 +203,7 @@ func run(ctx context.Context, f *flags) error {
 		Interval:        f.interval,
 		CacheTTL:        f.cacheTTL,
 		Rules:           secretsync.Rules{Types: f.secretTypes, Namespaces: f.namespaces, Excluded: f.noSecrets},
+		PodSecrets:      podSecrets,
 		LeaderElection:  f.leaderElection,
 		LeaseNamespace:  f.leaseNamespace,
 		HealthAddress:   f.healthAddr,

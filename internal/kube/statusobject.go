@@ -46,7 +46,7 @@ func statusOf(
 			Name:        name.Name,
 			Namespace:   name.Namespace,
 			Annotations: map[string]string{},
-			Labels:      map[string]string{"internal." + driverName + "/node-name": shorten(nodeID, maxLabel)},
+			Labels:      map[string]string{NodeLabel(driverName): NodeLabelValue(nodeID)},
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: "v1",
 				Kind:       "Pod",
@@ -89,6 +89,12 @@ func annotate(annotations map[string]string, s *volume.Snapshot) {
 		annotations[failureAnnotation] = clip("the files stay as they are: " + s.Failure.Message)
 	}
 }
+
+// NodeLabel is the key of the label that names the node whose driver wrote a status object.
+func NodeLabel(driverName string) string { return "internal." + driverName + "/node-name" }
+
+// NodeLabelValue is the label's value for a node. A name that is too long for a label ends in a hash of the whole.
+func NodeLabelValue(node string) string { return shorten(node, maxLabel) }
 
 func stamp(at time.Time) string { return at.UTC().Format(time.RFC3339) }
 
