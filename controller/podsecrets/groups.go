@@ -67,7 +67,8 @@ func (p *podSecrets) reconcileGroup(ctx context.Context, key groupKey) (reconcil
 // askedOf is equal where nothing makes a group due before its time.
 func askedOf(c *v1.SecretProviderClass, revision int) string {
 	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "%s %d %q %d", c.UID, c.Generation, c.Annotations[v1.RotateAtAnnotation], revision)
+	_, _ = fmt.Fprintf(h, "%s %d %q %q %d", c.UID, c.Generation, c.Annotations[v1.RotateAtAnnotation],
+		c.Annotations[v1.RefreshAnnotation], revision)
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 

@@ -212,7 +212,7 @@ func (p *podSecrets) unknownUsersOf(ctx context.Context, o client.Object) (reque
 
 // groupsOf returns the groups of a class.
 func (p *podSecrets) groupsOf(_ context.Context, o client.Object) []groupKey {
-	return p.store.groupsOf(client.ObjectKeyFromObject(o))
+	return p.store.groupsOf(client.ObjectKeyFromObject(o), o.GetAnnotations()[v1.RefreshAnnotation], p.options.Clock.Now())
 }
 
 // class returns a class from the cache; nil where there is none.

@@ -2,6 +2,8 @@ package podsecrets
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 	"sync"
 	"time"
@@ -117,7 +119,11 @@ func (w *eventWriter) write(pod volume.Pod, class, kind, reason, text string) {
 	regarding := &corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
 	}
-	w.recorder.Eventf(regarding, nil, kind, reason, "SyncSecret", "%s", clip("secretproviderclass "+class+": "+text))
+	note := clip("secretproviderclass " + class + ": " + text)
+	// The recorder counts an event up where everything but its note is that of an earlier one, and keeps the earlier note. So a hash of the note
+	// is part of the action.
+	sum := sha256.Sum256([]byte(note))
+	w.recorder.Eventf(regarding, nil, kind, reason, "SyncSecret-"+hex.EncodeToString(sum[:4]), "%s", note)
 }
 
 func (w *eventWriter) pass(s saying, pod types.UID) bool {

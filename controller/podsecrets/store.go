@@ -88,8 +88,10 @@ type group struct {
 	// waiting is true where a Pod started since the last good sync.
 	waiting bool
 	synced  bool
-	// notBefore is how old an answer of the vault may be, where an older one was of no use.
+	// notBefore is how old an answer of the vault may be, where an older one was of no use, or an annotation of the class asked for a refresh;
+	// refresh is that annotation.
 	notBefore time.Time
+	refresh   string
 }
 
 type member struct {
@@ -346,11 +348,18 @@ func (s *store) again(ref volume.Ref, now time.Time) (groups []groupKey) {
 	return groups
 }
 
-// groupsOf returns the groups of a class.
-func (s *store) groupsOf(class types.NamespacedName) []groupKey {
+// groupsOf returns the groups of a class whose annotation asks for this refresh. Where it is a new one, they share answers that are not older
+// than now.
+func (s *store) groupsOf(class types.NamespacedName, refresh string, now time.Time) (groups []groupKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.classes[class]))
+	for key := range s.classes[class] {
+		if g := s.groups[key]; refresh != "" && g.refresh != refresh {
+			g.refresh, g.notBefore = refresh, now
+		}
+		groups = append(groups, key)
+	}
+	return groups
 }
 
 // podOf returns a Pod that is known to run; nil where it is not known.

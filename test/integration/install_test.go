@@ -82,7 +82,7 @@ func chart(t *testing.T, version, release, namespace string, values ...string) s
 	}
 	var objects strings.Builder
 	for object := range strings.SplitSeq(out.String(), "\n---\n") {
-		for _, template := range []string{"serviceaccount", "rbac", "policies", "controllerrbac"} {
+		for _, template := range []string{"serviceaccount", "rbac", "policies", "controllerrbac", "controller-podsecrets"} {
 			if strings.Contains(object, "/templates/"+template+".yaml") {
 				objects.WriteString(object + "\n---\n")
 			}

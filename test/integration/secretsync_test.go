@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
@@ -30,7 +31,15 @@ type controllerSite struct {
 // newController installs the chart with the controller, and starts it with its own credentials and more flags.
 func newController(t *testing.T, c *controlplane.ControlPlane, flags ...string) *controllerSite {
 	t.Helper()
-	s := &controllerSite{syncSite: syncSite{site: install(t, c, "controller.enabled=true")}}
+	return newControllerWith(t, c, nil, flags...)
+}
+
+// newControllerWith is newController with more values of the chart.
+func newControllerWith(t *testing.T, c *controlplane.ControlPlane, values []string, flags ...string) *controllerSite {
+	t.Helper()
+	s := &controllerSite{syncSite: syncSite{
+		site: install(t, c, append([]string{"controller.enabled=true"}, values...)...), tokens: map[types.UID]string{},
+	}}
 	s.namespace = s.shop
 	s.CreateServiceAccount(s.shop, "app")
 	s.CreatePod(s.system, "controller", "node-1", s.account+"-controller")

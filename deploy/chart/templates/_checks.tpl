@@ -33,7 +33,19 @@
 {{- if and (include "keyvault-csi.metricsHost" .) (not .Values.linux.hostNetwork) -}}
 {{- $wrong = append $wrong (printf "linux.metricsAddr: %s names a host, which kubelet's probes would not reach: write :%s, or set linux.hostNetwork" .Values.linux.metricsAddr (include "keyvault-csi.metricsPort" .)) -}}
 {{- end -}}
-{{- if and .Values.syncSecret.enabled (not (and .Values.policies.enabled .Values.policies.driver)) (not .Values.syncSecret.withoutAdmissionPolicy) -}}
+{{- if and (eq .Values.syncSecret.by "controller") (not .Values.syncSecret.enabled) -}}
+{{- $wrong = append $wrong "syncSecret.by: controller has no effect without Secret sync: write syncSecret.enabled=true, or leave it out" -}}
+{{- end -}}
+{{- if and (include "keyvault-csi.controllerSync" .) (not .Values.controller.enabled) -}}
+{{- $wrong = append $wrong "syncSecret.by: controller needs the controller: write controller.enabled=true, or syncSecret.by=nodes" -}}
+{{- end -}}
+{{- if and (include "keyvault-csi.controllerSync" .) .Values.syncSecret.namespaces -}}
+{{- $wrong = append $wrong "syncSecret.namespaces: bounds the nodes, and with syncSecret.by=controller they write no Secrets: write the namespaces in controller.namespaces, which is a list of names, and leave it out" -}}
+{{- end -}}
+{{- if and (include "keyvault-csi.controllerSync" .) (not (and .Values.policies.enabled .Values.policies.driver)) (not .Values.syncSecret.withoutAdmissionPolicy) -}}
+{{- $wrong = append $wrong "syncSecret.by: without the admission policy of the driver, whoever gets a node's token can write status objects in the name of other nodes: leave policies.enabled and policies.driver true, or accept that by name with syncSecret.withoutAdmissionPolicy: true" -}}
+{{- end -}}
+{{- if and (include "keyvault-csi.nodesSync" .) (not (and .Values.policies.enabled .Values.policies.driver)) (not .Values.syncSecret.withoutAdmissionPolicy) -}}
 {{- $wrong = append $wrong "syncSecret.enabled: without the admission policy of the driver, whoever gets its token can become cluster-admin: leave policies.enabled and policies.driver true, or accept that by name with syncSecret.withoutAdmissionPolicy: true" -}}
 {{- end -}}
 {{- if and (ne .Values.nodeIdentity.allowed "namespaces") .Values.nodeIdentity.namespaces -}}

@@ -112,6 +112,15 @@ API server is not behind a proxy. Variables that linux.env sets are not changed.
 {{- end }}
 {{- end -}}
 
+{{- /* nodesSync and controllerSync say who writes the Secrets of a class's secretObjects: "true", or empty. */ -}}
+{{- define "keyvault-csi.nodesSync" -}}
+{{- if and .Values.syncSecret.enabled (eq .Values.syncSecret.by "nodes") }}true{{ end -}}
+{{- end -}}
+
+{{- define "keyvault-csi.controllerSync" -}}
+{{- if and .Values.syncSecret.enabled (eq .Values.syncSecret.by "controller") }}true{{ end -}}
+{{- end -}}
+
 {{- /* noSecretNamespaces are those in which no Secret is written unless syncSecret.namespaces names them. */ -}}
 {{- define "keyvault-csi.noSecretNamespaces" -}}
 {{- list "kube-system" "kube-public" "kube-node-lease" .Release.Namespace | uniq | join "," -}}
