@@ -89,12 +89,6 @@ func Add(m manager.Manager, o Options) error {
 		nodes:   newNodeLimits(o.Clock),
 		ready:   make(chan struct{}),
 	}
-	byClass := func(o client.Object) []string {
-		if status, ok := o.(*v1.SecretProviderClassPodStatus); ok {
-			return []string{status.Status.SecretProviderClassName}
-		}
-		return nil
-	}
 	if err := m.GetFieldIndexer().IndexField(context.Background(), &v1.SecretProviderClassPodStatus{}, classIndex, byClass); err != nil {
 		return fmt.Errorf("index of status objects: %w", err)
 	}
@@ -129,6 +123,14 @@ func Add(m manager.Manager, o Options) error {
 	}
 	if err := m.Add(manager.RunnableFunc(p.closeAtEnd)); err != nil {
 		return fmt.Errorf("end of Secret sync: %w", err)
+	}
+	return nil
+}
+
+// byClass is the index classIndex.
+func byClass(o client.Object) []string {
+	if status, ok := o.(*v1.SecretProviderClassPodStatus); ok {
+		return []string{status.Status.SecretProviderClassName}
 	}
 	return nil
 }

@@ -216,6 +216,83 @@ func TestDaemonSet(t *testing.T) {
 	}
 }
 
+// Where the controller writes the Secrets of Pods, the driver of the nodes has no right on Secrets and Pods, and does not try.
+func TestSecretsByTheController(t *testing.T) {
+	const by = "syncSecret.enabled=true,controller.enabled=true,syncSecret.by="
+	for _, tc := range []struct {
+		values             string
+		node, controller   bool // who writes
+		bindings, clusters int  // of the controller's role for Pods
+	}{
+		{"controller.enabled=true", false, false, 0, 0},
+		{by + "nodes", true, false, 0, 0},
+		{by + "controller,linux.driver.extraArgs={--sync-secrets}", false, true, 0, 1},
+		{by + "controller,controller.namespaces={a,b}", false, true, 2, 0},
+	} {
+		objects := render(t, newest, "--set", tc.values)
+		args := only[*appsv1.DaemonSet](t, objects).Spec.Template.Spec.Containers[0].Args
+		last := ""
+		for _, arg := range args {
+			if strings.HasPrefix(arg, "--sync-secrets") {
+				last = arg
+			}
+		}
+		if (last == "--sync-secrets") != tc.node || tc.controller && args[len(args)-1] != "--sync-secrets=false" {
+			t.Errorf("%s: the driver runs with %q", tc.values, args)
+		}
+		var writes, reads []string
+		bindings, clusters := 0, 0
+		for _, o := range objects {
+			switch o := o.(type) {
+			case *rbacv1.ClusterRole:
+				for _, rule := range o.Rules {
+					if slices.Contains(rule.Resources, "secrets") {
+						writes = append(writes, o.Name)
+					}
+					if slices.Contains(rule.Resources, "pods") {
+						reads = append(reads, o.Name+" "+strings.Join(rule.Verbs, ","))
+					}
+				}
+			case *rbacv1.RoleBinding:
+				if o.RoleRef.Name == "keyvault-csi-controller-podsecrets" {
+					bindings++
+				}
+			case *rbacv1.ClusterRoleBinding:
+				if o.RoleRef.Name == "keyvault-csi-controller-podsecrets" {
+					clusters++
+				}
+			}
+		}
+		want := []string{"keyvault-csi-controller"}
+		var pods []string
+		switch {
+		case tc.node:
+			want, pods = append(want, "keyvault-csi-sync"), []string{"keyvault-csi-sync get"}
+		case tc.controller:
+			pods = []string{"keyvault-csi-controller-podsecrets get"}
+		}
+		if slices.Sort(writes); !slices.Equal(writes, want) || !slices.Equal(reads, pods) {
+			t.Errorf("%s: Secrets are written by %v, Pods read by %v", tc.values, writes, reads)
+		}
+		if bindings != tc.bindings || clusters != tc.clusters {
+			t.Errorf("%s: %d RoleBindings, %d ClusterRoleBindings", tc.values, bindings, clusters)
+		}
+		if d := only[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0]; slices.Contains(d.Args, "--pod-secrets") != tc.controller {
+			t.Errorf("%s: the controller runs with %q", tc.values, d.Args)
+		}
+	}
+}
+
+// What the Deployment of the controller passes, the binary takes.
+func TestTheControllerKnowsItsArguments(t *testing.T) {
+	objects := render(t, newest, "--set", "syncSecret.enabled=true,controller.enabled=true,syncSecret.by=controller,syncSecret.types={x.io/y}")
+	c := only[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0]
+	run := exec.CommandContext(t.Context(), binaries.Controller(t), append(c.Args, "--help")...) //nolint:gosec // the project's own
+	if out, err := run.CombinedOutput(); err != nil {
+		t.Errorf("%v: %v\n%s", c.Args, err, out)
+	}
+}
+
 // What the DaemonSet passes, the binary takes.
 func TestTheDriverKnowsItsArguments(t *testing.T) {
 	for name, args := range map[string][]string{"as it is": nil, "everything": everything} {
@@ -361,27 +438,36 @@ func TestTwoDriversSideBySide(t *testing.T) {
 
 func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 	for set, want := range map[string][]string{
-		"syncSecrets.enabled=true":                              {"additional properties 'syncSecrets' not allowed"},
-		"linux.tolleration=x":                                   {"at '/linux'", "'tolleration' not allowed"},
-		"rotationPollInterval=120":                              {"at '/rotationPollInterval'", "want string"},
-		"rotationPollInterval=2min":                             {"at '/rotationPollInterval'", "does not match"},
-		"linux.kubeletRootDir=var/lib":                          {"at '/linux/kubeletRootDir'"},
-		"windows.enabled=true":                                  {"windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release"},
-		"linux.enabled=false":                                   {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
-		"linux.enabled=":                                        {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
-		"image.tag=1":                                           {"image.tag: write linux.image.tag"},
-		"rbac.pspEnabled=true":                                  {"rbac.pspEnabled: Kubernetes has no PodSecurityPolicies since 1.25: leave it out"},
-		"enableArcExtension=true":                               {"enableArcExtension: this chart is not an extension", "write proxy.https and proxy.none"},
-		"cloudConfig.hostPath=/etc/kubernetes/azurestack.json":  {"is a file: write its directory, /etc/kubernetes"},
-		"cloudConfig.hostPath=etc":                              {"at '/cloudConfig/hostPath'"},
-		"cloudConfig.hostPath=/a,cloudConfig.configMap=b":       {"cloudConfig: configMap and hostPath are both set"},
-		"logVerbosity=high":                                     {"at '/logVerbosity'"},
-		"driverName=Not_A_Name":                                 {"at '/driverName'"},
-		"proxy.https=proxy:3128":                                {"at '/proxy/https'"},
-		"nodeIdentity.allowed=some":                             {"at '/nodeIdentity/allowed'"},
-		"nodeIdentity.allowed=namespaces":                       {"nodeIdentity.namespaces is empty"},
-		"nodeIdentity.namespaces={a}":                           {"set nodeIdentity.allowed=namespaces"},
-		"linux.metricsAddr=127.0.0.1:8095":                      {"write :8095, or set linux.hostNetwork"},
+		"syncSecrets.enabled=true":                             {"additional properties 'syncSecrets' not allowed"},
+		"linux.tolleration=x":                                  {"at '/linux'", "'tolleration' not allowed"},
+		"rotationPollInterval=120":                             {"at '/rotationPollInterval'", "want string"},
+		"rotationPollInterval=2min":                            {"at '/rotationPollInterval'", "does not match"},
+		"linux.kubeletRootDir=var/lib":                         {"at '/linux/kubeletRootDir'"},
+		"windows.enabled=true":                                 {"windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release"},
+		"linux.enabled=false":                                  {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
+		"linux.enabled=":                                       {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
+		"image.tag=1":                                          {"image.tag: write linux.image.tag"},
+		"rbac.pspEnabled=true":                                 {"rbac.pspEnabled: Kubernetes has no PodSecurityPolicies since 1.25: leave it out"},
+		"enableArcExtension=true":                              {"enableArcExtension: this chart is not an extension", "write proxy.https and proxy.none"},
+		"cloudConfig.hostPath=/etc/kubernetes/azurestack.json": {"is a file: write its directory, /etc/kubernetes"},
+		"cloudConfig.hostPath=etc":                             {"at '/cloudConfig/hostPath'"},
+		"cloudConfig.hostPath=/a,cloudConfig.configMap=b":      {"cloudConfig: configMap and hostPath are both set"},
+		"logVerbosity=high":                                    {"at '/logVerbosity'"},
+		"driverName=Not_A_Name":                                {"at '/driverName'"},
+		"proxy.https=proxy:3128":                               {"at '/proxy/https'"},
+		"nodeIdentity.allowed=some":                            {"at '/nodeIdentity/allowed'"},
+		"nodeIdentity.allowed=namespaces":                      {"nodeIdentity.namespaces is empty"},
+		"nodeIdentity.namespaces={a}":                          {"set nodeIdentity.allowed=namespaces"},
+		"linux.metricsAddr=127.0.0.1:8095":                     {"write :8095, or set linux.hostNetwork"},
+		"syncSecret.by=pods":                                   {"at '/syncSecret/by'"},
+		"syncSecret.by=controller":                             {"write syncSecret.enabled=true"},
+		"syncSecret.by=controller,syncSecret.enabled=true":     {"syncSecret.by: controller needs the controller: write controller.enabled=true"},
+		"syncSecret.by=controller,syncSecret.enabled=true,controller.enabled=true,syncSecret.namespaces={a}": {
+			"syncSecret.namespaces: bounds the nodes", "write the namespaces in controller.namespaces",
+		},
+		"syncSecret.by=controller,syncSecret.enabled=true,controller.enabled=true,policies.driver=false": {
+			"syncSecret.by: without the admission policy of the driver", "write status objects in the name of other nodes",
+		},
 		"linux.image.repository=r/secrets-store/provider-azure": {"is the image of another driver or provider"},
 		"linux.image.repository=r/csi-secrets-store/driver":     {"is the image of another driver or provider"},
 		"secrets-store-csi-driver.syncSecret.enabled=true,secrets-store-csi-driver.linux.kubeletRootDir=/x": {
