@@ -1,4 +1,5 @@
-// Package nodesync keeps the Kubernetes Secrets of classes in step with the volumes of this node.
+// Package nodesync keeps the Kubernetes Secrets of classes in step with volumes: those of this node in the driver, those of all Pods in the
+// controller (controller/podsecrets).
 //
 // A Secret is brought in step when a volume is published, when what it is made of changes, and when a refresh finds
 // that it was last looked at longer than driftCheck ago; always with values just fetched. What fails is tried again in
