@@ -1,0 +1,118 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
+)
+
+// controllerSync has the controller write the Secrets of Pods, in the test's namespace, until the test ends.
+func (s *suite) controllerSync(t *testing.T) {
+	t.Helper()
+	s.Import(filepath.Join(s.root(), ".cache/image/keyvault-controller-"+runtime.GOARCH+".tar"))
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := s.Kubectl("", "-n", system, "logs", "deployment/"+release+"-controller", "--tail=60")
+			t.Logf("the controller's log, the last of it:\n%s", out)
+		}
+		s.install()
+	})
+	s.install("--set", "syncSecret.by=controller,controller.enabled=true,controller.replicas=1,controller.namespaces={"+s.Namespace+"},"+
+		"controller.extraArgs={--ca-file=/ca/ca.crt},controller.volumes[0].name=ca,controller.volumes[0].configMap.name=emulator-ca,"+
+		"controller.volumeMounts[0].name=ca,controller.volumeMounts[0].mountPath=/ca")
+}
+
+// scaleController sets the number of its replicas, and waits until they are there or gone.
+func (s *suite) scaleController(replicas int) {
+	s.Helper()
+	s.MustKubectl("", "-n", system, "scale", "deployment/"+release+"-controller", fmt.Sprintf("--replicas=%d", replicas))
+	s.Eventually("the controller", func() bool {
+		out := s.MustKubectl("", "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=keyvault-csi-controller", "-o",
+			`jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{" "}{end}`)
+		return strings.TrimSpace(out) == strings.TrimSpace(strings.Repeat("True ", replicas))
+	})
+}
+
+// started is how long a Pod took from its creation until its container ran.
+func (s *suite) started(pod string) time.Duration {
+	s.Helper()
+	p, err := s.Client().CoreV1().Pods(s.Namespace).Get(s.Context(), pod, metav1.GetOptions{})
+	s.must(err)
+	return p.Status.ContainerStatuses[0].State.Running.StartedAt.Sub(p.CreationTimestamp.Time)
+}
+
+// TestSecretsOfPodsByTheController starts Pods that read a Secret as a variable, which the controller writes; no driver of a node may.
+func TestSecretsOfPodsByTheController(t *testing.T) {
+	s := begin(t)
+	s.controllerSync(t)
+	for _, verb := range []string{"get", "list", "watch", "create", "patch", "update", "delete"} {
+		out, err := s.Kubectl("", "auth", "can-i", verb, "secrets", "--as=system:serviceaccount:"+system+":"+release, "-n", s.Namespace)
+		if err == nil || strings.TrimSpace(out) != "no" {
+			t.Errorf("the driver of a node may %s Secrets: %s", verb, out)
+		}
+	}
+	db := s.Namespace + "-db"
+	s.Secret(db, "s3cret")
+	s.Class("web", kubelet.Objects(db), secretObject("web-db", "Opaque", "password", db))
+
+	// several Pods, one after the other: each has to have the Secret made for it
+	var took []time.Duration
+	waited := 0
+	for i := range 5 {
+		name := fmt.Sprintf("cart-%d", i)
+		s.Pod(name, "web", withPassword)
+		s.Ready(name)
+		out, err := s.Run(name, `printf %s "$PASSWORD"`)
+		s.must(err)
+		if out != "s3cret" {
+			t.Errorf("the variable is %q", out)
+		}
+		if strings.Contains(s.Events(name), "not found") {
+			waited++
+		}
+		took = append(took, s.started(name))
+		if secret := s.Synced("web-db"); secret.Labels["secrets-store.csi.k8s.io/managed"] != "true" || owners(secret) != "Pod/"+name {
+			t.Errorf("labels %v, owners %s", secret.Labels, owners(secret))
+		}
+		if i < 4 {
+			s.Delete(name)
+			s.Eventually("the garbage collection of the Secret", func() bool { return s.Synced("web-db") == nil })
+		}
+	}
+	slices.Sort(took)
+	t.Logf("a Pod whose variable is from a Secret that the controller writes started after %v, whole seconds; %d of 5 had to wait for kubelet's retry", took, waited)
+
+	s.Secret(db, "two")
+	s.Eventually("the Secret to change", func() bool { return string(s.Synced("web-db").Data["password"]) == "two" })
+	s.Eventually("the file to change", func() bool { return s.Read("cart-4", db) == "two" })
+
+	// A Pod that finds no Secret starts by itself once there is one.
+	s.Class("late", kubelet.Objects(db), secretObject("late-db", "Opaque", "password", db))
+	s.scaleController(0)
+	s.Pod("late", "late", func(p *corev1.PodSpec) {
+		withPassword(p)
+		p.Containers[0].Env[0].ValueFrom.SecretKeyRef.Name = "late-db"
+	})
+	s.Eventually("kubelet to miss the Secret", func() bool { return strings.Contains(s.Events("late"), `"late-db" not found`) })
+	s.scaleController(1)
+	s.Eventually("the Secret", func() bool { return s.Synced("late-db") != nil })
+	written := time.Now()
+	s.Ready("late")
+	t.Logf("a Pod that missed its Secret started %s after the Secret was there", time.Since(written).Round(100*time.Millisecond))
+	for _, line := range strings.Split(s.DriverLog(-1), "\n") {
+		if strings.Contains(line, "s3cret") || strings.Contains(line, "Secret sync") {
+			t.Errorf("the driver's log: %s", line)
+		}
+	}
+}
