@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,6 +28,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/podsecrets"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -42,7 +46,7 @@ const (
 	workers = 32
 )
 
-// Options configure New. Config, Provider, Clock and Log are required.
+// Options configure New. Config, Provider, Metrics, Clock and Log are required.
 type Options struct {
 	// Config is how the API server is reached.
 	Config *rest.Config
@@ -63,11 +67,19 @@ type Options struct {
 	// LeaderElection makes replicas agree on one that works; LeaseNamespace is where the Lease lives.
 	LeaderElection bool
 	LeaseNamespace string
-	// HealthAddress serves /healthz and /readyz, MetricsAddress /metrics; off where empty.
+	// HealthAddress serves /healthz and /readyz, MetricsAddress /metrics; off where empty. What is served is controller-runtime's registry.
 	HealthAddress, MetricsAddress string
-	Provider                      volume.Provider
-	Clock                         clock.WithTicker
-	Log                           *slog.Logger
+	// Metrics are those of the controller; the caller registers them.
+	Metrics *metrics.Controller
+	// Panicked is called for each panic that was recovered, with the name of the task; may be nil.
+	Panicked func(task string)
+	Provider volume.Provider
+	// Audit gets a line for each object that is delivered to a Secret; nil: none.
+	Audit *audit.Log
+	// Tracer makes the spans; off where nil.
+	Tracer trace.Tracer
+	Clock  clock.WithTicker
+	Log    *slog.Logger
 }
 
 // Controller serves SecretSyncs.
@@ -86,6 +98,9 @@ func newScheme() (*runtime.Scheme, error) {
 
 // New returns a controller that does nothing before Run.
 func New(o Options) (*Controller, error) {
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
+	}
 	scheme, err := newScheme()
 	if err != nil {
 		return nil, err
@@ -128,8 +143,9 @@ func New(o Options) (*Controller, error) {
 		states:   newStates(),
 		accounts: accounts.New(m.GetClient(), o.Clock, o.Audiences),
 		requests: newRefreshRequests(),
-		safe:     safe.Handler{Log: o.Log},
+		safe:     safe.Handler{Log: o.Log, Count: func(_ context.Context, task string) { o.panicked(task) }},
 	}
+	o.Metrics.SetStates(s.states.summary)
 	s.secrets = secretsync.New(secretsync.Options{
 		Secrets: secretPatches{secrets}, Classes: claims{m.GetAPIReader()}, Clock: o.Clock, Rules: o.Rules,
 	})
@@ -182,6 +198,12 @@ func (c *Controller) Run(ctx context.Context) error {
 		return fmt.Errorf("controller: %w", err)
 	}
 	return nil
+}
+
+func (o *Options) panicked(task string) {
+	if o.Panicked != nil {
+		o.Panicked(task)
+	}
 }
 
 // serves reports whether the controller is for an object.

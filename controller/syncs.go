@@ -119,7 +119,7 @@ func (s *syncs) Reconcile(ctx context.Context, request reconcile.Request) (recon
 	if err == nil && !class.Served(used.Spec.Provider) {
 		return reconcile.Result{}, nil // another controller's
 	}
-	w := &work{syncs: s, sync: &one, state: s.states.of(request.NamespacedName), before: one.Status.DeepCopy()}
+	w := &work{syncs: s, name: request.NamespacedName, sync: &one, state: s.states.of(request.NamespacedName), before: one.Status.DeepCopy()}
 	if err == nil {
 		w.class = &used
 	}
@@ -129,6 +129,7 @@ func (s *syncs) Reconcile(ctx context.Context, request reconcile.Request) (recon
 // work is one look at a SecretSync.
 type work struct {
 	*syncs
+	name    types.NamespacedName
 	sync    *syncv1alpha1.SecretSync
 	class   *v1.SecretProviderClass // nil where there is none
 	state   *syncState
@@ -154,13 +155,19 @@ func (w *work) do(ctx context.Context) (reconcile.Result, error) {
 	now := w.options.Clock.Now()
 	asked := w.asked()
 	if !w.state.Started() && w.resume(now, asked) {
+		w.states.settled(w.name, now, false)
 		return reconcile.Result{RequeueAfter: w.state.Wait(now)}, nil
+	}
+	if w.state.Asks(asked) {
+		w.states.waits(w.name, now)
 	}
 	if due, wait := w.state.Begin(now, asked); !due {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchBudget)
 	defer cancel()
+	ctx, span := w.startSpan(ctx)
+	defer span.End()
 	var outcome result
 	if err := w.safe.Do(ctx, "sync a Secret", func() (err error) {
 		outcome, err = w.try(ctx)
@@ -168,6 +175,11 @@ func (w *work) do(ctx context.Context) (reconcile.Result, error) {
 	}); err != nil {
 		outcome = w.failed(err)
 	}
+	ended := w.options.Clock.Now()
+	w.count(outcome, ended.Sub(now))
+	w.states.settled(w.name, ended, outcome.err != nil)
+	describe(span, outcome)
+	w.deliver(ctx, outcome)
 	w.report(ctx, outcome)
 	if err := w.writeStatus(ctx, outcome, asked); err != nil && !apierrors.IsNotFound(err) {
 		// what came of the sync must not be lost: it is made again, as after a failure
@@ -218,6 +230,8 @@ func (w *work) plan(now time.Time, asked string, r result) {
 // result is what came of a sync.
 type result struct {
 	bundle *volume.Bundle
+	// used are the sources that the Secret is made from.
+	used []volume.Source
 	// outcome is what came of the Secret; zero where it was not tried.
 	outcome secretsync.Outcome
 	// err is why it failed; nil where it did not.
@@ -250,12 +264,12 @@ func (w *work) try(ctx context.Context) (result, error) {
 	if err != nil {
 		return result{}, err //nolint:wrapcheck // says all
 	}
-	desired, err := w.desired(bundle)
+	desired, used, err := w.desired(bundle)
 	if err != nil {
 		return result{}, err
 	}
 	outcome := w.secrets.Reconcile(ctx, desired, &w.state.known)
-	r := result{bundle: bundle, outcome: outcome}
+	r := result{bundle: bundle, used: used, outcome: outcome}
 	switch {
 	case outcome.Done():
 		r.reason, r.message = reasonUpToDate, "Secret contains last observed values."
@@ -282,8 +296,8 @@ func (w *work) notBefore() time.Time {
 	return shared
 }
 
-// desired is the Secret that the object asks for.
-func (w *work) desired(bundle *volume.Bundle) (*secretsync.Desired, error) {
+// desired is the Secret that the object asks for, and the sources that it is made from.
+func (w *work) desired(bundle *volume.Bundle) (*secretsync.Desired, []volume.Source, error) {
 	asked := &v1.SecretObject{
 		SecretName: w.sync.Name, Type: w.sync.Spec.SecretObject.Type, Labels: w.sync.Spec.SecretObject.Labels,
 		Annotations: w.sync.Spec.SecretObject.Annotations,
@@ -293,7 +307,7 @@ func (w *work) desired(bundle *volume.Bundle) (*secretsync.Desired, error) {
 	}
 	made, err := secretdata.Build(asked, bundle.Files, bundle.Absent)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all
+		return nil, nil, err //nolint:wrapcheck // says all
 	}
 	delete(made.Labels, secretdata.ManagedLabel) // that of the driver's Secrets
 	controls := true
@@ -310,10 +324,11 @@ func (w *work) desired(bundle *volume.Bundle) (*secretsync.Desired, error) {
 			APIVersion: syncv1alpha1.GroupVersion().String(), Kind: "SecretSync", Name: w.sync.Name, UID: w.sync.UID, Controller: &controls,
 		}},
 	}
-	for _, s := range secretdata.Used(asked, bundle.Files, bundle.Sources) {
+	used := secretdata.Used(asked, bundle.Files, bundle.Sources)
+	for _, s := range used {
 		d.Sources = append(d.Sources, secretsync.Source{ID: strings.TrimPrefix(s.Key.String(), "https://"), Date: s.Date, Version: s.Version})
 	}
-	return d, nil
+	return d, used, nil
 }
 
 // hashOf changes when what the Secret is made from changes. It holds no value: versions of sources, hashed by a key of the process.

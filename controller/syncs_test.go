@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace/noop"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +23,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -85,6 +87,7 @@ func TestStatusThatCannotBeWrittenIsTriedAgain(t *testing.T) {
 		client:  c, events: events.NewFakeRecorder(100), states: newStates(), requests: newRefreshRequests(), accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
 		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
 	}
+	s.options.Tracer, s.options.Metrics = noop.NewTracerProvider().Tracer(""), metrics.NewController(clk)
 	request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}}
 	result, err := s.Reconcile(t.Context(), request)
 	if err != nil || result.RequeueAfter <= 0 || result.RequeueAfter > time.Minute {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -56,6 +55,8 @@ type flags struct {
 	leaseNamespace  string
 	healthAddr      string
 	metricsAddr     string
+	auditLog        string
+	otlpEndpoint    string
 	logFormat       string
 	verbosity       int
 	cloud           string
@@ -119,6 +120,9 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.leaseNamespace, "lease-namespace", "", "`namespace` of the leader's Lease; empty: the pod's own")
 	fs.StringVar(&f.healthAddr, "health-addr", ":8096", "`address` of /healthz and /readyz; empty: off")
 	fs.StringVar(&f.metricsAddr, "metrics-addr", ":8095", "`address` of /metrics; empty: off")
+	fs.StringVar(&f.auditLog, "audit-log", "", "`file` that gets a JSON line for each object that a Secret was made from, or - for standard output; empty: off")
+	fs.StringVar(&f.otlpEndpoint, "otlp-endpoint", "",
+		"`URL` of an OpenTelemetry collector that gets traces, http://HOST:4317; empty: as OTEL_EXPORTER_OTLP_ENDPOINT says")
 	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
 	fs.IntVarP(&f.verbosity, "v", "v", 0, "log `verbosity`: 0 to 10")
 	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud", "the Azure `cloud` of classes that do not set one")
@@ -171,22 +175,19 @@ func (f *flags) check() error {
 }
 
 // run wires the parts and runs them until ctx ends.
-func run(ctx context.Context, f *flags) error {
-	var verbosity logging.Verbosity
-	if err := verbosity.Set(f.verbosity); err != nil {
-		return fmt.Errorf("--v: %w", err)
-	}
-	log, err := logging.New(os.Stderr, f.logFormat, &verbosity)
+func run(ctx context.Context, f *flags) (err error) {
+	seen, err := observe(ctx, f)
 	if err != nil {
-		return fmt.Errorf("--log-format: %w", err)
+		return err
 	}
-	logging.Join(log) //nolint:contextcheck // what libraries log belongs to no call
+	defer func() { err = errors.Join(err, seen.Close()) }()
+	log := seen.log
 	safe.NoCoreFiles(ctx, log)
 	config, err := clientConfig(f)
 	if err != nil {
 		return err
 	}
-	keyVault, err := openProvider(f, log) //nolint:contextcheck // it lives until Close
+	keyVault, err := openProvider(f, seen) //nolint:contextcheck // it lives until Close
 	if err != nil {
 		return err
 	}
@@ -208,6 +209,10 @@ func run(ctx context.Context, f *flags) error {
 		LeaseNamespace:  f.leaseNamespace,
 		HealthAddress:   f.healthAddr,
 		MetricsAddress:  f.metricsAddr,
+		Metrics:         seen.syncs,
+		Panicked:        seen.requests.Panicked,
+		Audit:           seen.audit,
+		Tracer:          seen.traces.Tracer("github.com/keyvault-csi/keyvault-csi-driver/controller"),
 		Provider:        keyVault,
 		Clock:           clock.RealClock{},
 		Log:             log,
@@ -235,7 +240,7 @@ func clientConfig(f *flags) (config *rest.Config, err error) {
 }
 
 // openProvider opens the Key Vault provider. Close must be called.
-func openProvider(f *flags, log *slog.Logger) (*provider.Provider, error) {
+func openProvider(f *flags, seen *observed) (*provider.Provider, error) {
 	rule, err := f.nodeIdentity.Rule()
 	if err != nil {
 		return nil, err
@@ -249,10 +254,17 @@ func openProvider(f *flags, log *slog.Logger) (*provider.Provider, error) {
 		SplitCertAndKey:      f.splitCertAndKey,
 		KeepCertificateOrder: !f.constructChain,
 		ApplicationID:        "keyvault-csi",
-		Log:                  log,
+		Tracing:              seen.traces.Azure(),
+		Observer:             seen.requests,
+		Log:                  seen.log,
 	}
 	if rule.Mode != nodeidentity.All {
 		o.NodeIdentity = &nodeidentity.Policy{Rule: rule}
 	}
-	return provider.New(o)
+	keyVault, err := provider.New(o)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says all
+	}
+	seen.requests.SetLimiters(keyVault.Limiters)
+	return keyVault, nil
 }

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
-	"sync"
-	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -85,18 +82,9 @@ func (o *observed) openAudit(f *driverFlags, clk clock.PassiveClock) error {
 		return fmt.Errorf("--audit-log: %w", err)
 	}
 	o.reporters = append(o.reporters, log)
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	var work sync.WaitGroup
-	work.Go(func() {
-		for range hangups {
-			log.Reopen()
-		}
-	})
+	stop := log.ReopenOnHangup()
 	o.closers = append(o.closers, func() error {
-		signal.Stop(hangups)
-		close(hangups)
-		work.Wait()
+		stop()
 		return log.Close()
 	})
 	return nil

@@ -35,6 +35,9 @@ type Timing struct {
 // Started reports whether there was a sync, or a Resume.
 func (t *Timing) Started() bool { return t.asked != "" }
 
+// Asks reports whether something else is asked for than at the last sync.
+func (t *Timing) Asks(asked string) bool { return asked != t.asked }
+
 // Begin reports whether to sync now what is asked for. Where it is not due, wait is when to call again; zero means at the next edit.
 func (t *Timing) Begin(now time.Time, asked string) (due bool, wait time.Duration) {
 	if asked == t.asked && (t.next.IsZero() || now.Before(t.next)) {

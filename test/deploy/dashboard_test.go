@@ -5,10 +5,12 @@ package deploy
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -20,6 +22,11 @@ import (
 	"testing"
 	"time"
 
+	promclient "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
@@ -48,8 +55,25 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// prometheus runs a Prometheus that scrapes the driver and has the alert rules, and returns its URL.
-func prometheus(t *testing.T, driver string) string {
+// controllerMetrics serves the controller's metrics, and returns its address: a controller needs an API server, which is not here.
+func controllerMetrics(t *testing.T) string {
+	t.Helper()
+	m, registry := metrics.NewController(clock.RealClock{}), promclient.NewRegistry()
+	start := time.Now()
+	m.SetStates(func() metrics.SyncStates { return metrics.SyncStates{Synced: 7, Failing: 1, Oldest: start} })
+	queue := promclient.NewGauge(promclient.GaugeOpts{Name: "workqueue_depth", ConstLabels: promclient.Labels{"name": "secretsync"}})
+	must(t, errors.Join(registry.Register(m), registry.Register(queue)))
+	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.Synced(metrics.SyncUpdated, "", 20*time.Millisecond)
+		scrape.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+// prometheus runs a Prometheus that scrapes the addresses and has the alert rules, and returns its URL.
+func prometheus(t *testing.T, addresses ...string) string {
 	t.Helper()
 	dir, address := t.TempDir(), freePort(t)
 	rules, err := filepath.Abs(filepath.Join(monitoring, "alerts.yaml"))
@@ -59,8 +83,8 @@ func prometheus(t *testing.T, driver string) string {
 rule_files: [%q]
 scrape_configs:
 - job_name: keyvault-csi
-  static_configs: [{targets: [%q]}]
-`, rules, driver), 0o600))
+  static_configs: [{targets: [%s]}]
+`, rules, strings.Join(addresses, ", ")), 0o600))
 	var log bytes.Buffer
 	c := exec.Command("prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address) //nolint:gosec,noctx // a test
 	c.Stdout, c.Stderr = &log, &log
@@ -97,7 +121,7 @@ func TestDashboardShowsADriverAtWork(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed+"latency: 15ms\nmanagedIdentities: [{clientID: mi, objectID: o, system: true}]\ntokenLifetime: 20s\n",
 		"--http-addr", address, "--rotation-interval", "3s", "--cache-ttl", "1s", "--v", "0")
 	must(t, n.Emulator.Grant(kubelet.Vault, "mi", "secrets/get"))
-	server := prometheus(t, address)
+	server := prometheus(t, address, controllerMetrics(t))
 	n.Eventually("Prometheus", func() bool { return strings.Contains(fetch(t, server+"/api/v1/query?query=keyvault_csi_ready"), `"1"`) })
 	start := time.Now()
 	stop := play(t, n)

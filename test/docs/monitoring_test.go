@@ -24,8 +24,9 @@ var (
 
 // metricNames are those that exist.
 func metricNames() []string {
-	ch := make(chan *prometheus.Desc, 100)
+	ch := make(chan *prometheus.Desc, 200)
 	metrics.New(clock.RealClock{}).Describe(ch)
+	metrics.NewController(clock.RealClock{}).Describe(ch)
 	close(ch)
 	var names []string
 	for d := range ch {

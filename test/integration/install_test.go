@@ -66,6 +66,32 @@ func install(t *testing.T, c *controlplane.ControlPlane, values ...string) site 
 // chart renders what the chart has for the API server of a version.
 func chart(t *testing.T, version, release, namespace string, values ...string) string {
 	t.Helper()
+	var objects strings.Builder
+	for object := range strings.SplitSeq(render(t, version, release, namespace, values...), "\n---\n") {
+		for _, template := range []string{"serviceaccount", "rbac", "policies", "controllerrbac", "controller-podsecrets"} {
+			if strings.Contains(object, "/templates/"+template+".yaml") {
+				objects.WriteString(object + "\n---\n")
+			}
+		}
+	}
+	return objects.String()
+}
+
+// template is the object of a kind that one of the chart's templates makes.
+func template(t *testing.T, version, release, namespace, name, kind string, values ...string) string {
+	t.Helper()
+	for object := range strings.SplitSeq(render(t, version, release, namespace, values...), "\n---\n") {
+		if strings.Contains(object, "/"+name) && strings.Contains(object, "\nkind: "+kind+"\n") {
+			return object
+		}
+	}
+	t.Fatalf("the chart makes no %s of %s", kind, name)
+	return ""
+}
+
+// render runs helm template.
+func render(t *testing.T, version, release, namespace string, values ...string) string {
+	t.Helper()
 	root, err := binaries.Root()
 	must(t, err)
 	args := []string{
@@ -80,15 +106,7 @@ func chart(t *testing.T, version, release, namespace string, values ...string) s
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("helm template: %v\n%s", err, &problems)
 	}
-	var objects strings.Builder
-	for object := range strings.SplitSeq(out.String(), "\n---\n") {
-		for _, template := range []string{"serviceaccount", "rbac", "policies", "controllerrbac", "controller-podsecrets"} {
-			if strings.Contains(object, "/templates/"+template+".yaml") {
-				objects.WriteString(object + "\n---\n")
-			}
-		}
-	}
-	return objects.String()
+	return out.String()
 }
 
 // addNode makes a node with the driver's Pod.

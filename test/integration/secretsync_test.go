@@ -26,6 +26,7 @@ type controllerSite struct {
 
 	vault *emulator.Server
 	log   string // a file
+	stop  func() // kills the first controller
 }
 
 // newController installs the chart with the controller, and starts it with its own credentials and more flags.
@@ -52,14 +53,21 @@ func newControllerWith(t *testing.T, c *controlplane.ControlPlane, values []stri
 			t.Logf("the controller's log:\n%s", text[max(0, len(text)-20_000):])
 		}
 	})
-	s.launch(t, flags...)
+	s.stop = s.launch(t, flags...)
 	return s
 }
 
 // launch runs a controller until the test ends, or until the function that it returns is called.
 func (s *controllerSite) launch(t *testing.T, flags ...string) (kill func()) {
 	t.Helper()
-	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	kill, _ = s.launchTo(t, s.log, flags...)
+	return kill
+}
+
+// launchTo is launch with a file for the log; it returns the process id too.
+func (s *controllerSite) launchTo(t *testing.T, path string, flags ...string) (kill func(), pid int) {
+	t.Helper()
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
 	args := append([]string{
 		"--kubeconfig", s.BoundKubeconfig(s.system, s.account+"-controller", "controller"), "--health-addr", "", "--metrics-addr", "",
@@ -80,7 +88,7 @@ func (s *controllerSite) launch(t *testing.T, flags ...string) (kill func()) {
 		}
 	}
 	t.Cleanup(kill)
-	return kill
+	return kill, cmd.Process.Pid
 }
 
 func (s *controllerSite) set(name, value string) {

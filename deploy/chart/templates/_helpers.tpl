@@ -81,6 +81,10 @@ failureThreshold: {{ index . 3 }}
 {{- end -}}
 {{- end -}}
 
+{{- define "keyvault-csi.controllerName" -}}
+{{- include "keyvault-csi.fullname" . | trunc 52 | trimSuffix "-" }}-controller
+{{- end -}}
+
 {{- define "keyvault-csi.emulatorName" -}}
 {{- include "keyvault-csi.fullname" . | trunc 54 | trimSuffix "-" }}-emulator
 {{- end -}}

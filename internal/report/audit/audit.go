@@ -1,4 +1,4 @@
-// Package audit writes one JSON line for each object that was delivered to a pod: who got what, from where, as whom.
+// Package audit writes one JSON line for each object that was delivered to a pod or a Kubernetes Secret: who got what, from where, as whom.
 // Never a value. A line that cannot be written does not stop the delivery: it is counted as lost, and logged.
 package audit
 
@@ -9,7 +9,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -51,12 +53,14 @@ type Log struct {
 // Line is one line of the log.
 type Line struct {
 	Time time.Time `json:"time"`
-	// Event is mounted for a pod's start, rotated for a change afterwards.
-	Event          string `json:"event"`
-	Node           string `json:"node"`
-	Namespace      string `json:"namespace"`
-	Pod            string `json:"pod"`
-	PodUID         string `json:"podUID"`
+	// Event is mounted for a pod's start, rotated for a change afterwards, synced for a Kubernetes Secret that the controller wrote.
+	Event     string `json:"event"`
+	Node      string `json:"node,omitempty"`
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod,omitempty"`
+	PodUID    string `json:"podUID,omitempty"`
+	// Secret is the Kubernetes Secret of the event synced.
+	Secret         string `json:"secret,omitempty"`
 	ServiceAccount string `json:"serviceAccount"`
 	Class          string `json:"class"`
 	// Identity is who asked the vault.
@@ -87,7 +91,7 @@ func Open(o Options) (*Log, error) {
 		lines:   make(chan []byte, maxWaiting),
 		reopen:  make(chan struct{}, 1),
 	}
-	l.work.Go(func() { l.write(out) })
+	l.work.Go(func() { l.keep(out) })
 	return l, nil
 }
 
@@ -112,6 +116,23 @@ func (l *Log) Reopen() {
 	select {
 	case l.reopen <- struct{}{}:
 	default: // it is on the way already
+	}
+}
+
+// ReopenOnHangup reopens the file whenever the process gets SIGHUP, until the function that it returns is called.
+func (l *Log) ReopenOnHangup() (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	var work sync.WaitGroup
+	work.Go(func() {
+		for range hangups {
+			l.Reopen()
+		}
+	})
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+		work.Wait()
 	}
 }
 
@@ -160,56 +181,79 @@ func added(before, after *volume.Snapshot) (objects []volume.Object) {
 }
 
 func (l *Log) deliver(ctx context.Context, event string, after *volume.Snapshot, objects []volume.Object) {
-	now, traceID := l.options.Clock.Now().UTC(), ""
+	pod := after.Ref.Pod
+	l.write(ctx, objects, after.Stale, after.Fallback, Line{
+		Event:          event,
+		Node:           l.options.Node,
+		Namespace:      pod.Namespace,
+		Pod:            pod.Name,
+		PodUID:         pod.UID,
+		ServiceAccount: pod.ServiceAccount,
+		Class:          after.Ref.Class,
+		Identity:       after.Identity,
+		FetchedAt:      after.FetchedAt.UTC(),
+	})
+}
+
+// Synced is a Kubernetes Secret that was written without a Pod.
+type Synced struct {
+	Namespace, Secret, ServiceAccount, Class, Identity string
+	// FetchedAt, Stale and Fallback are those of the bundle.
+	FetchedAt time.Time
+	Stale     bool
+	Fallback  string
+	// Objects are those that the Secret is made from.
+	Objects []volume.Object
+}
+
+// Synced writes a line for each object of a Secret.
+func (l *Log) Synced(ctx context.Context, s Synced) {
+	l.write(ctx, s.Objects, s.Stale, s.Fallback, Line{
+		Event:          "synced",
+		Namespace:      s.Namespace,
+		Secret:         s.Secret,
+		ServiceAccount: s.ServiceAccount,
+		Class:          s.Class,
+		Identity:       s.Identity,
+		FetchedAt:      s.FetchedAt.UTC(),
+	})
+}
+
+// write queues a line for each object. What is the same in all of them is in the given one.
+func (l *Log) write(ctx context.Context, objects []volume.Object, stale bool, fallback string, line Line) {
+	line.Time = l.options.Clock.Now().UTC()
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		traceID = span.TraceID().String()
+		line.TraceID = span.TraceID().String()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	pod := after.Ref.Pod
 	for _, o := range objects {
-		source := "fetched"
+		line.Vault, line.Object, line.Version, line.Path, line.RequestID = o.Vault, o.ID, o.Version, o.Path, o.RequestID
 		switch {
-		case after.Fallback != "" && o.Vault == after.Fallback:
-			source = "fallback"
-		case after.Stale:
-			source = "stale"
+		case fallback != "" && o.Vault == fallback:
+			line.Source = "fallback"
+		case stale:
+			line.Source = "stale"
 		case o.Cached:
-			source = "cached"
+			line.Source = "cached"
+		default:
+			line.Source = "fetched"
 		}
-		line, err := json.Marshal(Line{
-			Time:           now,
-			Event:          event,
-			Node:           l.options.Node,
-			Namespace:      pod.Namespace,
-			Pod:            pod.Name,
-			PodUID:         pod.UID,
-			ServiceAccount: pod.ServiceAccount,
-			Class:          after.Ref.Class,
-			Identity:       after.Identity,
-			Vault:          o.Vault,
-			Object:         o.ID,
-			Version:        o.Version,
-			Path:           o.Path,
-			Source:         source,
-			FetchedAt:      after.FetchedAt.UTC(),
-			RequestID:      o.RequestID,
-			TraceID:        traceID,
-		})
+		text, err := json.Marshal(line)
 		if err != nil || l.closed {
 			l.options.Lost()
 			continue
 		}
 		select {
-		case l.lines <- append(line, '\n'):
+		case l.lines <- append(text, '\n'):
 		default: // a disk that hangs must not keep Pods from starting
 			l.options.Lost()
 		}
 	}
 }
 
-// write writes the lines until Close. A failure is logged once, until a line gets through again.
-func (l *Log) write(out io.WriteCloser) {
+// keep writes the lines until Close. A failure is logged once, until a line gets through again.
+func (l *Log) keep(out io.WriteCloser) {
 	failing := false
 	logged := func(err error) {
 		if (err != nil) == failing {

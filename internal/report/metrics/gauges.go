@@ -6,20 +6,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
 // gauges are computed when they are scraped, so that they cannot be old.
 type gauges struct {
-	ready, volumes, failing, waiting, bytes            *prometheus.Desc
-	age, overdue, expiry, expiring, expired            *prometheus.Desc
-	rate, inFlight, queued, notBefore, open, throttled *prometheus.Desc
+	ready, volumes, failing, waiting, bytes *prometheus.Desc
+	age, overdue, expiry, expiring, expired *prometheus.Desc
 }
 
 func newGauges() gauges {
-	d := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("keyvault_csi_"+name, help, labels, nil)
-	}
+	d := description
 	return gauges{
 		ready:   d("ready", "1 while volumes can be published, else 0; /readyz says why."),
 		volumes: d("volumes", "Volumes that this process keeps."),
@@ -40,80 +36,35 @@ func newGauges() gauges {
 		expiry:   d("nearest_expiry_seconds", "Seconds until the first mounted object ends; negative after its end."),
 		expiring: d("objects_expiring", "Mounted objects that end within the time, ended ones included.", "within"),
 		expired:  d("volumes_with_expired_objects", "Volumes that hold an object past its end."),
-
-		rate: d(
-			"gate_rate",
-			"Requests a second that the host may be sent now; absent where they are not limited.",
-			"host",
-		),
-		inFlight:  d("gate_in_flight", "Requests under way.", "host"),
-		queued:    d("gate_waiting", "Requests that wait.", "host"),
-		notBefore: d("gate_closed_seconds", "Seconds for which nothing is sent to the host.", "host"),
-		open: d(
-			"gate_circuit_open",
-			"1 while the host does not answer and only a probe is sent now and then.",
-			"host",
-		),
-		throttled: d("gate_throttled_total", "Answers that asked for fewer requests.", "host"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, v := range m.vectors {
-		v.Describe(ch)
-	}
+	m.Requests.Describe(ch)
+	m.describe(ch)
 	g := newGauges()
 	for _, d := range []*prometheus.Desc{
 		g.ready, g.volumes, g.failing, g.waiting, g.bytes, g.age, g.overdue, g.expiry, g.expiring, g.expired,
-		g.rate, g.inFlight, g.queued, g.notBefore, g.open, g.throttled,
 	} {
 		ch <- d
 	}
 }
 
-// set sends one value of a gauge.
-type set func(d *prometheus.Desc, value float64, labels ...string)
-
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	for _, v := range m.vectors {
-		v.Collect(ch)
-	}
-	g := newGauges()
-	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
-	}
+	m.Requests.Collect(ch)
+	m.collect(ch)
 	m.mu.Lock()
-	limiters, ready, volumes := m.limiters, m.ready, m.volumes
+	ready, volumes := m.ready, m.volumes
 	m.mu.Unlock()
+	g := newGauges()
 	if volumes != nil {
-		m.collectVolumes(g, gauge, volumes())
+		m.collectVolumes(g, setter(ch), volumes())
 	}
 	if ready != nil {
-		gauge(g.ready, btof(ready() == nil))
+		setter(ch)(g.ready, btof(ready() == nil))
 	}
-	if limiters == nil {
-		return
-	}
-	for _, s := range limiters() {
-		m.collectGate(g, gauge, s)
-		ch <- prometheus.MustNewConstMetric(g.throttled, prometheus.CounterValue, float64(s.Throttled), s.Host)
-	}
-}
-
-func (m *Metrics) collectGate(g gauges, gauge set, s limiter.Snapshot) {
-	if s.Rate > 0 { // 0: not limited
-		gauge(g.rate, s.Rate, s.Host)
-	}
-	gauge(g.inFlight, float64(s.InFlight), s.Host)
-	gauge(g.queued, float64(s.Waiting), s.Host)
-	closed := 0.0
-	if !s.NotBefore.IsZero() {
-		closed = s.NotBefore.Sub(m.clock.Now()).Seconds()
-	}
-	gauge(g.notBefore, closed, s.Host)
-	gauge(g.open, btof(s.Open), s.Host)
 }
 
 // collectVolumes computes what is about volumes.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
 // The label values of metrics that people know from the Secrets Store CSI Driver.
@@ -32,27 +31,27 @@ func ages() []float64 {
 	return []float64{15, 30, 60, 90, 120, 150, 180, 240, 300, 600, 1800, 3600, 3 * 3600, 12 * 3600, 24 * 3600}
 }
 
-// Metrics implements report.Reporter, provider.Observer and prometheus.Collector.
+// Metrics are the driver's. It implements report.Reporter, provider.Observer and prometheus.Collector.
 type Metrics struct {
+	*Requests
+
 	clock clock.PassiveClock
 
 	published, publishFailed, unpublished, unpublishFailed *prometheus.CounterVec
 	refreshed, refreshFailed, synced, syncFailed           *prometheus.CounterVec
-	stale, panics, auditFailed, vaultRequests, tokens      *prometheus.CounterVec
-	sources, detections, fallbacks                         *prometheus.CounterVec
+	stale                                                  *prometheus.CounterVec
 	publishSeconds, phaseSeconds, refreshSeconds, syncTook prometheus.ObserverVec
-	vaultSeconds, tokenSeconds, refreshGap                 prometheus.ObserverVec
-	vectors                                                []prometheus.Collector
+	refreshGap                                             prometheus.ObserverVec
+	vectors
 
-	mu       sync.Mutex
-	volumes  func() []*volume.Snapshot
-	limiters func() []limiter.Snapshot
-	ready    func() error
+	mu      sync.Mutex
+	volumes func() []*volume.Snapshot
+	ready   func() error
 }
 
 // New returns metrics; register them with a registry.
 func New(clk clock.PassiveClock) *Metrics {
-	m := &Metrics{clock: clk}
+	m := &Metrics{clock: clk, Requests: NewRequests(clk)}
 	m.published = m.counter("node_publish_total", "Volumes that were mounted and filled.", "provider", "os_type")
 	m.publishFailed = m.counter(
 		"node_publish_error_total",
@@ -96,35 +95,6 @@ func New(clk clock.PassiveClock) *Metrics {
 		"kind",
 	)
 	m.stale = m.counter("keyvault_csi_stale_mounts_total", "Pods that started from last known good values.")
-	m.panics = m.counter("keyvault_csi_panics_total", "Panics that were recovered.")
-	m.auditFailed = m.counter("keyvault_csi_audit_errors_total", "Lines of the audit log that were lost.")
-	m.vaultRequests = m.counter(
-		"keyvault_csi_vault_requests_total",
-		"Requests to Key Vault, by operation and reason (empty: success).",
-		"operation",
-		"reason",
-	)
-	m.vaultSeconds = m.histogram("keyvault_csi_vault_request_duration_seconds",
-		"How long requests to Key Vault took, waiting at the limiter included.", seconds(), "operation")
-	m.tokens = m.counter(
-		"keyvault_csi_token_requests_total",
-		"Token requests, by identity mode and reason (empty: success).",
-		"mode",
-		"reason",
-	)
-	m.tokenSeconds = m.histogram("keyvault_csi_token_request_duration_seconds",
-		"How long token requests took, waiting at the limiter included.", seconds(), "mode")
-	m.sources = m.counter(
-		"keyvault_csi_sources_total",
-		"How sources were answered: requested, joined, cached, listed or stale.",
-		"how",
-	)
-	m.detections = m.counter(
-		"keyvault_csi_change_detections_total",
-		"How fetches of classes that ask for lists found out what changed.",
-		"by",
-	)
-	m.fallbacks = m.counter("keyvault_csi_fallback_objects_total", "Objects that were taken from a fallback vault.")
 	m.publishSeconds = m.histogram(
 		"keyvault_csi_publish_duration_seconds",
 		"How long it took to mount and fill a volume.",
@@ -143,37 +113,13 @@ func New(clk clock.PassiveClock) *Metrics {
 
 // start makes series exist before their first event, so that a rate sees it.
 func (m *Metrics) start() {
-	for _, v := range []*prometheus.CounterVec{m.stale, m.panics, m.auditFailed, m.fallbacks} {
-		v.WithLabelValues()
-	}
+	m.stale.WithLabelValues()
 	for _, v := range []*prometheus.CounterVec{m.unpublished, m.unpublishFailed} {
 		v.WithLabelValues(linux)
 	}
 	for _, v := range []*prometheus.CounterVec{m.published, m.synced} {
 		v.WithLabelValues(azure, linux)
 	}
-	for _, how := range []string{"requested", "joined", "cached", "listed", "stale"} {
-		m.sources.WithLabelValues(how)
-	}
-}
-
-func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
-	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
-	m.vectors = append(m.vectors, v)
-	return v
-}
-
-func (m *Metrics) histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
-	m.vectors = append(m.vectors, v)
-	return v
-}
-
-// SetLimiters says where the state of the limiters is read from.
-func (m *Metrics) SetLimiters(limiters func() []limiter.Snapshot) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.limiters = limiters
 }
 
 // SetVolumes says where the snapshots of volumes are read from.
@@ -189,33 +135,6 @@ func (m *Metrics) SetReady(ready func() error) {
 	defer m.mu.Unlock()
 	m.ready = ready
 }
-
-// VaultRequest implements provider.Observer.
-func (m *Metrics) VaultRequest(operation string, reason volume.Reason, took time.Duration) {
-	m.vaultRequests.WithLabelValues(operation, string(reason)).Inc()
-	m.vaultSeconds.WithLabelValues(operation).Observe(took.Seconds())
-}
-
-// TokenRequest implements provider.Observer.
-func (m *Metrics) TokenRequest(mode string, reason volume.Reason, took time.Duration) {
-	m.tokens.WithLabelValues(mode, string(reason)).Inc()
-	m.tokenSeconds.WithLabelValues(mode).Observe(took.Seconds())
-}
-
-// Source implements provider.Observer.
-func (m *Metrics) Source(how string) { m.sources.WithLabelValues(how).Inc() }
-
-// Detected implements provider.Observer.
-func (m *Metrics) Detected(how volume.Detection) { m.detections.WithLabelValues(string(how)).Inc() }
-
-// Fallback implements provider.Observer.
-func (m *Metrics) Fallback() { m.fallbacks.WithLabelValues().Inc() }
-
-// Panicked implements provider.Observer.
-func (m *Metrics) Panicked(string) { m.panics.WithLabelValues().Inc() }
-
-// AuditLost counts a line of the audit log that was not written.
-func (m *Metrics) AuditLost() { m.auditFailed.WithLabelValues().Inc() }
 
 // Report implements report.Reporter.
 func (m *Metrics) Report(_ context.Context, e report.Event) {

@@ -47,7 +47,7 @@ type Options struct {
 	// Endpoint is the collector's base URL. Where empty the environment's counts (OTEL_EXPORTER_OTLP_ENDPOINT,
 	// OTEL_EXPORTER_OTLP_TRACES_ENDPOINT); where that is empty too, traces are off.
 	Endpoint string
-	// Service, Version and Node describe who sends.
+	// Service, Version and Node describe who sends; Node may be empty.
 	Service, Version, Node string
 	Log                    *slog.Logger
 }
@@ -73,10 +73,12 @@ func Start(ctx context.Context, o Options) (*Traces, error) {
 		return nil, err
 	}
 	// the environment's attributes go over ours
+	sender := []attribute.KeyValue{attribute.String("service.name", o.Service), attribute.String("service.version", o.Version)}
+	if o.Node != "" {
+		sender = append(sender, attribute.String("k8s.node.name", o.Node))
+	}
 	res, err := resource.New(ctx,
-		resource.WithAttributes(
-			attribute.String("service.name", o.Service), attribute.String("service.version", o.Version),
-			attribute.String("k8s.node.name", o.Node)),
+		resource.WithAttributes(sender...),
 		resource.WithTelemetrySDK(), resource.WithFromEnv())
 	if err != nil && !errors.Is(err, resource.ErrPartialResource) {
 		return nil, fmt.Errorf("traces: %w", err)

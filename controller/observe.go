@@ -1,0 +1,85 @@
+package controller
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// startSpan begins the span of a sync. The Azure SDK's spans of requests are below it.
+func (w *work) startSpan(ctx context.Context) (context.Context, trace.Span) {
+	return w.options.Tracer.Start(ctx, "secretsync", trace.WithAttributes( //nolint:spancheck // the caller ends it
+		attribute.String("k8s.namespace.name", w.sync.Namespace),
+		attribute.String("keyvault_csi.secretsync", w.sync.Name),
+		attribute.String("keyvault_csi.class", w.sync.Spec.SecretProviderClassName),
+	))
+}
+
+// count counts a sync in the metrics.
+func (w *work) count(r result, took time.Duration) {
+	switch {
+	case r.err != nil:
+		w.options.Metrics.Synced(metrics.SyncFailed, volume.ReasonOf(r.err), took)
+	case r.outcome.Result == secretsync.Created:
+		w.options.Metrics.Synced(metrics.SyncCreated, "", took)
+	case r.outcome.Result == secretsync.Updated:
+		w.options.Metrics.Synced(metrics.SyncUpdated, "", took)
+	default:
+		w.options.Metrics.Synced(metrics.SyncUnchanged, "", took)
+	}
+}
+
+// describe notes the outcome on the span. The text of an internal error is left out: only errors for users are known to hold no secret.
+func describe(span trace.Span, r result) {
+	if r.err == nil {
+		span.SetAttributes(attribute.Int("keyvault_csi.objects", len(r.bundle.Objects)), attribute.Bool("keyvault_csi.stale", r.bundle.Stale))
+		return
+	}
+	reason := volume.ReasonOf(r.err)
+	span.SetAttributes(attribute.String("error.type", string(reason)))
+	text := string(reason)
+	if reason != volume.ReasonInternal {
+		text = r.message
+	}
+	span.SetStatus(codes.Error, text)
+}
+
+// deliver writes the audit log's lines for a Secret that was written.
+func (w *work) deliver(ctx context.Context, r result) {
+	if w.options.Audit == nil || r.err != nil || r.outcome.Result != secretsync.Created && r.outcome.Result != secretsync.Updated {
+		return
+	}
+	w.options.Audit.Synced(ctx, audit.Synced{
+		Namespace: w.sync.Namespace, Secret: w.sync.Name, ServiceAccount: w.sync.Spec.ServiceAccountName, Class: w.class.Name,
+		Identity: w.binding.Identity(), FetchedAt: r.bundle.FetchedAt, Stale: r.bundle.Stale, Fallback: r.bundle.Fallback,
+		Objects: objectsOf(r.bundle.Objects, r.used),
+	})
+}
+
+// objectsOf returns the objects that sources are about.
+func objectsOf(objects []volume.Object, sources []volume.Source) (used []volume.Object) {
+	wanted := map[string]bool{}
+	for _, s := range sources {
+		if vault, err := url.Parse(s.Key.Vault); err == nil {
+			wanted[strings.ToLower(vault.Host+"/"+s.Key.Kind+"/"+s.Key.Name)] = true
+		}
+	}
+	for _, o := range objects {
+		kind, rest, _ := strings.Cut(o.ID, "/")
+		name, _, _ := strings.Cut(rest, "/") // an index of a version history follows
+		if wanted[strings.ToLower(o.Vault+"/"+kind+"/"+name)] {
+			used = append(used, o)
+		}
+	}
+	return used
+}

@@ -1,0 +1,96 @@
+package metrics
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
+)
+
+// SyncResult is what came of a sync. The set is closed.
+type SyncResult string
+
+const (
+	SyncCreated   SyncResult = "created"
+	SyncUpdated   SyncResult = "updated"
+	SyncUnchanged SyncResult = "unchanged"
+	SyncFailed    SyncResult = "failed"
+)
+
+// SyncStates counts SecretSyncs by how they are.
+type SyncStates struct {
+	Synced, Failing, Waiting int
+	// Oldest is the earliest time since when an object is not what it asks for; zero where all are.
+	Oldest time.Time
+}
+
+// Controller are the metrics of what only the controller does. It implements prometheus.Collector.
+type Controller struct {
+	clock clock.PassiveClock
+
+	syncs       *prometheus.CounterVec
+	syncSeconds prometheus.ObserverVec
+	vectors
+
+	count, oldest *prometheus.Desc
+
+	mu     sync.Mutex
+	states func() SyncStates
+}
+
+// NewController returns metrics; register them with a registry.
+func NewController(clk clock.PassiveClock) *Controller {
+	c := &Controller{clock: clk}
+	c.syncs = c.counter("keyvault_csi_secretsync_syncs_total", "Syncs of SecretSyncs, by result and reason (empty: success).", "result", "reason")
+	c.syncSeconds = c.histogram("keyvault_csi_secretsync_duration_seconds", "How long a sync took, from the token to the Secret.", seconds())
+	c.count = description("secretsyncs", "SecretSyncs that are served, by state: synced, failing or waiting.", "state")
+	c.oldest = description("secretsync_oldest_unsynced_seconds",
+		"Age of the oldest change of a SecretSync or its class, or the oldest failure, that no successful sync followed; 0 where there is none.")
+	for _, result := range []SyncResult{SyncCreated, SyncUpdated, SyncUnchanged} {
+		c.syncs.WithLabelValues(string(result), "") // a series exists before its first event, so that a rate sees it
+	}
+	return c
+}
+
+// SetStates says where the states of SecretSyncs are read from.
+func (c *Controller) SetStates(states func() SyncStates) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.states = states
+}
+
+// Synced counts a sync of a SecretSync.
+func (c *Controller) Synced(result SyncResult, reason volume.Reason, took time.Duration) {
+	c.syncs.WithLabelValues(string(result), string(reason)).Inc()
+	c.syncSeconds.WithLabelValues().Observe(took.Seconds())
+}
+
+// Describe implements prometheus.Collector.
+func (c *Controller) Describe(ch chan<- *prometheus.Desc) {
+	c.describe(ch)
+	ch <- c.count
+	ch <- c.oldest
+}
+
+// Collect implements prometheus.Collector.
+func (c *Controller) Collect(ch chan<- prometheus.Metric) {
+	c.collect(ch)
+	c.mu.Lock()
+	states := c.states
+	c.mu.Unlock()
+	if states == nil {
+		return
+	}
+	s, gauge := states(), setter(ch)
+	gauge(c.count, float64(s.Synced), "synced")
+	gauge(c.count, float64(s.Failing), "failing")
+	gauge(c.count, float64(s.Waiting), "waiting")
+	age := 0.0
+	if !s.Oldest.IsZero() {
+		age = max(0, c.clock.Now().Sub(s.Oldest).Seconds())
+	}
+	gauge(c.oldest, age)
+}
