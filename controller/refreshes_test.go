@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace/noop"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -60,7 +62,10 @@ func TestRefreshAnnotationSyncsAtOnce(t *testing.T) {
 	clk, kv := clocktesting.NewFakeClock(time.Now()), &watchedVault{}
 	log := slog.New(slog.DiscardHandler)
 	s := &syncs{
-		options:  Options{ControllerNames: []string{""}, Provider: kv, CacheTTL: 10 * time.Second, Clock: clk, Log: log}, // no interval: no poll
+		options: Options{ // no interval: no poll
+			ControllerNames: []string{""}, Provider: kv, CacheTTL: 10 * time.Second, Clock: clk, Log: log,
+			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: metrics.NewController(clk),
+		},
 		client:   c,
 		events:   events.NewFakeRecorder(100),
 		states:   newStates(),

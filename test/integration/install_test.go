@@ -68,8 +68,8 @@ func chart(t *testing.T, version, release, namespace string, values ...string) s
 	t.Helper()
 	var objects strings.Builder
 	for object := range strings.SplitSeq(render(t, version, release, namespace, values...), "\n---\n") {
-		for _, template := range []string{"serviceaccount", "rbac", "policies", "controllerrbac", "controller-podsecrets"} {
-			if strings.Contains(object, "/templates/"+template+".yaml") {
+		for _, template := range []string{"serviceaccount.yaml", "rbac.yaml", "policies.yaml", "controllerrbac.yaml", "controller-"} {
+			if strings.Contains(object, "/templates/"+template) {
 				objects.WriteString(object + "\n---\n")
 			}
 		}
