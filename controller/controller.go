@@ -26,6 +26,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/podsecrets"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/push"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
@@ -73,6 +74,8 @@ type Options struct {
 	Metrics *metrics.Controller
 	// Panicked is called for each panic that was recovered, with the name of the task; may be nil.
 	Panicked func(task string)
+	// Push turns Key Vault's events into refreshes; off where it is the zero value.
+	Push     push.Options
 	Provider volume.Provider
 	// Audit gets a line for each object that is delivered to a Secret; nil: none.
 	Audit *audit.Log
@@ -165,6 +168,11 @@ func New(o Options) (*Controller, error) {
 			Log:        o.Log,
 		}); err != nil {
 			return nil, err
+		}
+	}
+	if o.Push.Enabled() {
+		if err := push.Add(m, o.Push); err != nil {
+			return nil, err //nolint:wrapcheck // says all
 		}
 	}
 	synced := func(*http.Request) error {

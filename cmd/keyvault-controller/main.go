@@ -67,6 +67,7 @@ type flags struct {
 	constructChain  bool
 	requestsPerSec  float32
 	requestsAtOnce  int
+	push            pushFlags
 }
 
 func newRootCommand() *cobra.Command {
@@ -116,6 +117,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	f.nodeIdentity.Register(fs, "")
 	fs.BoolVar(&f.podSecrets, "pod-secrets", false, "write the Secrets of classes (secretObjects) that Pods mount, in place of the nodes")
 	fs.StringVar(&f.driverName, "driver-name", "secrets-store.csi.k8s.io", "`name` of the CSI driver whose volumes count")
+	f.push.register(fs)
 	fs.BoolVar(&f.leaderElection, "leader-elect", false, "let replicas agree on one that works")
 	fs.StringVar(&f.leaseNamespace, "lease-namespace", "", "`namespace` of the leader's Lease; empty: the pod's own")
 	fs.StringVar(&f.healthAddr, "health-addr", ":8096", "`address` of /healthz and /readyz; empty: off")
@@ -171,6 +173,7 @@ func (f *flags) check() error {
 	if f.requestsPerSec <= 0 || f.requestsAtOnce <= 0 {
 		wrong = append(wrong, errors.New("--api-qps and --api-burst must be positive"))
 	}
+	wrong = append(wrong, f.push.Check())
 	return errors.Join(wrong...)
 }
 
@@ -213,6 +216,7 @@ func run(ctx context.Context, f *flags) (err error) {
 		Panicked:        seen.requests.Panicked,
 		Audit:           seen.audit,
 		Tracer:          seen.traces.Tracer("github.com/keyvault-csi/keyvault-csi-driver/controller"),
+		Push:            f.pushOptions(log),
 		Provider:        keyVault,
 		Clock:           clock.RealClock{},
 		Log:             log,

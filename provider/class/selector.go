@@ -39,7 +39,7 @@ type Selector struct {
 
 // Matches reports whether an object of the name with the tags is selected.
 func (s *Selector) Matches(name string, tags map[string]string) bool {
-	if s.name != nil && !s.name.MatchString(name) {
+	if !s.Named(name) {
 		return false
 	}
 	for tag, want := range s.Tags {
@@ -49,6 +49,9 @@ func (s *Selector) Matches(name string, tags map[string]string) bool {
 	}
 	return true
 }
+
+// Named reports whether an object of the name is selected where it has the tags.
+func (s *Selector) Named(name string) bool { return s.name == nil || s.name.MatchString(name) }
 
 // String returns the selector for people, in one line.
 func (s *Selector) String() string {

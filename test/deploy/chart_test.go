@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -438,30 +439,36 @@ func TestTwoDriversSideBySide(t *testing.T) {
 
 func TestWrongValuesAreRefusedInWordsThatHelp(t *testing.T) {
 	for set, want := range map[string][]string{
-		"syncSecrets.enabled=true":                             {"additional properties 'syncSecrets' not allowed"},
-		"linux.tolleration=x":                                  {"at '/linux'", "'tolleration' not allowed"},
-		"rotationPollInterval=120":                             {"at '/rotationPollInterval'", "want string"},
-		"rotationPollInterval=2min":                            {"at '/rotationPollInterval'", "does not match"},
-		"linux.kubeletRootDir=var/lib":                         {"at '/linux/kubeletRootDir'"},
-		"windows.enabled=true":                                 {"windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release"},
-		"linux.enabled=false":                                  {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
-		"linux.enabled=":                                       {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
-		"image.tag=1":                                          {"image.tag: write linux.image.tag"},
-		"rbac.pspEnabled=true":                                 {"rbac.pspEnabled: Kubernetes has no PodSecurityPolicies since 1.25: leave it out"},
-		"enableArcExtension=true":                              {"enableArcExtension: this chart is not an extension", "write proxy.https and proxy.none"},
-		"cloudConfig.hostPath=/etc/kubernetes/azurestack.json": {"is a file: write its directory, /etc/kubernetes"},
-		"cloudConfig.hostPath=etc":                             {"at '/cloudConfig/hostPath'"},
-		"cloudConfig.hostPath=/a,cloudConfig.configMap=b":      {"cloudConfig: configMap and hostPath are both set"},
-		"logVerbosity=high":                                    {"at '/logVerbosity'"},
-		"driverName=Not_A_Name":                                {"at '/driverName'"},
-		"proxy.https=proxy:3128":                               {"at '/proxy/https'"},
-		"nodeIdentity.allowed=some":                            {"at '/nodeIdentity/allowed'"},
-		"nodeIdentity.allowed=namespaces":                      {"nodeIdentity.namespaces is empty"},
-		"nodeIdentity.namespaces={a}":                          {"set nodeIdentity.allowed=namespaces"},
-		"linux.metricsAddr=127.0.0.1:8095":                     {"write :8095, or set linux.hostNetwork"},
-		"syncSecret.by=pods":                                   {"at '/syncSecret/by'"},
-		"syncSecret.by=controller":                             {"write syncSecret.enabled=true"},
-		"syncSecret.by=controller,syncSecret.enabled=true":     {"syncSecret.by: controller needs the controller: write controller.enabled=true"},
+		"syncSecrets.enabled=true":                                      {"additional properties 'syncSecrets' not allowed"},
+		"linux.tolleration=x":                                           {"at '/linux'", "'tolleration' not allowed"},
+		"rotationPollInterval=120":                                      {"at '/rotationPollInterval'", "want string"},
+		"rotationPollInterval=2min":                                     {"at '/rotationPollInterval'", "does not match"},
+		"linux.kubeletRootDir=var/lib":                                  {"at '/linux/kubeletRootDir'"},
+		"windows.enabled=true":                                          {"windows.enabled: this driver runs on Linux nodes: leave it out, and keep the old release"},
+		"linux.enabled=false":                                           {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
+		"linux.enabled=":                                                {"linux.enabled: this chart installs nothing but the driver of Linux nodes"},
+		"image.tag=1":                                                   {"image.tag: write linux.image.tag"},
+		"rbac.pspEnabled=true":                                          {"rbac.pspEnabled: Kubernetes has no PodSecurityPolicies since 1.25: leave it out"},
+		"enableArcExtension=true":                                       {"enableArcExtension: this chart is not an extension", "write proxy.https and proxy.none"},
+		"cloudConfig.hostPath=/etc/kubernetes/azurestack.json":          {"is a file: write its directory, /etc/kubernetes"},
+		"cloudConfig.hostPath=etc":                                      {"at '/cloudConfig/hostPath'"},
+		"cloudConfig.hostPath=/a,cloudConfig.configMap=b":               {"cloudConfig: configMap and hostPath are both set"},
+		"logVerbosity=high":                                             {"at '/logVerbosity'"},
+		"driverName=Not_A_Name":                                         {"at '/driverName'"},
+		"proxy.https=proxy:3128":                                        {"at '/proxy/https'"},
+		"nodeIdentity.allowed=some":                                     {"at '/nodeIdentity/allowed'"},
+		"nodeIdentity.allowed=namespaces":                               {"nodeIdentity.namespaces is empty"},
+		"nodeIdentity.namespaces={a}":                                   {"set nodeIdentity.allowed=namespaces"},
+		"controller.events.queueURL=https://a.queue.core.windows.net/q": {"set controller.enabled=true"},
+		"controller.enabled=true,controller.events.hook.enabled=true,controller.events.hook.issuer=https://sts.windows.net/t/": {
+			"issuer, audience and tlsSecret are needed",
+		},
+		"controller.enabled=true,controller.events.tenantID=t":                                        {"needs clientID"},
+		"controller.enabled=true,controller.events.queueURL=https://a.queue.core.windows.net/q?sig=x": {"at '/controller/events/queueURL'"},
+		"linux.metricsAddr=127.0.0.1:8095":                                                            {"write :8095, or set linux.hostNetwork"},
+		"syncSecret.by=pods":                                                                          {"at '/syncSecret/by'"},
+		"syncSecret.by=controller":                                                                    {"write syncSecret.enabled=true"},
+		"syncSecret.by=controller,syncSecret.enabled=true":                                            {"syncSecret.by: controller needs the controller: write controller.enabled=true"},
 		"syncSecret.by=controller,syncSecret.enabled=true,controller.enabled=true,syncSecret.namespaces={a}": {
 			"syncSecret.namespaces: bounds the nodes", "write the namespaces in controller.namespaces",
 		},
@@ -645,5 +652,62 @@ func TestEveryValueOfTheSchemaIsKnown(t *testing.T) {
 		if !strings.Contains(string(notes), `"`+name+`" `) {
 			t.Errorf("%s has no effect, and the notes do not say so", path)
 		}
+	}
+}
+
+// events switches Key Vault's events on, from a queue and at a hook.
+var events = []string{
+	"--set", "controller.enabled=true,networkPolicy.enabled=true,controller.events.queueURL=https://a.queue.core.windows.net/q",
+	"--set", "controller.events.clientID=c,controller.events.tenantID=t",
+	"--set", "controller.events.hook.enabled=true,controller.events.hook.issuer=https://sts.windows.net/t/",
+	"--set", "controller.events.hook.audience=api://events,controller.events.hook.tlsSecret=hook-tls",
+}
+
+// TestKeyVaultsEvents: the controller gets its arguments, and the right to patch classes comes with the policy that bounds it. Without
+// events there is neither.
+func TestKeyVaultsEvents(t *testing.T) {
+	mayPatch := func(objects []runtime.Object) (roles int) {
+		for _, o := range objects {
+			role, ok := o.(*rbacv1.ClusterRole)
+			if !ok || !strings.Contains(role.Name, "-controller") {
+				continue
+			}
+			for _, rule := range role.Rules {
+				if slices.Contains(rule.Resources, "secretproviderclasses") && slices.Contains(rule.Verbs, "patch") {
+					roles++
+				}
+			}
+		}
+		return roles
+	}
+	policies := func(objects []runtime.Object) (found int) {
+		for _, o := range objects {
+			if p, ok := o.(*admissionv1.ValidatingAdmissionPolicy); ok && strings.HasSuffix(p.Name, "-controller-push") {
+				found++
+			}
+		}
+		return found
+	}
+	for _, version := range []string{"1.32.0", newest} {
+		on := render(t, version, events...)
+		if mayPatch(on) != 1 || policies(on) != 1 {
+			t.Errorf("%d roles that may patch classes, %d policies", mayPatch(on), policies(on))
+		}
+		container := only[*appsv1.Deployment](t, on).Spec.Template.Spec.Containers[0]
+		for _, want := range []string{
+			"--events-queue-url=https://a.queue.core.windows.net/q", "--events-token-file=/events-token/token", "--events-listen=:8443",
+			"--events-issuer=https://sts.windows.net/t/", "--events-audience=api://events",
+		} {
+			if !slices.Contains(container.Args, want) {
+				t.Errorf("%s is not in %v", want, container.Args)
+			}
+		}
+		if len(container.VolumeMounts) != 2 || len(only[*appsv1.Deployment](t, on).Spec.Template.Spec.Volumes) != 2 {
+			t.Errorf("%v", container.VolumeMounts)
+		}
+	}
+	off := render(t, newest, "--set", "controller.enabled=true")
+	if mayPatch(off) != 0 || policies(off) != 0 {
+		t.Error("without events, the controller may patch classes")
 	}
 }

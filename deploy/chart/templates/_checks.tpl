@@ -54,6 +54,17 @@
 {{- if and (eq .Values.nodeIdentity.allowed "namespaces") (not .Values.nodeIdentity.namespaces) -}}
 {{- $wrong = append $wrong "nodeIdentity.allowed: is namespaces, and nodeIdentity.namespaces is empty: list them or write a label selector, or set nodeIdentity.allowed=none" -}}
 {{- end -}}
+{{- with .Values.controller.events -}}
+{{- if and .hook.enabled (not (and .hook.issuer .hook.audience .hook.tlsSecret)) -}}
+{{- $wrong = append $wrong "controller.events.hook: issuer, audience and tlsSecret are needed: a hook that verifies nothing is not served" -}}
+{{- end -}}
+{{- if and .tenantID (not .clientID) -}}
+{{- $wrong = append $wrong "controller.events.tenantID: is for workload identity, which needs clientID: set it, or leave tenantID out" -}}
+{{- end -}}
+{{- if and (or .queueURL .hook.enabled) (not $.Values.controller.enabled) -}}
+{{- $wrong = append $wrong "controller.events: the controller reads events: set controller.enabled=true" -}}
+{{- end -}}
+{{- end -}}
 {{- if $wrong -}}
 {{- fail (printf "\n\n  %s\n" (join "\n  " $wrong)) -}}
 {{- end -}}
