@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/keylock"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -27,6 +28,8 @@ const (
 type tokens struct {
 	client client.Client
 	clock  clock.PassiveClock
+	// asking is held while a token is asked for: who waits for it gets the same answer.
+	asking keylock.Locks[tokenKey]
 
 	mu   sync.Mutex
 	kept map[tokenKey]keptToken
@@ -37,19 +40,44 @@ type tokenKey struct{ namespace, account, audience string }
 type keptToken struct {
 	token volume.Token
 	until time.Time
+	// err is why there is no token; it was asked for at failedAt.
+	err      error
+	failedAt time.Time
 }
 
 // get returns a token. Errors are of type *volume.Error.
 func (t *tokens) get(ctx context.Context, namespace, account, audience string) (volume.Token, error) {
 	key := tokenKey{namespace, account, audience}
-	if token, ok := t.known(key); ok {
+	wanted := t.clock.Now()
+	if token, ok, _ := t.known(key, wanted); ok {
 		return token, nil
 	}
+	release, err := t.asking.Acquire(ctx, key)
+	if err != nil {
+		return volume.Token{}, &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
+			"the API server gave no token of service account %s/%s in time: it is asked again", namespace, account)}
+	}
+	defer release()
+	if token, ok, err := t.known(key, wanted); ok || err != nil {
+		return token, err
+	}
+	token, err := t.ask(ctx, namespace, account, audience)
+	switch {
+	case err == nil:
+		now := t.clock.Now()
+		t.keep(key, keptToken{token: token, until: now.Add(token.Expires.Sub(now) * 4 / 5)})
+	case ctx.Err() == nil:
+		t.keep(key, keptToken{err: err, failedAt: t.clock.Now()})
+	}
+	return token, err
+}
+
+// ask requests a token.
+func (t *tokens) ask(ctx context.Context, namespace, account, audience string) (volume.Token, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		Audiences: []string{audience}, ExpirationSeconds: new(int64(tokenLife)),
 	}}
 	of := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: account}}
-	asked := t.clock.Now()
 	err := t.client.SubResource("token").Create(ctx, of, request)
 	switch {
 	case apierrors.IsNotFound(err):
@@ -63,16 +91,18 @@ func (t *tokens) get(ctx context.Context, namespace, account, audience string) (
 		return volume.Token{}, &volume.Error{Reason: volume.ReasonNotReady, Cause: err, Message: fmt.Sprintf(
 			"the API server gave no token of service account %s/%s: it is asked again", namespace, account)}
 	}
-	token := volume.Token{Value: request.Status.Token, Expires: request.Status.ExpirationTimestamp.Time}
-	t.keep(key, keptToken{token: token, until: asked.Add(token.Expires.Sub(asked) * 4 / 5)})
-	return token, nil
+	return volume.Token{Value: request.Status.Token, Expires: request.Status.ExpirationTimestamp.Time}, nil
 }
 
-func (t *tokens) known(key tokenKey) (volume.Token, bool) {
+// known returns the token that is kept, or why one that was asked for since it was wanted is refused.
+func (t *tokens) known(key tokenKey, wanted time.Time) (token volume.Token, ok bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	kept, ok := t.kept[key]
-	return kept.token, ok && t.clock.Now().Before(kept.until)
+	kept := t.kept[key]
+	if kept.err != nil && kept.failedAt.After(wanted) {
+		err = kept.err
+	}
+	return kept.token, t.clock.Now().Before(kept.until), err
 }
 
 func (t *tokens) keep(key tokenKey, token keptToken) {

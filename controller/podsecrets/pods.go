@@ -62,6 +62,11 @@ func (p *podSecrets) reconcileStatus(ctx context.Context, r reconcile.Request) (
 		p.dropped(p.store.forget(r.NamespacedName))
 		return reconcile.Result{}, nil
 	}
+	release, err := p.reads.Acquire(ctx, c.pod) // a Pod with several classes is read once
+	if err != nil {
+		return reconcile.Result{}, err //nolint:wrapcheck // it ends
+	}
+	defer release()
 	info := p.store.podOf(c.pod, c.uid)
 	if info == nil {
 		if wait := p.nodes.wait(c.node); wait > 0 {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/keylock"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
@@ -70,6 +71,8 @@ type podSecrets struct {
 	events *eventWriter
 	safe   safe.Handler
 	nodes  *nodeLimits
+	// reads is held while a Pod is read.
+	reads keylock.Locks[types.NamespacedName]
 
 	// ready is closed when syncer and queue are set, which happens when this replica becomes the leader.
 	ready  chan struct{}

@@ -293,6 +293,51 @@ func TestPodSecretsAreBounded(t *testing.T) {
 	}
 }
 
+// TestPodSecretsShareRequests: Pods of several nodes, owners and classes with one identity cost one token and one request for each object, and one
+// write for each Secret.
+func TestPodSecretsShareRequests(t *testing.T) {
+	t.Parallel()
+	s := newPodSecrets(t, controlplane.Shared(t), "--rotation-interval", "1h", "--cache-ttl", "1m")
+	s.addNode("node-2")
+	s.set("db", canaryValue+"1")
+	var classes []string
+	for i := range 5 {
+		class := fmt.Sprintf("web-%d", i)
+		classes = append(classes, class)
+		s.class(class, []string{"db"}, secretObject{"secretName": class, "data": data("db", "password")})
+	}
+	for i := range 10 {
+		node := fmt.Sprintf("node-%d", i%2+1)
+		pod := s.CreatePod(s.shop, fmt.Sprintf("pod-%d", i), node, "app", mounting(classes...))
+		for _, class := range classes {
+			s.must(s.claim(node, node, pod, string(pod.UID), class))
+		}
+	}
+	for _, class := range classes {
+		s.Eventually("all owners of "+class, func() bool { return strings.Count(s.owners(class), "Pod pod-") == 10 })
+		if !s.holds(class, "password", canaryValue+"1") {
+			t.Errorf("Secret %s: %v", class, s.secret(class))
+		}
+	}
+	gets := 0
+	for _, r := range s.vault.Requests() {
+		if r.Operation == "get secret" && r.Status == 200 {
+			gets++
+		}
+	}
+	if gets != 1 {
+		t.Errorf("%d requests for one object: %v", gets, s.vault.Counts())
+	}
+	if got := s.asked("serviceaccounts", "app"); got != 1 {
+		t.Errorf("%d tokens", got)
+	}
+	for i := range 10 {
+		if got := s.asked("pods", fmt.Sprintf("pod-%d", i)); got != 1 {
+			t.Errorf("a Pod is read %d times", got)
+		}
+	}
+}
+
 // TestStolenTokensWithPodSecrets: what the tokens of a node's driver and of the controller may not do when the controller writes the Secrets of
 // Pods.
 func TestStolenTokensWithPodSecrets(t *testing.T) {
