@@ -171,6 +171,7 @@ func New(o Options) (*Controller, error) {
 		}
 	}
 	if o.Push.Enabled() {
+		o.Push.Metrics, o.Push.Panicked = o.Metrics, o.Panicked
 		if err := push.Add(m, o.Push); err != nil {
 			return nil, err //nolint:wrapcheck // says all
 		}

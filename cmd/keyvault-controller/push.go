@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/utils/clock"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/push"
 )
@@ -34,6 +33,6 @@ func (f *pushFlags) register(fs *pflag.FlagSet) {
 func (f *flags) pushOptions(log *slog.Logger) push.Options {
 	o := f.push.Options
 	o.Cloud, o.CloudConfigDir, o.AllowedVaultHosts, o.CAFile = f.cloud, f.cloudConfigDir, f.allowedHosts, f.caFile
-	o.Metrics, o.Clock, o.Log = metrics.Registry, clock.RealClock{}, log
+	o.Clock, o.Log = clock.RealClock{}, log
 	return o
 }

@@ -15,11 +15,11 @@ import (
 	azcloud "github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
-	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
@@ -51,9 +51,11 @@ type Options struct {
 	AllowedVaultHosts []string
 	// CAFile is a PEM file of authorities to trust beside the system's.
 	CAFile  string
-	Metrics prometheus.Registerer
-	Clock   clock.Clock
-	Log     *slog.Logger
+	Metrics *metrics.Controller
+	// Panicked is called for each panic that was recovered, with the name of the task; may be nil.
+	Panicked func(task string)
+	Clock    clock.Clock
+	Log      *slog.Logger
 }
 
 // Enabled reports whether there is anything to add.
@@ -102,15 +104,11 @@ func Add(m manager.Manager, o Options) error {
 	if err != nil {
 		return err //nolint:wrapcheck // says all
 	}
-	counts, err := newMetrics(o.Metrics)
-	if err != nil {
-		return err
-	}
 	p := parser{class.Options{Clouds: clouds, AllowedHosts: o.AllowedVaultHosts}}
 	if err := m.GetFieldIndexer().IndexField(context.Background(), &v1.SecretProviderClass{}, objectIndex, p.keys); err != nil {
 		return fmt.Errorf("index of the objects of classes: %w", err)
 	}
-	r := newRefresher(m, o, p, counts)
+	r := newRefresher(m, o, p)
 	r.hosts = append(r.hosts, "."+own.VaultSuffix)
 	if err := m.Add(r); err != nil {
 		return fmt.Errorf("events: %w", err)
@@ -126,16 +124,24 @@ func Add(m manager.Manager, o Options) error {
 	return nil
 }
 
+// guard keeps panics from ending the process.
+func (o *Options) guard() safe.Handler {
+	return safe.Handler{Log: o.Log, Count: func(_ context.Context, task string) {
+		if o.Panicked != nil {
+			o.Panicked(task)
+		}
+	}}
+}
+
 // newRefresher wires what asks for refreshes.
-func newRefresher(m manager.Manager, o Options, p parser, counts *metrics) *refresher {
-	guard := safe.Handler{Log: o.Log}
+func newRefresher(m manager.Manager, o Options, p parser) *refresher {
 	budget := newBudget()
 	mounted := &nodes{reader: m.GetAPIReader(), clock: o.Clock, log: o.Log, counts: map[string]nodeCount{}}
 	waiting := &asks{
 		client:  m.GetClient(),
 		clock:   o.Clock,
-		safe:    guard,
-		written: counts.requested.Inc,
+		safe:    o.guard(),
+		written: o.Metrics.RefreshRequested,
 		spread: func(ctx context.Context, f found) time.Duration {
 			return budget.spread(f.uses.requests, mounted.of(ctx, f.class.Namespace, f.class.Name), o.Clock.Now())
 		},
@@ -146,7 +152,7 @@ func newRefresher(m manager.Manager, o Options, p parser, counts *metrics) *refr
 		asks:    waiting.begun(),
 		clock:   o.Clock,
 		log:     o.Log,
-		metrics: counts,
+		metrics: o.Metrics,
 		hosts:   lower(o.AllowedVaultHosts),
 		refused: map[outcome]refusals{},
 	}
@@ -175,7 +181,7 @@ func addQueue(m manager.Manager, o Options, r *refresher, own cloud.Cloud, wire 
 	}
 	err = m.Add(&queue{
 		messages: messages, interval: o.QueueInterval, deliver: r.deliver, refuse: r.refuse, metrics: r.metrics, clock: o.Clock, log: o.Log,
-		safe: safe.Handler{Log: o.Log},
+		safe: o.guard(),
 	})
 	if err != nil {
 		return fmt.Errorf("queue of events: %w", err)
@@ -200,7 +206,7 @@ func (o *Options) credential(client policy.ClientOptions) (azcore.TokenCredentia
 func addHook(m manager.Manager, o Options, r *refresher, wire *http.Transport) error {
 	err := m.Add(&hook{
 		address: o.Listen, certFile: o.CertFile, keyFile: o.KeyFile, verifier: newVerifier(o.Issuer, o.Audience, wire, o.Clock),
-		serve: r.serve, refuse: r.refuse, log: o.Log, safe: safe.Handler{Log: o.Log}, slots: make(chan struct{}, mostDeliveries),
+		serve: r.serve, refuse: r.refuse, log: o.Log, safe: o.guard(), slots: make(chan struct{}, mostDeliveries),
 		listening: o.Listening,
 	})
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 )
 
@@ -58,7 +59,7 @@ type queue struct {
 	interval time.Duration
 	deliver  func(ctx context.Context, body []byte) error
 	refuse   func(ctx context.Context, why outcome, text string)
-	metrics  *metrics
+	metrics  *metrics.Controller
 	clock    clock.Clock
 	log      *slog.Logger
 	safe     safe.Handler
@@ -120,7 +121,7 @@ func (q *queue) round(ctx context.Context) (count int, err error) {
 		return err
 	})
 	if err != nil {
-		q.metrics.queueErrors.Inc()
+		q.metrics.QueueFailed()
 		return 0, err
 	}
 	var (
@@ -162,7 +163,7 @@ func (q *queue) remove(ctx context.Context, m message) error {
 		return nil
 	}
 	if err != nil {
-		q.metrics.queueErrors.Inc()
+		q.metrics.QueueFailed()
 		return fmt.Errorf("delete a message: %w", err)
 	}
 	return nil

@@ -14,10 +14,9 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 )
 
@@ -103,10 +102,7 @@ type reader struct {
 func onQueue(t *testing.T, test func(*reader)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		counts, err := newMetrics(prometheus.NewRegistry())
-		if err != nil {
-			t.Fatal(err)
-		}
+		counts := metrics.NewController(clock.RealClock{})
 		r := &reader{store: &store{}, log: &strings.Builder{}}
 		log := slog.New(slog.NewTextHandler(r.log, nil))
 		r.queue = &queue{
@@ -176,8 +172,8 @@ func TestQueueThatIsAway(t *testing.T) {
 		if got := strings.Count(r.log.String(), "Storage Queue Data Message Processor"); got != 1 {
 			t.Errorf("logged %d times: %s", got, r.log)
 		}
-		if got := testutil.ToFloat64(r.metrics.queueErrors); int(got) < r.store.asked()-1 {
-			t.Errorf("%v errors are counted", got)
+		if got := value(t, r.metrics, "keyvault_csi_events_queue_errors_total"); got < r.store.asked()-1 {
+			t.Errorf("%d errors are counted", got)
 		}
 		r.store.mu.Lock()
 		r.store.away = nil

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 )
 
 // outcome is what came of one event, for the metric.
@@ -48,7 +49,7 @@ type refresher struct {
 	asks    *asks
 	clock   clock.PassiveClock
 	log     *slog.Logger
-	metrics *metrics
+	metrics *metrics.Controller
 	// hosts are those, or suffixes with a leading dot, of vaults of this cloud.
 	hosts []string
 
@@ -95,15 +96,15 @@ func (r *refresher) serve(ctx context.Context, events []Event) error {
 		e := &events[i]
 		switch {
 		case !e.NewVersion:
-			r.metrics.event(ignored)
+			r.metrics.Event(string(ignored))
 			continue
 		case r.served.has(e.key(), r.clock.Now()):
-			r.metrics.event(duplicate)
+			r.metrics.Event(string(duplicate))
 			continue
 		}
 		wait, err := r.begin(ctx, e, lookups)
 		if err != nil {
-			r.metrics.event(failed)
+			r.metrics.Event(string(failed))
 			return err
 		}
 		if wait != nil {
@@ -140,7 +141,7 @@ func (r *refresher) begin(ctx context.Context, e *Event, lookups map[string]look
 	classes := l.classes
 	switch {
 	case len(classes) == 0 && l.vault:
-		r.metrics.event(unused)
+		r.metrics.Event(string(unused))
 		return nil, nil
 	case len(classes) == 0 && !r.ofThisCloud(e.Host):
 		r.refuse(ctx, otherCloud, fmt.Sprintf("the host %.100s is none of this cloud", e.Host))
@@ -156,15 +157,15 @@ func (r *refresher) begin(ctx context.Context, e *Event, lookups map[string]look
 	return func() error {
 		for i, b := range batches {
 			if err := b.wait(ctx); err != nil {
-				r.metrics.event(failed)
+				r.metrics.Event(string(failed))
 				return err
 			}
 			r.log.DebugContext(ctx, "nodes are asked to refresh", logkeys.Class, client.ObjectKeyFromObject(classes[i].class), "vault", e.Host)
 		}
 		r.served.add(e.key(), r.clock.Now())
-		r.metrics.event(refreshed)
+		r.metrics.Event(string(refreshed))
 		if !e.Time.IsZero() {
-			r.metrics.delay(r.clock.Since(e.Time))
+			r.metrics.EventServed(r.clock.Since(e.Time))
 		}
 		return nil
 	}, nil
@@ -188,7 +189,7 @@ func (r *refresher) ofThisCloud(host string) bool {
 
 // refuse counts an event that leads to nothing, and logs it once in a while: whoever can send events must not fill the log.
 func (r *refresher) refuse(ctx context.Context, why outcome, text string) {
-	r.metrics.event(why)
+	r.metrics.Event(string(why))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now, known := r.clock.Now(), r.refused[why]

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
@@ -22,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/schedule"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
@@ -36,7 +36,7 @@ type site struct {
 	*refresher
 
 	client  client.WithWatch
-	counts  *metrics
+	counts  *metrics.Controller
 	log     *strings.Builder
 	mu      sync.Mutex
 	away    error // what the API server answers patches with
@@ -84,10 +84,7 @@ func onSite(t *testing.T, test func(*site), known ...client.Object) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		counts, err := newMetrics(prometheus.NewRegistry())
-		if err != nil {
-			t.Fatal(err)
-		}
+		counts := metrics.NewController(clock.RealClock{})
 		s := &site{T: t, counts: counts, log: &strings.Builder{}}
 		p := parser{class.Options{Clouds: clouds}}
 		s.client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(known...).
@@ -97,7 +94,7 @@ func onSite(t *testing.T, test func(*site), known ...client.Object) {
 		mounted := &nodes{reader: s.client, clock: clock.RealClock{}, log: log, counts: map[string]nodeCount{}}
 		budget := newBudget()
 		waiting := &asks{
-			client: s.client, clock: clock.RealClock{}, safe: safe.Handler{Log: log}, written: counts.requested.Inc,
+			client: s.client, clock: clock.RealClock{}, safe: safe.Handler{Log: log}, written: counts.RefreshRequested,
 			spread: func(ctx context.Context, f found) time.Duration {
 				return budget.spread(f.uses.requests, mounted.of(ctx, f.class.Namespace, f.class.Name), time.Now())
 			},
@@ -141,7 +138,30 @@ func (s *site) request(namespace, name string) (r schedule.Request) {
 }
 
 func (s *site) count(o outcome) int {
-	return int(testutil.ToFloat64(s.counts.events.WithLabelValues(string(o))))
+	return value(s.T, s.counts, "keyvault_csi_events_total", string(o))
+}
+
+// value is that of a counter whose labels are these.
+func value(t *testing.T, c prometheus.Collector, name string, labels ...string) int {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			var have []string
+			for _, label := range m.GetLabel() {
+				have = append(have, label.GetValue())
+			}
+			if family.GetName() == name && slices.Equal(have, labels) {
+				return int(m.GetCounter().GetValue())
+			}
+		}
+	}
+	return 0
 }
 
 // event is the JSON of one event.

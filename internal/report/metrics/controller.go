@@ -33,6 +33,11 @@ type Controller struct {
 
 	syncs       *prometheus.CounterVec
 	syncSeconds prometheus.ObserverVec
+
+	events      *prometheus.CounterVec
+	eventDelays prometheus.ObserverVec
+	requested   *prometheus.CounterVec
+	queueErrors *prometheus.CounterVec
 	vectors
 
 	count, oldest *prometheus.Desc
@@ -46,6 +51,11 @@ func NewController(clk clock.PassiveClock) *Controller {
 	c := &Controller{clock: clk}
 	c.syncs = c.counter("keyvault_csi_secretsync_syncs_total", "Syncs of SecretSyncs, by result and reason (empty: success).", "result", "reason")
 	c.syncSeconds = c.histogram("keyvault_csi_secretsync_duration_seconds", "How long a sync took, from the token to the Secret.", seconds())
+	c.events = c.counter("keyvault_csi_events_total", "Key Vault's events, by what came of them.", "result")
+	c.eventDelays = c.histogram("keyvault_csi_events_delay_seconds", "Time from an event of Key Vault until the refresh was asked for.",
+		[]float64{.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600})
+	c.requested = c.counter("keyvault_csi_events_refreshes_total", "Classes that were asked to refresh because of Key Vault's events.")
+	c.queueErrors = c.counter("keyvault_csi_events_queue_errors_total", "Requests to the queue of Key Vault's events that failed.")
 	c.count = description("secretsyncs", "SecretSyncs that are served, by state: synced, failing or waiting.", "state")
 	c.oldest = description("secretsync_oldest_unsynced_seconds",
 		"Age of the oldest change of a SecretSync or its class, or the oldest failure, that no successful sync followed; 0 where there is none.")
@@ -67,6 +77,20 @@ func (c *Controller) Synced(result SyncResult, reason volume.Reason, took time.D
 	c.syncs.WithLabelValues(string(result), string(reason)).Inc()
 	c.syncSeconds.WithLabelValues().Observe(took.Seconds())
 }
+
+// Event counts an event of Key Vault. Result is one of a closed set.
+func (c *Controller) Event(result string) { c.events.WithLabelValues(result).Inc() }
+
+// EventServed notes how old an event was when the refresh was asked for. Clocks differ: it counts as 0 where that is negative.
+func (c *Controller) EventServed(age time.Duration) {
+	c.eventDelays.WithLabelValues().Observe(max(0, age).Seconds())
+}
+
+// RefreshRequested counts a class that was asked to refresh because of an event.
+func (c *Controller) RefreshRequested() { c.requested.WithLabelValues().Inc() }
+
+// QueueFailed counts a request to the queue of events that failed.
+func (c *Controller) QueueFailed() { c.queueErrors.WithLabelValues().Inc() }
 
 // Describe implements prometheus.Collector.
 func (c *Controller) Describe(ch chan<- *prometheus.Desc) {
