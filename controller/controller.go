@@ -164,6 +164,10 @@ func New(o Options) (*Controller, error) {
 			Accounts:   s.accounts,
 			Provider:   o.Provider,
 			Secrets:    secretPatches{secrets},
+			Metrics:    o.Metrics,
+			Audit:      o.Audit,
+			Tracer:     o.Tracer,
+			Panicked:   s.safe.Count,
 			Clock:      o.Clock,
 			Log:        o.Log,
 		}); err != nil {

@@ -2,8 +2,6 @@ package controller
 
 import (
 	"context"
-	"net/url"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -62,24 +60,6 @@ func (w *work) deliver(ctx context.Context, r result) {
 	w.options.Audit.Synced(ctx, audit.Synced{
 		Namespace: w.sync.Namespace, Secret: w.sync.Name, ServiceAccount: w.sync.Spec.ServiceAccountName, Class: w.class.Name,
 		Identity: w.binding.Identity(), FetchedAt: r.bundle.FetchedAt, Stale: r.bundle.Stale, Fallback: r.bundle.Fallback,
-		Objects: objectsOf(r.bundle.Objects, r.used),
+		Objects: audit.ObjectsOf(r.bundle.Objects, r.used),
 	})
-}
-
-// objectsOf returns the objects that sources are about.
-func objectsOf(objects []volume.Object, sources []volume.Source) (used []volume.Object) {
-	wanted := map[string]bool{}
-	for _, s := range sources {
-		if vault, err := url.Parse(s.Key.Vault); err == nil {
-			wanted[strings.ToLower(vault.Host+"/"+s.Key.Kind+"/"+s.Key.Name)] = true
-		}
-	}
-	for _, o := range objects {
-		kind, rest, _ := strings.Cut(o.ID, "/")
-		name, _, _ := strings.Cut(rest, "/") // an index of a version history follows
-		if wanted[strings.ToLower(o.Vault+"/"+kind+"/"+name)] {
-			used = append(used, o)
-		}
-	}
-	return used
 }

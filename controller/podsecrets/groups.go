@@ -76,6 +76,8 @@ func askedOf(c *v1.SecretProviderClass, revision int) string {
 func (p *podSecrets) sync(ctx context.Context, key groupKey, g *snapshot, used *v1.SecretProviderClass, asked string) {
 	ctx, cancel := context.WithTimeout(ctx, fetchBudget)
 	defer cancel()
+	ctx, span := p.startSpan(ctx, key, g)
+	defer span.End()
 	var binding volume.Binding
 	err := p.safe.Do(ctx, "sync the Secrets of Pods", func() (err error) {
 		if !p.anyRuns(ctx, g) {
@@ -94,6 +96,8 @@ func (p *podSecrets) sync(ctx context.Context, key groupKey, g *snapshot, used *
 	}
 	p.reportFetch(ctx, key, g, err)
 	if err != nil {
+		p.store.failed(g)
+		describe(span, err)
 		var asks time.Duration
 		if e, ok := errors.AsType[*volume.Error](err); ok {
 			asks = e.RetryAfter
@@ -132,6 +136,7 @@ func (p *podSecrets) fetch(ctx context.Context, key groupKey, g *snapshot, used 
 	if err != nil {
 		return binding, err //nolint:wrapcheck // says all
 	}
+	p.deliver(key, g, used, binding, bundle)
 	for _, ref := range g.refs {
 		if bundle.Stale {
 			p.syncer.Apply(ctx, ref, used, bundle) // owners alone: there is nothing to write later

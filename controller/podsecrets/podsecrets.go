@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,6 +28,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/keylock"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/nodesync"
@@ -44,7 +47,7 @@ const (
 	lastRetry  = time.Minute
 )
 
-// Options configure Add. All fields are required.
+// Options configure Add. Fields without a stated default are required.
 type Options struct {
 	// DriverName is the CSI driver's name: of the volumes that count, and in the label of status objects.
 	DriverName string
@@ -57,6 +60,12 @@ type Options struct {
 	Accounts *accounts.Accounts
 	Provider volume.Provider
 	Secrets  secretsync.Secrets
+	Metrics  *metrics.Controller
+	// Audit gets a line for each object that is delivered to a Secret; nil: none.
+	Audit  *audit.Log
+	Tracer trace.Tracer
+	// Panicked is called for each panic that was recovered, with the name of the task; may be nil.
+	Panicked func(ctx context.Context, task string)
 	Clock    clock.WithTicker
 	Log      *slog.Logger
 }
@@ -88,10 +97,11 @@ func Add(m manager.Manager, o Options) error {
 		reader:  m.GetAPIReader(),
 		store:   newStore(),
 		events:  newEventWriter(m.GetEventRecorder("keyvault-csi-controller"), o.Clock),
-		safe:    safe.Handler{Log: o.Log},
+		safe:    safe.Handler{Log: o.Log, Count: o.Panicked},
 		nodes:   newNodeLimits(o.Clock),
 		ready:   make(chan struct{}),
 	}
+	o.Metrics.SetPodSecrets(p.store.state)
 	if err := m.GetFieldIndexer().IndexField(context.Background(), &v1.SecretProviderClassPodStatus{}, classIndex, byClass); err != nil {
 		return fmt.Errorf("index of status objects: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.opentelemetry.io/otel/trace/noop"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +30,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -132,7 +134,8 @@ func newSite(t *testing.T) *site {
 	s.podSecrets = &podSecrets{
 		options: Options{
 			DriverName: driverName, Interval: 2 * time.Minute, CacheTTL: 10 * time.Second, Accounts: accounts.New(s.client, s.clock, nil),
-			Provider: s.vault, Secrets: s.secrets, Clock: s.clock, Log: log, Rules: secretsync.Rules{Excluded: []string{"kube-system"}},
+			Provider: s.vault, Secrets: s.secrets, Clock: s.clock, Log: log, Metrics: metrics.NewController(s.clock),
+			Tracer: noop.NewTracerProvider().Tracer(""), Rules: secretsync.Rules{Excluded: []string{"kube-system"}},
 		},
 		client: s.client, reader: s.client, store: newStore(), events: newEventWriter(s.events, s.clock),
 		safe: safe.Handler{Log: log}, nodes: newNodeLimits(s.clock), ready: make(chan struct{}),

@@ -8,13 +8,19 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/nodesync"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -28,6 +34,7 @@ const (
 
 // report makes log lines and events of what happened to a Secret.
 func (p *podSecrets) report(ctx context.Context, e nodesync.Event) {
+	p.observe(ctx, e)
 	log := p.options.Log.With(logkeys.Pod, e.Volume.Pod.String(), logkeys.Class, e.Volume.Class)
 	kind, reason := corev1.EventTypeWarning, reasonFailed
 	switch e.Kind {
@@ -49,12 +56,69 @@ func (p *podSecrets) report(ctx context.Context, e nodesync.Event) {
 	log.WarnContext(ctx, "a Secret is not as its class asks for", logkeys.Reason, e.Reason, logkeys.Error, e.Message)
 }
 
+// startSpan begins the span of a group's sync. The Azure SDK's spans of requests are below it.
+func (p *podSecrets) startSpan(ctx context.Context, key groupKey, g *snapshot) (context.Context, trace.Span) {
+	return p.options.Tracer.Start(ctx, "podsecrets", trace.WithAttributes( //nolint:spancheck // the caller ends it
+		attribute.String("k8s.namespace.name", key.namespace),
+		attribute.String("keyvault_csi.class", key.class),
+		attribute.Int("keyvault_csi.volumes", len(g.refs)),
+	))
+}
+
+// describe notes a failure on the span. The text of an internal error is left out: only errors for users are known to hold no secret.
+func describe(span trace.Span, err error) {
+	reason := volume.ReasonOf(err)
+	span.SetAttributes(attribute.String("error.type", string(reason)))
+	text := string(reason)
+	if reason != volume.ReasonInternal {
+		text = err.Error()
+	}
+	span.SetStatus(codes.Error, text)
+}
+
+// deliver notes what the Secrets of a group are made from, for the audit log, which gets lines when they are written.
+func (p *podSecrets) deliver(key groupKey, g *snapshot, used *v1.SecretProviderClass, binding volume.Binding, bundle *volume.Bundle) {
+	if p.options.Audit == nil {
+		return
+	}
+	delivered := map[string]audit.Synced{}
+	for i := range used.Spec.SecretObjects {
+		o := &used.Spec.SecretObjects[i]
+		delivered[o.SecretName] = audit.Synced{
+			Namespace: key.namespace, Secret: o.SecretName, ServiceAccount: key.account, Class: key.class, Identity: binding.Identity(),
+			FetchedAt: bundle.FetchedAt, Stale: bundle.Stale, Fallback: bundle.Fallback,
+			Objects: audit.ObjectsOf(bundle.Objects, secretdata.Used(o, bundle.Files, bundle.Sources)),
+		}
+	}
+	p.store.deliver(g, delivered)
+}
+
+// observe counts what happened to a Secret, and writes the audit log's lines where it was written.
+func (p *podSecrets) observe(ctx context.Context, e nodesync.Event) {
+	switch e.Kind {
+	case nodesync.Synced:
+		p.options.Metrics.PodSecretWritten("written")
+		if p.options.Audit == nil {
+			return
+		}
+		if to, ok := p.store.deliveredTo(e.Volume, e.Secret); ok {
+			p.options.Audit.Synced(ctx, to)
+		}
+	case nodesync.Failed:
+		p.options.Metrics.PodSecretWritten("failed")
+	case nodesync.Conflict:
+		p.options.Metrics.PodSecretWritten("conflict")
+	case nodesync.Left:
+	}
+}
+
 // reportFetch reports a fetch that fails for a new reason, or that succeeds again.
 func (p *podSecrets) reportFetch(ctx context.Context, key groupKey, g *snapshot, err error) {
 	log := p.options.Log.With(logkeys.Class, key.namespace+"/"+key.class, "serviceaccount", key.account)
 	switch {
 	case err != nil:
 		reason := volume.ReasonOf(err)
+		p.options.Metrics.PodSecretsFetched(reason)
 		if g.failure != reason {
 			log.WarnContext(ctx, "the Secrets of Pods are not synced: they keep what they have", logkeys.Reason, reason, logkeys.Error, err)
 		}
@@ -70,8 +134,11 @@ func (p *podSecrets) reportFetch(ctx context.Context, key groupKey, g *snapshot,
 			}
 		}
 	case g.failure != "":
+		p.options.Metrics.PodSecretsFetched("")
 		g.failure = ""
 		log.InfoContext(ctx, "the Secrets of Pods are synced again after a failure")
+	default:
+		p.options.Metrics.PodSecretsFetched("")
 	}
 }
 

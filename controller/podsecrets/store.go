@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -88,6 +90,9 @@ type group struct {
 	// waiting is true where a Pod started since the last good sync.
 	waiting bool
 	synced  bool
+	failing bool
+	// delivered is what each Secret is made from, for the audit log.
+	delivered map[string]audit.Synced
 	// notBefore is how old an answer of the vault may be, where an older one was of no use, or an annotation of the class asked for a refresh;
 	// refresh is that annotation.
 	notBefore time.Time
@@ -320,10 +325,54 @@ func (s *store) look(key groupKey) *snapshot {
 func (s *store) done(l *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l.group.synced = true
+	l.group.synced, l.group.failing = true, false
 	if l.group.revision == l.revision {
 		l.group.waiting, l.group.notBefore = false, time.Time{}
 	}
+}
+
+// failed notes a fetch that failed.
+func (s *store) failed(l *snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.group.failing = true
+}
+
+// state is what the metrics say.
+func (s *store) state() (n metrics.PodSecretsState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.Counted, n.Refused = len(s.mounts), len(s.refused)
+	for _, g := range s.groups {
+		switch {
+		case g.failing:
+			n.Failing++
+		case g.synced:
+			n.Synced++
+		default:
+			n.Waiting++
+		}
+	}
+	return n
+}
+
+// deliver notes what the Secrets of a group are made from.
+func (s *store) deliver(l *snapshot, delivered map[string]audit.Synced) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.group.delivered = delivered
+}
+
+// deliveredTo returns what a Secret is made from, of the group that a volume is in.
+func (s *store) deliveredTo(ref volume.Ref, secret string) (found audit.Synced, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[groupKey{namespace: ref.Pod.Namespace, class: ref.Class, account: ref.Pod.ServiceAccount, attributes: ref.Attributes}]
+	if g == nil {
+		return found, false
+	}
+	found, ok = g.delivered[secret]
+	return found, ok
 }
 
 // has reports whether a volume is in a group.

@@ -297,7 +297,8 @@ func TestPodSecretsAreBounded(t *testing.T) {
 // write for each Secret.
 func TestPodSecretsShareRequests(t *testing.T) {
 	t.Parallel()
-	s := newPodSecrets(t, controlplane.Shared(t), "--rotation-interval", "1h", "--cache-ttl", "1m")
+	lines, address := t.TempDir()+"/audit.log", freeAddress(t)
+	s := newPodSecrets(t, controlplane.Shared(t), "--rotation-interval", "1h", "--cache-ttl", "1m", "--audit-log", lines, "--metrics-addr", address)
 	s.addNode("node-2")
 	s.set("db", canaryValue+"1")
 	var classes []string
@@ -334,6 +335,27 @@ func TestPodSecretsShareRequests(t *testing.T) {
 	for i := range 10 {
 		if got := s.asked("pods", fmt.Sprintf("pod-%d", i)); got != 1 {
 			t.Errorf("a Pod is read %d times", got)
+		}
+	}
+	s.Eventually("a line of the audit log for each Secret", func() bool { return len(auditLines(t, lines)) >= len(classes) })
+	written := map[string]int{}
+	for _, line := range auditLines(t, lines) {
+		if line.Event != "synced" || line.ServiceAccount != "app" || line.Class != line.Secret || line.Object != "secret/db" || line.Version == "" {
+			t.Errorf("%+v", line)
+		}
+		written[line.Secret]++
+	}
+	if len(written) != len(classes) {
+		t.Errorf("audit lines of %v", written)
+	}
+	scraped := scrape(t, address)
+	for _, want := range []string{
+		`keyvault_csi_podsecrets_groups{state="synced"} 5`, `keyvault_csi_podsecrets_status_objects{result="counted"} 50`,
+		`keyvault_csi_podsecrets_status_objects{result="refused"} 0`, `keyvault_csi_podsecrets_writes_total{result="written"} `,
+		`keyvault_csi_podsecrets_fetches_total{reason=""} `,
+	} {
+		if !strings.Contains(scraped, want) {
+			t.Errorf("%s is not in the metrics: %s", want, scraped)
 		}
 	}
 }

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -195,7 +197,7 @@ func (l *Log) deliver(ctx context.Context, event string, after *volume.Snapshot,
 	})
 }
 
-// Synced is a Kubernetes Secret that was written without a Pod.
+// Synced is a Kubernetes Secret that the controller wrote.
 type Synced struct {
 	Namespace, Secret, ServiceAccount, Class, Identity string
 	// FetchedAt, Stale and Fallback are those of the bundle.
@@ -217,6 +219,24 @@ func (l *Log) Synced(ctx context.Context, s Synced) {
 		Identity:       s.Identity,
 		FetchedAt:      s.FetchedAt.UTC(),
 	})
+}
+
+// ObjectsOf returns the objects that sources are about: those of a bundle that one Secret is made from.
+func ObjectsOf(objects []volume.Object, sources []volume.Source) (used []volume.Object) {
+	wanted := map[string]bool{}
+	for _, s := range sources {
+		if vault, err := url.Parse(s.Key.Vault); err == nil {
+			wanted[strings.ToLower(vault.Host+"/"+s.Key.Kind+"/"+s.Key.Name)] = true
+		}
+	}
+	for _, o := range objects {
+		kind, rest, _ := strings.Cut(o.ID, "/")
+		name, _, _ := strings.Cut(rest, "/") // an index of a version history follows
+		if wanted[strings.ToLower(o.Vault+"/"+kind+"/"+name)] {
+			used = append(used, o)
+		}
+	}
+	return used
 }
 
 // write queues a line for each object. What is the same in all of them is in the given one.

@@ -27,6 +27,14 @@ type SyncStates struct {
 	Oldest time.Time
 }
 
+// PodSecretsState counts what the controller knows of Pods whose Secrets it writes.
+type PodSecretsState struct {
+	// Synced, Failing and Waiting count groups of Pods that share a class, a service account and volumeAttributes.
+	Synced, Failing, Waiting int
+	// Counted and Refused count status objects: whether the Pod bears them out.
+	Counted, Refused int
+}
+
 // Controller are the metrics of what only the controller does. It implements prometheus.Collector.
 type Controller struct {
 	clock clock.PassiveClock
@@ -40,10 +48,13 @@ type Controller struct {
 	queueErrors *prometheus.CounterVec
 	vectors
 
-	count, oldest *prometheus.Desc
+	podFetches, podWrites *prometheus.CounterVec
 
-	mu     sync.Mutex
-	states func() SyncStates
+	count, oldest, podGroups, podStatuses *prometheus.Desc
+
+	mu         sync.Mutex
+	states     func() SyncStates
+	podSecrets func() PodSecretsState
 }
 
 // NewController returns metrics; register them with a registry.
@@ -59,6 +70,14 @@ func NewController(clk clock.PassiveClock) *Controller {
 	c.count = description("secretsyncs", "SecretSyncs that are served, by state: synced, failing or waiting.", "state")
 	c.oldest = description("secretsync_oldest_unsynced_seconds",
 		"Age of the oldest change of a SecretSync or its class, or the oldest failure, that no successful sync followed; 0 where there is none.")
+	c.podFetches = c.counter("keyvault_csi_podsecrets_fetches_total",
+		"Fetches for the Secrets of Pods, each for all Pods with the same class, service account and volumeAttributes, by reason (empty: success).", "reason")
+	c.podWrites = c.counter("keyvault_csi_podsecrets_writes_total",
+		"Secrets of Pods, by result: written, failed or conflict; what is not written counts for each Pod that asks for it.", "result")
+	c.podGroups = description("podsecrets_groups",
+		"Groups of Pods whose Secrets the controller writes, by state: synced, failing or waiting.", "state")
+	c.podStatuses = description("podsecrets_status_objects",
+		"Status objects of classes with Secrets, by whether they count: refused where the Pod does not bear them out.", "result")
 	for _, result := range []SyncResult{SyncCreated, SyncUpdated, SyncUnchanged} {
 		c.syncs.WithLabelValues(string(result), "") // a series exists before its first event, so that a rate sees it
 	}
@@ -71,6 +90,25 @@ func (c *Controller) SetStates(states func() SyncStates) {
 	defer c.mu.Unlock()
 	c.states = states
 }
+
+// SetPodSecrets says where the state of the Secrets of Pods is read from. Without it they have no gauges.
+func (c *Controller) SetPodSecrets(state func() PodSecretsState) {
+	c.podFetches.WithLabelValues("")
+	for _, result := range []string{"written", "failed", "conflict"} {
+		c.podWrites.WithLabelValues(result)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.podSecrets = state
+}
+
+// PodSecretsFetched counts a fetch for the Secrets of Pods; the reason is empty where it succeeded.
+func (c *Controller) PodSecretsFetched(reason volume.Reason) {
+	c.podFetches.WithLabelValues(string(reason)).Inc()
+}
+
+// PodSecretWritten counts what came of a Secret of Pods: written, failed or conflict.
+func (c *Controller) PodSecretWritten(result string) { c.podWrites.WithLabelValues(result).Inc() }
 
 // Synced counts a sync of a SecretSync.
 func (c *Controller) Synced(result SyncResult, reason volume.Reason, took time.Duration) {
@@ -97,18 +135,29 @@ func (c *Controller) Describe(ch chan<- *prometheus.Desc) {
 	c.describe(ch)
 	ch <- c.count
 	ch <- c.oldest
+	ch <- c.podGroups
+	ch <- c.podStatuses
 }
 
 // Collect implements prometheus.Collector.
 func (c *Controller) Collect(ch chan<- prometheus.Metric) {
 	c.collect(ch)
 	c.mu.Lock()
-	states := c.states
+	states, podSecrets := c.states, c.podSecrets
 	c.mu.Unlock()
+	gauge := setter(ch)
+	if podSecrets != nil {
+		p := podSecrets()
+		gauge(c.podGroups, float64(p.Synced), "synced")
+		gauge(c.podGroups, float64(p.Failing), "failing")
+		gauge(c.podGroups, float64(p.Waiting), "waiting")
+		gauge(c.podStatuses, float64(p.Counted), "counted")
+		gauge(c.podStatuses, float64(p.Refused), "refused")
+	}
 	if states == nil {
 		return
 	}
-	s, gauge := states(), setter(ch)
+	s := states()
 	gauge(c.count, float64(s.Synced), "synced")
 	gauge(c.count, float64(s.Failing), "failing")
 	gauge(c.count, float64(s.Waiting), "waiting")

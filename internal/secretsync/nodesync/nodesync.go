@@ -70,6 +70,8 @@ type Event struct {
 	Kind   Kind
 	Time   time.Time
 	Volume volume.Ref
+	// Secret is the name of the Secret that was written; empty for other kinds.
+	Secret string
 	// Reason is the class of the failure; may be empty.
 	Reason volume.Reason
 	// Message is one line for a person.

@@ -24,7 +24,9 @@ func (s *Syncer) settle(ctx context.Context, c call, outcome secretsync.Outcome)
 	case outcome.Done():
 		s.succeeded(st, c)
 		if outcome.Result != secretsync.Unchanged {
-			s.send(ctx, Event{Kind: Synced, Volume: c.refs[0], Message: outcome.Message, Duration: outcome.Took})
+			s.send(ctx, Event{
+				Kind: Synced, Volume: c.refs[0], Secret: c.state.secret, Message: outcome.Message, Duration: outcome.Took,
+			})
 		}
 		return
 	case outcome.IsOverruled():
