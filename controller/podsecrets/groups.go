@@ -37,7 +37,7 @@ func (p *podSecrets) reconcileGroup(ctx context.Context, key groupKey) (reconcil
 	now := p.options.Clock.Now()
 	if len(g.refs) == 0 {
 		// It is kept for as long as the next fetch would have to wait: whoever makes Pods come and go gets no fetch more by it.
-		if wait := g.timing.Pause(now); wait > 0 {
+		if wait := g.group.timing.Pause(now); wait > 0 {
 			return reconcile.Result{RequeueAfter: wait}, nil
 		}
 		p.store.dropIfEmpty(key)
@@ -54,14 +54,14 @@ func (p *podSecrets) reconcileGroup(ctx context.Context, key groupKey) (reconcil
 		return reconcile.Result{}, nil
 	}
 	asked := askedOf(used, g.revision)
-	if !g.timing.Started() && g.revision == 0 {
-		g.timing.Resume(now, asked, key.String()+key.attributes)
+	if !g.group.timing.Started() && g.revision == 0 {
+		g.group.timing.Resume(now, asked, key.String()+key.attributes)
 	}
-	if due, wait := g.timing.Begin(now, asked); !due {
+	if due, wait := g.group.timing.Begin(now, asked); !due {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	p.sync(ctx, key, g, used, asked)
-	return reconcile.Result{RequeueAfter: g.timing.Wait(p.options.Clock.Now())}, nil
+	return reconcile.Result{RequeueAfter: g.group.timing.Wait(p.options.Clock.Now())}, nil
 }
 
 // askedOf is equal where nothing makes a group due before its time.
@@ -102,11 +102,11 @@ func (p *podSecrets) sync(ctx context.Context, key groupKey, g *snapshot, used *
 		if e, ok := errors.AsType[*volume.Error](err); ok {
 			asks = e.RetryAfter
 		}
-		g.timing.Failed(now, asked, scheduleKey, interval, asks)
+		g.group.timing.Failed(now, asked, scheduleKey, interval, asks)
 		return
 	}
 	p.store.done(g)
-	g.timing.Succeeded(now, asked, scheduleKey, interval)
+	g.group.timing.Succeeded(now, asked, scheduleKey, interval)
 }
 
 // fetch returns the binding also where the fetch fails, as far as there is one.

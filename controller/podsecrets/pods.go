@@ -27,6 +27,8 @@ import (
 const (
 	// requestTimeout bounds each request to the API server.
 	requestTimeout = 10 * time.Second
+	// notOnNode is why a status object in the name of another node does not count.
+	notOnNode = "the Pod does not run on the node of the status object"
 	// attributeClass is the volumeAttribute that names the class. Those that begin with attributeKubelet are kubelet's.
 	attributeClass   = "secretProviderClass"
 	attributeKubelet = "csi.storage.k8s.io/"
@@ -96,7 +98,7 @@ func (p *podSecrets) refusal(found *corev1.Pod, c claim) string {
 	case found.UID != c.uid:
 		return "the Pod has another UID"
 	case found.Spec.NodeName == "" || kube.NodeLabelValue(found.Spec.NodeName) != c.node:
-		return "the Pod does not run on the node of the status object"
+		return notOnNode
 	case ended(found):
 		return "the Pod has ended"
 	}
@@ -109,15 +111,13 @@ func ended(pod *corev1.Pod) bool {
 
 // count makes a status object count where a volume of its Pod names the class.
 func (p *podSecrets) count(ctx context.Context, status types.NamespacedName, c claim, info *podInfo) {
-	why := ""
 	var volumes []podVolume
+	why := "no volume of the Pod names the class"
 	switch {
 	case kube.NodeLabelValue(info.node) != c.node:
-		why = "the Pod does not run on the node of the status object"
-	default:
-		if why = "no volume of the Pod names the class"; info.names(c.class) {
-			volumes, why = p.allowed(ctx, c, info)
-		}
+		why = notOnNode
+	case info.names(c.class):
+		volumes, why = p.allowed(c, info)
 	}
 	if len(volumes) == 0 {
 		p.options.Log.InfoContext(ctx, "a status object does not count: no Secret is written for it", "object", status.String(), logkeys.Reason, why)
@@ -141,7 +141,7 @@ func (i *podInfo) names(class string) bool {
 
 // allowed returns the volumes of the class that the controller may fetch for; why is the reason where there is none. It reports those that it
 // may not.
-func (p *podSecrets) allowed(ctx context.Context, c claim, info *podInfo) (volumes []podVolume, why string) {
+func (p *podSecrets) allowed(c claim, info *podInfo) (volumes []podVolume, why string) {
 	tell := func(text string) {
 		p.events.warn(volume.Pod{Namespace: c.pod.Namespace, Name: c.pod.Name, UID: string(c.uid)}, c.class, text)
 	}

@@ -562,7 +562,7 @@ func TestWhatFails(t *testing.T) {
 	}
 	s.vault.panics = false
 	s.clock.Step(time.Minute)
-	if s.sync(); s.store.look(s.groups()[0]).failure != "" {
+	if s.sync(); s.store.look(s.groups()[0]).group.failure != "" {
 		t.Error("it still fails")
 	}
 }

@@ -119,10 +119,10 @@ func (p *podSecrets) reportFetch(ctx context.Context, key groupKey, g *snapshot,
 	case err != nil:
 		reason := volume.ReasonOf(err)
 		p.options.Metrics.PodSecretsFetched(reason)
-		if g.failure != reason {
+		if g.group.failure != reason {
 			log.WarnContext(ctx, "the Secrets of Pods are not synced: they keep what they have", logkeys.Reason, reason, logkeys.Error, err)
 		}
-		g.failure = reason
+		g.group.failure = reason
 		text := err.Error()
 		if reason == volume.ReasonInternal {
 			text = "the controller has a defect: its log has the details"
@@ -133,9 +133,9 @@ func (p *podSecrets) reportFetch(ctx context.Context, key groupKey, g *snapshot,
 				p.events.write(ref.Pod, key.class, corev1.EventTypeWarning, reasonFailed, "its Secrets are not synced by the controller: "+text)
 			}
 		}
-	case g.failure != "":
+	case g.group.failure != "":
 		p.options.Metrics.PodSecretsFetched("")
-		g.failure = ""
+		g.group.failure = ""
 		log.InfoContext(ctx, "the Secrets of Pods are synced again after a failure")
 	default:
 		p.options.Metrics.PodSecretsFetched("")

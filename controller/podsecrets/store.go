@@ -290,9 +290,9 @@ func (s *store) dropIfEmpty(key groupKey) bool {
 	return true
 }
 
-// snapshot is a group at one moment.
+// snapshot is what the store knows of a group at one moment.
 type snapshot struct {
-	*group // only what belongs to the reconciler
+	group *group // of which only what belongs to the reconciler may be used without the store
 
 	attributes map[string]string
 	refs       []volume.Ref // by target path
