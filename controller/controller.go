@@ -146,6 +146,7 @@ func New(o Options) (*Controller, error) {
 		states:   newStates(),
 		accounts: accounts.New(m.GetClient(), o.Clock, o.Audiences),
 		requests: newRefreshRequests(),
+		start:    start{perSecond: o.Config.QPS},
 		safe:     safe.Handler{Log: o.Log, Count: func(_ context.Context, task string) { o.panicked(task) }},
 	}
 	o.Metrics.SetStates(s.states.summary)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,6 +53,7 @@ type syncs struct {
 	// requests are the refreshes that annotations of classes asked for.
 	requests *refreshRequests
 	accounts *accounts.Accounts
+	start    start
 	secrets  *secretsync.Reconciler
 	safe     safe.Handler
 }
@@ -158,6 +160,10 @@ func (w *work) do(ctx context.Context) (reconcile.Result, error) {
 		w.states.settled(w.name, now, false)
 		return reconcile.Result{RequeueAfter: w.state.Wait(now)}, nil
 	}
+	if !w.state.Started() && w.postpone(ctx, now, asked) {
+		w.states.waits(w.name, now)
+		return reconcile.Result{RequeueAfter: w.state.Wait(now)}, nil
+	}
 	if w.state.Asks(asked) {
 		w.states.waits(w.name, now)
 	}
@@ -200,8 +206,54 @@ func (w *work) resume(now time.Time, asked string) bool {
 	if now.Sub(synced.Time) > timing.Repair {
 		return false
 	}
-	w.state.Resume(now, asked, string(w.sync.UID))
+	w.state.Resume(now, asked, w.sharers())
 	return true
+}
+
+// sharers is equal for objects that share most of their requests: those of one class and account.
+func (w *work) sharers() string { return string(w.class.UID) + " " + w.sync.Spec.ServiceAccountName }
+
+// postpone spreads what was there before this process worked over the time that the API server's limit needs for it, those that share
+// requests at the same moment: else 5,000 objects in no order would ask the vault for each source many times. Few objects are not delayed.
+func (w *work) postpone(ctx context.Context, now time.Time, asked string) bool {
+	started, within := w.start.of(func() (time.Time, int) {
+		var list syncv1alpha1.SecretSyncList
+		_ = w.client.List(ctx, &list, client.UnsafeDisableDeepCopy) // from the cache; none where it fails
+		return now, len(list.Items)
+	})
+	if w.class == nil || within < noticeable || !w.sync.CreationTimestamp.Time.Before(started) {
+		return false
+	}
+	w.state.Postpone(started, asked, w.sharers(), within)
+	return true
+}
+
+const (
+	// requestsOfASync is what a first sync asks of the API server: the Secret, the status, an event, and its part of a token.
+	requestsOfASync = 3.5
+	// noticeable is the least time over which a start is spread.
+	noticeable = 5 * time.Second
+)
+
+// start is when the process began to work, and over how long the first syncs are spread.
+type start struct {
+	// perSecond is how many requests the API server may be sent; 0: no bound.
+	perSecond float32
+
+	once   sync.Once
+	at     time.Time
+	within time.Duration
+}
+
+func (s *start) of(begin func() (time.Time, int)) (at time.Time, within time.Duration) {
+	s.once.Do(func() {
+		var objects int
+		s.at, objects = begin()
+		if s.perSecond > 0 {
+			s.within = time.Duration(float64(objects) * requestsOfASync / float64(s.perSecond) * float64(time.Second))
+		}
+	})
+	return s.at, s.within
 }
 
 // interval is how often the object is synced: what its class says, once that is known; 0 means never.

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -104,5 +105,77 @@ func TestStatusThatCannotBeWrittenIsTriedAgain(t *testing.T) {
 	}
 	if kv.fetches != 2 {
 		t.Errorf("%d fetches", kv.fetches)
+	}
+}
+
+// TestManyObjectsStartTogether: what was there before the process started is spread over the time that the API server's limit needs, and
+// objects of one class and account come at the same moment; what is made later is synced at once.
+func TestManyObjectsStartTogether(t *testing.T) {
+	scheme, err := newScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clk := clocktesting.NewFakeClock(time.Now())
+	one := func(name, class string, created time.Time) *syncv1alpha1.SecretSync {
+		return &syncv1alpha1.SecretSync{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: "shop", Name: name, UID: types.UID("uid-" + name), Generation: 1, CreationTimestamp: metav1.NewTime(created),
+			},
+			Spec: syncv1alpha1.SecretSyncSpec{SecretProviderClassName: class, ServiceAccountName: "app"},
+		}
+	}
+	before := clk.Now().Add(-time.Hour)
+	var objects []client.Object
+	for i := range 100 {
+		objects = append(objects, one(fmt.Sprintf("a-%d", i), "a", before), one(fmt.Sprintf("b-%d", i), "b", before))
+	}
+	for _, name := range []string{"a", "b"} {
+		objects = append(objects, &v1.SecretProviderClass{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("class-" + name)},
+			Spec:       v1.SecretProviderClassSpec{Provider: "azure", Parameters: map[string]string{"useVMManagedIdentity": "true"}},
+		})
+	}
+	objects = append(objects, one("later", "a", clk.Now().Add(2*time.Second)))
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(objects[0]).Build()
+	kv, log := &vault{}, slog.New(slog.DiscardHandler)
+	s := &syncs{
+		options: Options{
+			ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log,
+			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: metrics.NewController(clk),
+		},
+		client: c, events: events.NewFakeRecorder(1000), states: newStates(), requests: newRefreshRequests(), start: start{perSecond: 10},
+		accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
+		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
+	}
+	wait := func(name string) time.Duration {
+		result, err := s.Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: name}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result.RequeueAfter
+	}
+	begun, waits := clk.Now(), map[time.Duration]int{}
+	for i := range 100 {
+		for _, class := range []string{"a", "b"} {
+			after := wait(fmt.Sprintf("%s-%d", class, i))
+			waits[clk.Now().Add(after).Sub(begun)]++
+		}
+		clk.Step(10 * time.Millisecond) // they are not all seen at the same time
+	}
+	if len(waits) != 2 || kv.fetches != 0 {
+		t.Errorf("%d moments, want one for each class; %d fetches", len(waits), kv.fetches)
+	}
+	for after, count := range waits {
+		if count != 100 || after <= 0 || after > 201*350*time.Millisecond {
+			t.Errorf("%d objects after %s", count, after)
+		}
+	}
+	if wait("later"); kv.fetches != 1 {
+		t.Errorf("an object that was made later: %d fetches", kv.fetches)
+	}
+	clk.Step(time.Minute + 15*time.Second)
+	wait("a-7")
+	if kv.fetches != 2 {
+		t.Errorf("an object whose moment has come: %d fetches", kv.fetches)
 	}
 }

@@ -135,8 +135,8 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.splitCertAndKey, "write-cert-and-key-in-separate-files", false,
 		"make .crt and .key files beside each certificate-backed secret")
 	fs.BoolVar(&f.constructChain, "construct-pem-chain", true, "order certificates of a PFX from leaf to root")
-	fs.Float32Var(&f.requestsPerSec, "api-qps", 50, "requests to the API server per second")
-	fs.IntVar(&f.requestsAtOnce, "api-burst", 100, "requests to the API server at once")
+	fs.Float32Var(&f.requestsPerSec, "api-qps", 200, "requests to the API server per second")
+	fs.IntVar(&f.requestsAtOnce, "api-burst", 400, "requests to the API server at once")
 }
 
 // check returns every mistake at once.

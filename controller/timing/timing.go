@@ -68,10 +68,16 @@ func (t *Timing) Wait(now time.Time) time.Duration {
 }
 
 // Resume takes up what an earlier process kept in step as it is asked for now: it waits for a moment of its own, so that a restart is no
-// burst. ID names it.
-func (t *Timing) Resume(now time.Time, asked, id string) {
+// burst. Those with equal keys share the moment, and so their requests.
+func (t *Timing) Resume(now time.Time, asked, key string) {
+	t.Postpone(now, asked, key, min(Repair, resumeSpread))
+}
+
+// Postpone lets what is asked for now wait for a moment between start and within after it. Those with equal keys, starts and widths share
+// the moment.
+func (t *Timing) Postpone(start time.Time, asked, key string, within time.Duration) {
 	t.asked = asked
-	t.next = now.Add(planner().Spread(id, 0, min(Repair, resumeSpread)))
+	t.next = start.Add(planner().Spread(key, 0, within))
 }
 
 // Succeeded plans the next sync after a good one. Those with equal keys are due at the same moments. An interval of 0 means never.

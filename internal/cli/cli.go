@@ -14,7 +14,7 @@ var ErrReported = errors.New("reported")
 
 // AddTo adds the commands to the root command, and examples to its shell completion.
 func AddTo(root *cobra.Command, build Build) {
-	root.AddCommand(newValidateCommand(build), newPreviewCommand(build), newCheckCommand(build), newStatusCommand(),
+	root.AddCommand(newValidateCommand(build), newPreviewCommand(build), newCheckCommand(build), newStatusCommand(build),
 		newLogLevelCommand(), newVersionCommand(build), newExplainCommand())
 	completeVerbs(root)
 }

@@ -238,11 +238,11 @@ func (p *paper) value(f previewedFile) {
 		text, what = f.ValueBase64, f.Path+" (base64)"
 	}
 	p.line(p.paint("--- "+what, bold))
-	p.line(strings.TrimSuffix(printable(*text), "\n"))
+	p.line(strings.TrimSuffix(forTerminal(*text), "\n"))
 }
 
-// printable keeps a value from writing more than text to a terminal.
-func printable(text string) string {
+// forTerminal keeps a value from writing more than text to a terminal.
+func forTerminal(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
 			return r

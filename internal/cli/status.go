@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,20 +18,32 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
-func newStatusCommand() *cobra.Command {
+func newStatusCommand(build Build) *cobra.Command {
 	var addr, output string
+	f := clusterFlags{build: build}
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show the volumes, values' ages, errors and limiters of the driver on this node",
+		Short: "Show volumes, values' ages and errors of the cluster, or of the driver on this node",
 		Long: `status connects to the driver on this node, over its loopback admin address, and shows its volumes with
 their pods, classes, identities and object versions, how old the values are, when the next refresh is,
-the last failures, and the limiter of each vault and identity service. It shows no secret value.`,
-		Example: `  kubectl -n kube-system exec keyvault-csi-x7k2p -- keyvault-csi status
+the last failures, and the limiter of each vault and identity service. It shows no secret value.
+
+With -A, -n, --object or --expiring it shows the cluster instead, from the status objects, SecretSyncs,
+Pods and events that the caller may list: what fails, waits, is stale or is about to expire comes first.`,
+		Example: `  keyvault-csi status -A
+  keyvault-csi status -n shop --watch
+  keyvault-csi status --object contoso/secret/db-password
+  keyvault-csi status --expiring 30d
+  kubectl -n kube-system exec keyvault-csi-x7k2p -- keyvault-csi status
   keyvault-csi status --output json | jq '.volumes[] | select(.error)'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output, tableOutput, jsonOutput, yamlOutput); err != nil {
+			within, err := f.check(f.asked() && cmd.Flags().Changed("admin-addr"))
+			if err := errors.Join(err, checkOutput(output, tableOutput, jsonOutput, yamlOutput)); err != nil {
 				return err
+			}
+			if f.asked() {
+				return f.run(cmd, output, within)
 			}
 			text, err := admin.Ask(cmd.Context(), addr, http.MethodGet, admin.StatusPath, "")
 			if err != nil {
@@ -49,6 +62,7 @@ the last failures, and the limiter of each vault and identity service. It shows 
 	c.Flags().StringVar(&addr, "admin-addr", admin.DefaultAddress, "`address` of the driver's --admin-addr")
 	c.Flags().StringVarP(&output, "output", "o", tableOutput, "`table, json or yaml`")
 	CompleteFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
+	f.register(c)
 	return c
 }
 

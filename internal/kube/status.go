@@ -81,7 +81,7 @@ type statusWriter struct {
 	written map[types.NamespacedName][]byte
 	// earlier holds what an earlier process said of Pods that it mounted volumes for.
 	earlier map[types.NamespacedName]earlierStatus
-	// plainUntil is until when the field startedVersion is left out, because the API server's CustomResourceDefinition does not have it.
+	// plainUntil is until when startedVersion and expires are left out, because the API server's CustomResourceDefinition does not have them.
 	plainUntil time.Time
 }
 
@@ -92,7 +92,7 @@ type earlierStatus struct {
 }
 
 const (
-	// plainFor is for how long startedVersion is left out after the API server refused it.
+	// plainFor is for how long startedVersion and expires are left out after the API server refused it.
 	plainFor = time.Hour
 	// refusedReads is after how many refusals an earlier status object counts as missing: an API server that has just started refuses all.
 	refusedReads = 3
@@ -236,16 +236,16 @@ func (w *statusWriter) takeUp(ctx context.Context, name types.NamespacedName, st
 	return nil
 }
 
-// applyKnown applies the object, without startedVersion where the API server's CustomResourceDefinition is older than the field.
+// applyKnown applies the object, without startedVersion and expires where the API server's CustomResourceDefinition is older than they are.
 func (w *statusWriter) applyKnown(ctx context.Context, name types.NamespacedName, status *v1.SecretProviderClassPodStatus) error {
 	if w.clock.Now().Before(w.plainUntil) {
 		return w.apply(ctx, name, mustJSON(plain(status)))
 	}
 	err := w.apply(ctx, name, mustJSON(status))
-	if err == nil || !strings.Contains(err.Error(), "startedVersion") {
+	if err == nil || !strings.Contains(err.Error(), "startedVersion") && !strings.Contains(err.Error(), ".expires") {
 		return err
 	}
-	w.log.WarnContext(ctx, "status objects are written without startedVersion, so that nothing restarts on change: upgrade the "+
+	w.log.WarnContext(ctx, "status objects are written without startedVersion and expires, so that nothing restarts on change: upgrade the "+
 		"CustomResourceDefinition secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io", logkeys.Error, err)
 	w.plainUntil = w.clock.Now().Add(plainFor)
 	return w.apply(ctx, name, mustJSON(plain(status)))
@@ -255,7 +255,7 @@ func (w *statusWriter) applyKnown(ctx context.Context, name types.NamespacedName
 func plain(status *v1.SecretProviderClassPodStatus) *v1.SecretProviderClassPodStatus {
 	status = status.DeepCopy()
 	for i := range status.Status.Objects {
-		status.Status.Objects[i].StartedVersion = ""
+		status.Status.Objects[i].StartedVersion, status.Status.Objects[i].Expires = "", nil
 	}
 	return status
 }

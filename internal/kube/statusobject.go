@@ -65,7 +65,11 @@ func statusOf(
 	oldest := volumes[0].FetchedAt
 	for _, s := range slices.Backward(volumes) {
 		for _, o := range s.Objects {
-			objects[o.ID] = v1.SecretProviderClassObject{ID: o.ID, Version: o.Version, StartedVersion: s.Started[o.ID]}
+			object := v1.SecretProviderClassObject{ID: o.ID, Version: o.Version, StartedVersion: s.Started[o.ID]}
+			if !o.Expires.IsZero() {
+				object.Expires = new(metav1.NewTime(o.Expires.UTC().Truncate(time.Second)))
+			}
+			objects[o.ID] = object
 		}
 		if s.FetchedAt.Before(oldest) {
 			oldest = s.FetchedAt

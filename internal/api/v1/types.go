@@ -135,6 +135,8 @@ type SecretProviderClassObject struct {
 	// StartedVersion is the version that was mounted when the pod started; of an object that came later, as by an edit of the
 	// class, the first one that was mounted.
 	StartedVersion string `json:"startedVersion,omitempty"`
+	// Expires is when the version ends, if the vault or the certificate says so.
+	Expires *metav1.Time `json:"expires,omitempty"`
 }
 
 // SecretProviderClassPodStatusList is a list of status objects.
