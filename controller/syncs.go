@@ -368,7 +368,7 @@ func (w *work) desired(bundle *volume.Bundle) (*secretsync.Desired, []volume.Sou
 		CreateOnly: bundle.Fallback != "",
 		Hash:       hashOf(w.asked(), bundle),
 		Writer: secretsync.Writer{
-			FieldManager: "secrets-store-sync-controller", Alone: true, Label: "secrets-store.sync.x-k8s.io", Record: "keyvault-csi/synced-",
+			FieldManager: "secrets-store-sync-controller", Alone: true, Label: "secrets-store.sync.x-k8s.io", Record: secretsync.SyncRecord,
 		},
 		Class:       secretsync.Class{Name: w.sync.Name, UID: w.sync.UID, Generation: w.sync.Generation},
 		OwnerPolicy: secretsync.ExactOwners,

@@ -135,7 +135,7 @@ func (r *Reconciler) once(ctx context.Context, d *Desired, k *Known, notices *[]
 	}
 	switch order {
 	case newer:
-		return r.update(ctx, d, k, recordOf(d, k.seen.record), notices)
+		return r.update(ctx, d, k, recordOf(d, k.seen.record).noteChanges(k.seen.record, r.clock.Now()), notices)
 	case equal:
 		if k.hash == d.Hash && (k.seen.version == k.version || k.seen.intact(d)) {
 			return r.own(ctx, d, k)

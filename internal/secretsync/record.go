@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +17,55 @@ const (
 	maxSourceID = 96
 	// maxManager is what the API server takes as the name of a field manager, in bytes.
 	maxManager = 128
+	// shortenedTail is the length of what a name ends in that Shorten cut.
+	shortenedTail = 13
 )
+
+// DriverRecord and SyncRecord are the prefixes of the annotations that hold the records of classes that Pods mount, and of SecretSyncs.
+const (
+	DriverRecord = "keyvault-csi/written-"
+	SyncRecord   = "keyvault-csi/synced-"
+)
+
+// RecordedSource is what a Secret's record says of one source of its values.
+type RecordedSource struct {
+	// ID names the vault and the object. Where it would be longer than maxSourceID it is cut, and ends in a hash.
+	ID string
+	// Version is the version that the Secret holds; empty for a list, or where the object does not exist.
+	Version string
+	// Changed is when the version took the place of another one; zero where the Secret never held another.
+	Changed time.Time
+}
+
+// Recorded returns what the values that a class or a SecretSync wrote into a Secret were made from, sorted by id; nil where it wrote none.
+// Prefix is DriverRecord or SyncRecord.
+func Recorded(annotations map[string]string, prefix, class string) (sources []RecordedSource) {
+	r := parseRecord(annotations[Writer{Record: prefix}.annotation(class)])
+	if r == nil {
+		return nil
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.Sources)) {
+		source := RecordedSource{ID: id, Version: r.Sources[id].Version}
+		if changed := r.Sources[id].Changed; changed != nil {
+			source.Changed = *changed
+		}
+		sources = append(sources, source)
+	}
+	return sources
+}
+
+// Names reports whether the source is the object with the id that a status object has: "<type>/<name>", or "<type>/<name>/<index>" of a
+// version history.
+func (s RecordedSource) Names(object string) bool {
+	_, name, _ := strings.Cut(s.ID, "/")
+	parts := strings.SplitN(object, "/", 3)
+	base := strings.ToLower(strings.Join(parts[:min(2, len(parts))], "/"))
+	if rest, ok := strings.CutPrefix(name, base); ok && (rest == "" || rest[0] == '/' || rest[0] == ' ') {
+		return true
+	}
+	cut := len(name) - shortenedTail
+	return len(s.ID) >= maxSourceID-shortenedTail && cut > 0 && strings.HasPrefix(base, name[:cut])
+}
 
 // manager is the field manager of the class's Secrets.
 func (w Writer) manager(class string) string {
@@ -46,6 +96,8 @@ type recordedSource struct {
 	// Date is nil where the vault did not say.
 	Date    *time.Time `json:"date,omitempty"`
 	Version string     `json:"version,omitempty"`
+	// Changed is when the version took the place of another one, by the clock of who wrote it; nil where it is the first.
+	Changed *time.Time `json:"changed,omitempty"`
 }
 
 // parseRecord returns nil for what is no record.
@@ -80,6 +132,25 @@ func recordOf(d *Desired, before *record) *record {
 			source.Date = &date
 		}
 		r.Sources[Shorten(s.ID, maxSourceID)] = source
+	}
+	return r
+}
+
+// noteChanges says since when the Secret holds each version. Before is the record that r replaces; may be nil.
+func (r *record) noteChanges(before *record, now time.Time) *record {
+	if before == nil {
+		return r
+	}
+	for id, source := range r.Sources {
+		switch was, known := before.Sources[id]; {
+		case !known:
+			continue
+		case was.Version == source.Version:
+			source.Changed = was.Changed
+		default:
+			source.Changed = new(now.UTC().Truncate(time.Second))
+		}
+		r.Sources[id] = source
 	}
 	return r
 }
@@ -207,6 +278,6 @@ func Shorten(name string, limit int) string {
 		return name
 	}
 	hash := sha256.Sum256([]byte(name))
-	tail := "-" + hex.EncodeToString(hash[:6])
+	tail := "-" + hex.EncodeToString(hash[:(shortenedTail-1)/2])
 	return strings.TrimRight(name[:limit-len(tail)], "-.") + tail
 }

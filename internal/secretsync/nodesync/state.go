@@ -177,7 +177,7 @@ func (st *secretState) usersOf() (refs []volume.Ref) {
 func writer() secretsync.Writer {
 	return secretsync.Writer{
 		FieldManager: "keyvault-csi", Label: secretdata.ManagedLabel, LabelValue: secretdata.Managed,
-		Record: "keyvault-csi/written-", Predecessor: "csi-secrets-store",
+		Record: secretsync.DriverRecord, Predecessor: "csi-secrets-store",
 	}
 }
 
