@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,11 +23,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/podsecrets"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/push"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/restart"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
@@ -75,7 +78,10 @@ type Options struct {
 	// Panicked is called for each panic that was recovered, with the name of the task; may be nil.
 	Panicked func(task string)
 	// Push turns Key Vault's events into refreshes; off where it is the zero value.
-	Push     push.Options
+	Push push.Options
+	// Restart restarts workloads whose Pods are behind with what they read; nil turns it off. What other fields of Options have is taken
+	// from there.
+	Restart  *restart.Options
 	Provider volume.Provider
 	// Audit gets a line for each object that is delivered to a Secret; nil: none.
 	Audit *audit.Log
@@ -91,7 +97,7 @@ type Controller struct{ manager manager.Manager }
 // newScheme knows the types that the controller reads and writes.
 func newScheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, authenticationv1.AddToScheme, v1.AddToScheme, syncv1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, authenticationv1.AddToScheme, v1.AddToScheme, syncv1alpha1.AddToScheme} {
 		if err := add(s); err != nil {
 			return nil, fmt.Errorf("types of the API server: %w", err)
 		}
@@ -117,6 +123,7 @@ func New(o Options) (*Controller, error) {
 		Scheme: scheme,
 		Logger: logr.FromSlogHandler(o.Log.Handler()),
 		Cache: cache.Options{
+			ByObject:                    o.cached(),
 			DefaultNamespaces:           namespaces,
 			DefaultTransform:            cache.TransformStripManagedFields(),
 			ReaderFailOnMissingInformer: true,
@@ -181,6 +188,11 @@ func New(o Options) (*Controller, error) {
 			return nil, err //nolint:wrapcheck // says all
 		}
 	}
+	if o.Restart != nil {
+		if err := restart.Add(m, o.restarts(secretPatches{secrets})); err != nil {
+			return nil, err
+		}
+	}
 	synced := func(*http.Request) error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -196,6 +208,21 @@ func New(o Options) (*Controller, error) {
 		return nil, fmt.Errorf("readiness: %w", err)
 	}
 	return &Controller{manager: m}, nil
+}
+
+// cached says what the cache keeps of objects that only some features watch.
+func (o *Options) cached() map[client.Object]cache.ByObject {
+	if o.Restart == nil {
+		return nil
+	}
+	return restart.Cached()
+}
+
+// restarts are the options of restarts on change.
+func (o *Options) restarts(secrets secretsync.Secrets) restart.Options {
+	r := *o.Restart
+	r.Namespaces, r.Excluded, r.Secrets, r.Metrics, r.Clock, r.Log = o.Namespaces, o.Rules.Excluded, secrets, ctrlmetrics.Registry, o.Clock, o.Log
+	return r
 }
 
 // addressOrOff is how controller-runtime spells an address.

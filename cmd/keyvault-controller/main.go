@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/restart"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
@@ -68,6 +69,8 @@ type flags struct {
 	requestsPerSec  float32
 	requestsAtOnce  int
 	push            pushFlags
+	restart         bool
+	restarts        restart.Options
 }
 
 func newRootCommand() *cobra.Command {
@@ -135,6 +138,11 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.splitCertAndKey, "write-cert-and-key-in-separate-files", false,
 		"make .crt and .key files beside each certificate-backed secret")
 	fs.BoolVar(&f.constructChain, "construct-pem-chain", true, "order certificates of a PFX from leaf to root")
+	fs.BoolVar(&f.restart, "restart", false, "restart workloads with the annotation keyvault-csi/restart: on-change when what they read has changed")
+	fs.DurationVar(&f.restarts.Delay, "restart-delay", 15*time.Second,
+		"how long a restart waits after the first sign of a change; longer than --cache-ttl of the driver")
+	fs.IntVar(&f.restarts.Most, "restart-most", 10, "how many workloads are restarted at the same time")
+	fs.IntVar(&f.restarts.MostInNamespace, "restart-most-per-namespace", 3, "how many workloads of one namespace are restarted at the same time")
 	fs.Float32Var(&f.requestsPerSec, "api-qps", 200, "requests to the API server per second")
 	fs.IntVar(&f.requestsAtOnce, "api-burst", 400, "requests to the API server at once")
 }
@@ -170,6 +178,9 @@ func (f *flags) check() error {
 	case rule.Selector != nil:
 		wrong = append(wrong, errors.New("--node-identity-namespace-selector is for the driver: name namespaces with --node-identity-namespaces"))
 	}
+	if err := f.restarts.Check(); err != nil {
+		wrong = append(wrong, err)
+	}
 	if f.requestsPerSec <= 0 || f.requestsAtOnce <= 0 {
 		wrong = append(wrong, errors.New("--api-qps and --api-burst must be positive"))
 	}
@@ -199,7 +210,7 @@ func run(ctx context.Context, f *flags) (err error) {
 	if f.podSecrets {
 		podSecrets = f.driverName
 	}
-	c, err := controller.New(controller.Options{ //nolint:contextcheck // it runs in Run
+	o := controller.Options{
 		Config:          config,
 		Namespaces:      f.namespaces,
 		ControllerNames: f.controllerNames,
@@ -220,7 +231,11 @@ func run(ctx context.Context, f *flags) (err error) {
 		Provider:        keyVault,
 		Clock:           clock.RealClock{},
 		Log:             log,
-	})
+	}
+	if f.restart {
+		o.Restart = &f.restarts
+	}
+	c, err := controller.New(o) //nolint:contextcheck // it runs in Run
 	if err != nil {
 		return err
 	}

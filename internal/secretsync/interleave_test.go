@@ -97,7 +97,7 @@ type forward struct {
 }
 
 func (f *forward) written(s *storedSecret) {
-	r := parseRecord(s.annotations[testWriter().annotation("web")])
+	r := parseRecord(s.annotations[testWriter().Annotation("web")])
 	if r == nil {
 		f.t.Errorf("no record: %v", s.annotations)
 		return

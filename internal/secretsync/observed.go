@@ -69,7 +69,7 @@ type appliedFields struct {
 func observe(o *metav1.PartialObjectMetadata, w Writer, class string) *observed {
 	seen := &observed{
 		uid: o.UID, version: o.ResourceVersion, terminating: o.DeletionTimestamp != nil, owners: o.OwnerReferences,
-		record: parseRecord(o.Annotations[w.annotation(class)]),
+		record: parseRecord(o.Annotations[w.Annotation(class)]),
 	}
 	manager := w.manager(class)
 	for _, entry := range o.ManagedFields {
@@ -143,7 +143,7 @@ func (o *observed) intact(d *Desired) bool {
 	}
 	labels, annotations := d.labels(), d.Annotations
 	if len(a.labels) != len(labels) || len(a.annotations) != len(annotations)+1 ||
-		!a.annotations[d.Writer.annotation(d.Class.Name)] {
+		!a.annotations[d.Writer.Annotation(d.Class.Name)] {
 		return false
 	}
 	for key := range labels {

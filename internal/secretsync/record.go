@@ -40,7 +40,7 @@ type RecordedSource struct {
 // Recorded returns what the values that a class or a SecretSync wrote into a Secret were made from, sorted by id; nil where it wrote none.
 // Prefix is DriverRecord or SyncRecord.
 func Recorded(annotations map[string]string, prefix, class string) (sources []RecordedSource) {
-	r := parseRecord(annotations[Writer{Record: prefix}.annotation(class)])
+	r := parseRecord(annotations[Writer{Record: prefix}.Annotation(class)])
 	if r == nil {
 		return nil
 	}
@@ -75,8 +75,8 @@ func (w Writer) manager(class string) string {
 	return Shorten(w.FieldManager+"/"+class, maxManager)
 }
 
-// annotation is the key of the class's record.
-func (w Writer) annotation(class string) string {
+// Annotation is the key of the class's record.
+func (w Writer) Annotation(class string) string {
 	hash := sha256.Sum256([]byte(class))
 	return w.Record + hex.EncodeToString(hash[:8])
 }

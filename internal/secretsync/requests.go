@@ -61,7 +61,7 @@ type applyMetadata struct {
 func (r *Reconciler) apply(ctx context.Context, d *Desired, seen *observed, as *record, force bool) (*observed, error) {
 	annotations := make(map[string]string, len(d.Annotations)+1)
 	maps.Copy(annotations, d.Annotations)
-	annotations[d.Writer.annotation(d.Class.Name)] = as.String()
+	annotations[d.Writer.Annotation(d.Class.Name)] = as.String()
 	version := seen.version
 	if !seen.exists() {
 		version = noVersion
