@@ -23,7 +23,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
@@ -221,7 +220,8 @@ func (o *Options) cached() map[client.Object]cache.ByObject {
 // restarts are the options of restarts on change.
 func (o *Options) restarts(secrets secretsync.Secrets) restart.Options {
 	r := *o.Restart
-	r.Namespaces, r.Excluded, r.Secrets, r.Metrics, r.Clock, r.Log = o.Namespaces, o.Rules.Excluded, secrets, ctrlmetrics.Registry, o.Clock, o.Log
+	r.Namespaces, r.Excluded, r.Secrets, r.Metrics, r.Panicked = o.Namespaces, o.Rules.Excluded, secrets, o.Metrics, o.Panicked
+	r.Clock, r.Log = o.Clock, o.Log
 	return r
 }
 

@@ -52,6 +52,17 @@ const (
 	maxLabel = 63
 )
 
+// Why a workload was not restarted at a look. The set is closed: it is a metric's label.
+const (
+	skippedAnnotation = "annotation"
+	skippedSecret     = "secret"
+	skippedPaused     = "paused"
+	skippedRolling    = "rollout"
+	skippedInterval   = "interval"
+	skippedBound      = "bound"
+	skippedOwner      = "owner"
+)
+
 // Reconcile implements reconcile.TypedReconciler. It decides itself when to look again, so that events and errors together do not make it look
 // more often than either.
 func (r *restarts) Reconcile(ctx context.Context, key Key) (result reconcile.Result, _ error) {
@@ -138,7 +149,7 @@ func (r *restarts) look(ctx context.Context, key Key, s *state, now time.Time) (
 		s.dueSince = now
 	}
 	if !r.memory.free(key, now, r.Most, r.MostInNamespace) {
-		r.metrics.skip(skippedBound)
+		r.Metrics.RestartSkipped(skippedBound)
 		return reconcile.Result{RequeueAfter: slotPause}, nil
 	}
 	if w == nil {
@@ -175,7 +186,7 @@ func (r *restarts) warn(s *state, o client.Object, wrong error, now time.Time) r
 		return reconcile.Result{RequeueAfter: wait}
 	}
 	s.warned, s.warnedAt = wrong.Error(), now
-	r.metrics.skip(skippedAnnotation)
+	r.Metrics.RestartSkipped(skippedAnnotation)
 	r.events.Eventf(o, nil, corev1.EventTypeWarning, "InvalidRestartAnnotation", "Restart", "%s", wrong.Error())
 	return reconcile.Result{}
 }
@@ -335,10 +346,10 @@ func (f *findings) add(secret string, record secretRecord) {
 func (r *restarts) due(ctx context.Context, w *workload, s *state, f *findings, settings settings, now time.Time) (wait time.Duration, err error) {
 	switch {
 	case w.paused:
-		r.metrics.skip(skippedPaused)
+		r.Metrics.RestartSkipped(skippedPaused)
 		return 0, nil // the end of the pause is an event
 	case w.rolling:
-		r.metrics.skip(skippedRolling)
+		r.Metrics.RestartSkipped(skippedRolling)
 		return s.longer(), nil
 	}
 	pods, err := r.pods(ctx, w)
@@ -354,7 +365,7 @@ func (r *restarts) due(ctx context.Context, w *workload, s *state, f *findings, 
 		return wait, nil
 	}
 	if wait := parseReason(w.restarted()).at.Add(settings.interval).Sub(now); wait > 0 && wait <= settings.interval {
-		r.metrics.skip(skippedInterval)
+		r.Metrics.RestartSkipped(skippedInterval)
 		return wait, nil
 	}
 	waits, err := r.secretsBehind(ctx, w, pods, f)
@@ -362,12 +373,12 @@ func (r *restarts) due(ctx context.Context, w *workload, s *state, f *findings, 
 		return 0, err
 	}
 	if waits {
-		r.metrics.skip(skippedSecret)
+		r.Metrics.RestartSkipped(skippedSecret)
 		return s.longer(), nil
 	}
 	s.waits = 0
 	if !r.memory.acquire(w.key(), now, r.Most, r.MostInNamespace) {
-		r.metrics.skip(skippedBound)
+		r.Metrics.RestartSkipped(skippedBound)
 		return slotPause, nil
 	}
 	if err := r.restart(ctx, w, all, now); err != nil {
@@ -390,13 +401,13 @@ func (r *restarts) restart(ctx context.Context, w *workload, changes []change, n
 	log := r.Log.With("workload", w.key().String())
 	if err := r.client.Patch(ctx, w.object.DeepCopyObject().(client.Object), p, client.FieldOwner("keyvault-csi-restart")); err != nil { //nolint:errcheck,forcetypeassert // a copy of a client.Object
 		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			r.metrics.fail()
+			r.Metrics.RestartFailed()
 			r.events.Eventf(w.object, nil, corev1.EventTypeWarning, "RestartFailed", "Restart", "%s",
 				printable.Cut("the API server refused the restart on change; it is tried again: "+printable.OneLine(err.Error()), mostEvent))
 		}
 		return fmt.Errorf("restart %s: %w", w.key(), err)
 	}
-	r.metrics.restart(w.kind)
+	r.Metrics.Restarted(w.kind)
 	text := describe(changes)
 	log.InfoContext(ctx, "a workload is restarted, because what its Pods read has new versions", logkeys.Reason, strings.Join(tokensOf(changes), ","))
 	r.events.Eventf(w.object, nil, corev1.EventTypeNormal, "RestartedOnChange", "Restart", "%s", text)
@@ -433,7 +444,7 @@ func (r *restarts) pods(ctx context.Context, w *workload) (pods []*corev1.Pod, e
 			switch {
 			case pod.DeletionTimestamp != nil, pod.Status.Phase == corev1.PodSucceeded, pod.Status.Phase == corev1.PodFailed:
 			case owner == nil || !owners[owner.UID]:
-				r.metrics.skip(skippedOwner)
+				r.Metrics.RestartSkipped(skippedOwner)
 				r.Log.DebugContext(ctx, "a Pod matches a workload's selector and has another owner", "workload", w.key().String(), logkeys.Pod, pod.Name)
 			default:
 				pods = append(pods, pod)

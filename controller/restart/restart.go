@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -28,6 +27,7 @@ import (
 
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
@@ -54,10 +54,11 @@ type Options struct {
 	Namespaces, Excluded []string
 	// Secrets patches Secrets. Its answers hold metadata alone.
 	Secrets secretsync.Secrets
-	// Metrics takes the metrics of restarts; nil for none.
-	Metrics prometheus.Registerer
-	Clock   clock.PassiveClock
-	Log     *slog.Logger
+	Metrics *metrics.Controller
+	// Panicked is called for each panic that was recovered, with the name of the task; may be nil.
+	Panicked func(task string)
+	Clock    clock.PassiveClock
+	Log      *slog.Logger
 }
 
 // Check returns every mistake at once.
@@ -133,7 +134,6 @@ type restarts struct {
 	client      client.Client
 	events      events.EventRecorder
 	memory      *memory
-	metrics     *meters
 	safe        safe.Handler
 }
 
@@ -142,13 +142,13 @@ func Add(m manager.Manager, o Options) error {
 	if err := o.Check(); err != nil {
 		return err
 	}
-	meters, err := newMeters(o.Metrics)
-	if err != nil {
-		return err
-	}
 	r := &restarts{
 		Options: o, cache: m.GetClient(), live: m.GetAPIReader(), client: m.GetClient(), events: m.GetEventRecorder("keyvault-csi-controller"),
-		memory: newMemory(), metrics: meters, safe: safe.Handler{Log: o.Log},
+		memory: newMemory(), safe: safe.Handler{Log: o.Log, Count: func(_ context.Context, task string) {
+			if o.Panicked != nil {
+				o.Panicked(task)
+			}
+		}},
 	}
 	if err := indexes(m.GetFieldIndexer()); err != nil {
 		return err
@@ -159,7 +159,7 @@ func Add(m manager.Manager, o Options) error {
 	for _, kind := range kinds() {
 		b = b.Watches(metadataOf(kind), workloadEvents(kind), builder.OnlyMetadata)
 	}
-	err = b.Watches(&v1.SecretProviderClassPodStatus{}, r.statusEvents()).
+	err := b.Watches(&v1.SecretProviderClassPodStatus{}, r.statusEvents()).
 		Watches(&syncv1alpha1.SecretSync{}, r.syncEvents()).
 		Complete(r)
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 )
@@ -89,16 +90,13 @@ func onBench(t *testing.T, test func(*bench)) {
 				return c.Patch(ctx, o, p, opts...)
 			},
 		})
-		meters, err := newMeters(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
 		log := slog.New(slog.DiscardHandler)
 		b.restarts = &restarts{
 			Options: Options{
 				Delay: 15 * time.Second, Most: 10, MostInNamespace: 3, Excluded: []string{"kube-system"}, Secrets: b, Clock: clock.RealClock{}, Log: log,
+				Metrics: metrics.NewController(clock.RealClock{}),
 			},
-			cache: b.api, live: counted, client: counted, events: b.recorder, memory: newMemory(), metrics: meters, safe: safe.Handler{Log: log},
+			cache: b.api, live: counted, client: counted, events: b.recorder, memory: newMemory(), safe: safe.Handler{Log: log},
 		}
 		test(b)
 	})

@@ -50,6 +50,8 @@ type Controller struct {
 
 	podFetches, podWrites *prometheus.CounterVec
 
+	restarts, restartsFailed, restartsSkipped *prometheus.CounterVec
+
 	count, oldest, podGroups, podStatuses *prometheus.Desc
 
 	mu         sync.Mutex
@@ -74,6 +76,10 @@ func NewController(clk clock.PassiveClock) *Controller {
 		"Fetches for the Secrets of Pods, each for all Pods with the same class, service account and volumeAttributes, by reason (empty: success).", "reason")
 	c.podWrites = c.counter("keyvault_csi_podsecrets_writes_total",
 		"Secrets of Pods, by result: written, failed or conflict; what is not written counts for each Pod that asks for it.", "result")
+	c.restarts = c.counter("keyvault_csi_restarts_total", "Workloads that were restarted because what their Pods read has new versions, by kind.", "kind")
+	c.restartsFailed = c.counter("keyvault_csi_restarts_failed_total", "Restarts of workloads that the API server refused.")
+	c.restartsSkipped = c.counter("keyvault_csi_restarts_skipped_total",
+		"Looks at a workload that did not restart it, by why: annotation, secret, paused, rollout, interval, bound or owner.", "reason")
 	c.podGroups = description("podsecrets_groups",
 		"Groups of Pods whose Secrets the controller writes, by state: synced, failing or waiting.", "state")
 	c.podStatuses = description("podsecrets_status_objects",
@@ -109,6 +115,15 @@ func (c *Controller) PodSecretsFetched(reason volume.Reason) {
 
 // PodSecretWritten counts what came of a Secret of Pods: written, failed or conflict.
 func (c *Controller) PodSecretWritten(result string) { c.podWrites.WithLabelValues(result).Inc() }
+
+// Restarted counts a workload of a kind that was restarted.
+func (c *Controller) Restarted(kind string) { c.restarts.WithLabelValues(kind).Inc() }
+
+// RestartFailed counts a restart that the API server refused.
+func (c *Controller) RestartFailed() { c.restartsFailed.WithLabelValues().Inc() }
+
+// RestartSkipped counts a look at a workload that did not restart it. Reason is one of a closed set.
+func (c *Controller) RestartSkipped(reason string) { c.restartsSkipped.WithLabelValues(reason).Inc() }
 
 // Synced counts a sync of a SecretSync.
 func (c *Controller) Synced(result SyncResult, reason volume.Reason, took time.Duration) {
