@@ -21,6 +21,9 @@ type flags struct {
 	latency       time.Duration
 	http1         bool
 	clusterIssuer bool
+
+	eventsTo     []string
+	eventsCAFile string
 }
 
 const defaultListen = "127.0.0.1:8200"
@@ -41,6 +44,9 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	)
 	fs.DurationVar(&f.latency, "latency", 0, "how long every answer takes")
 	fs.BoolVar(&f.http1, "http1", false, "do not serve HTTP/2")
+	fs.StringArrayVar(&f.eventsTo, "events-to", nil,
+		"`URL` of a storage queue or a web hook that gets an event for each new version of an object; may be given more than once")
+	fs.StringVar(&f.eventsCAFile, "events-ca-file", "", "PEM `file` of authorities of the certificates behind --events-to")
 	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
 }
 
@@ -54,6 +60,19 @@ func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options
 		}
 		if o.Seed, err = emulator.ParseSeed(data); err != nil {
 			return o, err
+		}
+	}
+	for _, text := range f.eventsTo {
+		target, err := emulator.ParseEventTarget(text)
+		if err != nil {
+			return o, fmt.Errorf("--events-to: %w", err)
+		}
+		o.Events = append(o.Events, target)
+	}
+	if f.eventsCAFile != "" {
+		var err error
+		if o.EventsCA, err = os.ReadFile(f.eventsCAFile); err != nil {
+			return o, fmt.Errorf("--events-ca-file: %w", err)
 		}
 	}
 	if f.latency > 0 {

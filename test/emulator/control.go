@@ -31,6 +31,18 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 	command("GET /healthz", func(*json.Decoder) (any, error) { return nil, nil })
 	command("GET /requests", func(*json.Decoder) (any, error) { return s.Requests(), nil })
 	command("GET /counts", func(*json.Decoder) (any, error) { return s.Counts(), nil })
+	command("POST /events", decoded(func(in struct {
+		To string `json:"to"`
+		CA string `json:"ca"`
+	},
+	) (any, error) {
+		target, err := ParseEventTarget(in.To)
+		if err != nil {
+			return nil, err
+		}
+		s.SendEvents(target, []byte(in.CA))
+		return nil, nil
+	}))
 	command("DELETE /requests", func(*json.Decoder) (any, error) {
 		s.ResetRequests()
 		return nil, nil

@@ -58,7 +58,10 @@ func (s *Server) entra(x *exchange) reply {
 	switch rest := strings.Join(parts[1:], "/"); rest {
 	case "v2.0/.well-known/openid-configuration", ".well-known/openid-configuration":
 		x.record.Operation = "openid configuration"
-		return s.openIDConfiguration(x, tenant)
+		return s.openIDConfiguration(x, tenant, strings.HasPrefix(rest, "v2.0/"))
+	case "discovery/v2.0/keys", "discovery/keys":
+		x.record.Operation = "keys"
+		return s.publicKeys(x)
 	case "oauth2/v2.0/token", "oauth2/token":
 		x.record.Operation = "token"
 		return s.token(x, tenant)
@@ -104,7 +107,7 @@ type openIDConfiguration struct {
 	RBACURL               string   `json:"rbac_url"`
 }
 
-func (s *Server) openIDConfiguration(x *exchange, tenant string) reply {
+func (s *Server) openIDConfiguration(x *exchange, tenant string, v2 bool) reply {
 	s.state.mu.Lock()
 	_, known := s.state.tenants[tenant]
 	s.state.mu.Unlock()
@@ -113,8 +116,11 @@ func (s *Server) openIDConfiguration(x *exchange, tenant string) reply {
 	}
 	base := "https://" + x.record.Host + "/" + tenant
 	token, issuer := base+"/oauth2/v2.0/token", base+"/v2.0"
-	if tenant == "adfs" {
+	switch {
+	case tenant == "adfs":
 		token, issuer = base+"/oauth2/token", base
+	case !v2:
+		issuer = v1Issuer(tenant)
 	}
 	return x.discoverable(openIDConfiguration{
 		TokenEndpoint:         token,
@@ -436,7 +442,7 @@ func (s *Server) accessToken(c caller, audience string) string {
 	s.state.revoked[id] = false
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, accessClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			ID: id, Issuer: "https://sts.windows.net/" + c.tenant + "/", Subject: c.objectID, Audience: jwt.ClaimStrings{audience},
+			ID: id, Issuer: v1Issuer(c.tenant), Subject: c.objectID, Audience: jwt.ClaimStrings{audience},
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-time.Minute)),
 			ExpiresAt: jwt.NewNumericDate(now.Add(s.state.lifetime)),
 		},

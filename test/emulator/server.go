@@ -38,6 +38,10 @@ type Options struct {
 	Certificate, Key []byte
 	// HTTP1 turns HTTP/2 off.
 	HTTP1 bool
+	// Events are the targets that get an event for each new version of an object, and EventsCA are authorities in PEM that their certificates may
+	// be of, beside the system's and the emulator's own.
+	Events   []EventTarget
+	EventsCA []byte
 	// Log receives each request; nothing is logged if nil.
 	Log *slog.Logger
 	// Intercept may answer a request in the emulator's place: then it returns true. It may be nil.
@@ -52,6 +56,9 @@ type Server struct {
 
 	authority   *authority
 	signer      *ecdsa.PrivateKey
+	public      publicSigner
+	targets     []EventTarget
+	eventsCA    []byte
 	listener    net.Listener
 	front, back *http.Server
 	tunnels     *tunnels
@@ -75,6 +82,7 @@ func New(o Options) (*Server, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{log: o.Log, intercept: o.Intercept, authority: a, signer: signer, tunnels: newTunnels(), ctx: ctx, stop: stop}
+	s.targets, s.eventsCA = o.Events, o.EventsCA
 	if s.intercept == nil {
 		s.intercept = func(http.ResponseWriter, *http.Request) bool { return false }
 	}
@@ -118,6 +126,9 @@ func (s *Server) Start(address string) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	s.listener = listener
+	for _, target := range s.targets {
+		s.SendEvents(target, s.eventsCA) // what the seed holds is no event
+	}
 	s.work.Go(func() { s.done(s.front.Serve(listener)) })
 	s.work.Go(func() { s.done(s.back.ServeTLS(s.tunnels, "", "")) })
 	return nil

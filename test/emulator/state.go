@@ -46,6 +46,7 @@ type state struct {
 	nextFault   int
 	sealer      cipher.AEAD
 	issuance    time.Duration
+	senders     []*sender
 	// ahead is how far the emulator's clock is ahead of the machine's.
 	ahead time.Duration
 }
@@ -199,6 +200,7 @@ func (st *state) addVault(v Vault) error {
 			host: host, name: v.Name, grants: map[string][]string{}, objects: map[objectKey]*object{}, now: st.now,
 			retention: retention, sealer: st.sealer, issuers: map[string]*issuerBody{}, issuance: &st.issuance,
 		}
+		vs.created = func(kind, name string, n *version) { st.created(vs, kind, name, n) }
 		st.vaults[host] = vs
 	}
 	vs.tenant, vs.policies, vs.network = v.Tenant, v.Policies, v.Network

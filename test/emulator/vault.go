@@ -21,6 +21,8 @@ type vaultState struct {
 	grants             map[string][]string // permissions by client id
 	objects            map[objectKey]*object
 	now                func() time.Time
+	// created is called for each new version.
+	created func(kind, name string, n *version)
 	// retention is how many days what was deleted can be recovered.
 	retention       int
 	purgeProtection bool
@@ -95,6 +97,7 @@ func (v *vaultState) add(kind, name string, n *version) *object {
 	}
 	n.updated = n.created
 	o.versions = append(o.versions, n)
+	v.created(kind, o.name, n)
 	return o
 }
 
