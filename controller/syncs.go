@@ -125,7 +125,7 @@ func (s *syncs) Reconcile(ctx context.Context, request reconcile.Request) (recon
 	if err == nil {
 		w.class = &used
 	}
-	return w.do(ctx)
+	return w.do(ctx), nil
 }
 
 // work is one look at a SecretSync.
@@ -137,38 +137,44 @@ type work struct {
 	state   *syncState
 	before  *syncv1alpha1.SecretSyncStatus
 	binding volume.Binding
+	// asked is equal where the same is asked for: of the class, of the account, for the Secret.
+	asked string
 }
 
-// asked is equal where the same is asked for: of the class, of the account, for the Secret.
-func (w *work) asked() string {
+// askedWith is what the object asks for with what its class does.
+func (w *work) askedWith(of timing.Class) string {
 	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "%s %d %q", w.sync.UID, w.sync.Generation, w.sync.Spec.ForceSynchronization)
-	if w.class != nil {
-		_, _ = fmt.Fprintf(h, " %s %d %q", w.class.UID, w.class.Generation, w.class.Annotations[v1.RotateAtAnnotation])
-		if request := w.class.Annotations[v1.RefreshAnnotation]; request != "" {
-			_, _ = fmt.Fprintf(h, " %q", request)
-		}
-	}
+	_, _ = fmt.Fprintf(h, "%s %d %q %s", w.sync.UID, w.sync.Generation, w.sync.Spec.ForceSynchronization, of.Asked)
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // do syncs the object where it is due, and says when to look again.
-func (w *work) do(ctx context.Context) (reconcile.Result, error) {
-	now := w.options.Clock.Now()
-	asked := w.asked()
+func (w *work) do(ctx context.Context) reconcile.Result {
+	var of timing.Class
+	if w.class != nil {
+		of = timing.ClassAt(w.class, w.options.Clock.Now())
+	}
+	w.asked = w.askedWith(of)
+	wait := w.syncIfDue(ctx)
+	return reconcile.Result{RequeueAfter: of.Wait(wait, w.options.Clock.Now())}
+}
+
+// syncIfDue syncs the object where it is due, and returns when to look again; zero means at the next edit.
+func (w *work) syncIfDue(ctx context.Context) time.Duration {
+	now, asked := w.options.Clock.Now(), w.asked
 	if !w.state.Started() && w.resume(now, asked) {
 		w.states.settled(w.name, now, false)
-		return reconcile.Result{RequeueAfter: w.state.Wait(now)}, nil
+		return w.state.Wait(now)
 	}
 	if !w.state.Started() && w.postpone(ctx, now, asked) {
 		w.states.waits(w.name, now)
-		return reconcile.Result{RequeueAfter: w.state.Wait(now)}, nil
+		return w.state.Wait(now)
 	}
 	if w.state.Asks(asked) {
 		w.states.waits(w.name, now)
 	}
 	if due, wait := w.state.Begin(now, asked); !due {
-		return reconcile.Result{RequeueAfter: wait}, nil
+		return wait
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchBudget)
 	defer cancel()
@@ -194,7 +200,7 @@ func (w *work) do(ctx context.Context) (reconcile.Result, error) {
 	}
 	now = w.options.Clock.Now()
 	w.plan(now, asked, outcome)
-	return reconcile.Result{RequeueAfter: w.state.Wait(now)}, nil
+	return w.state.Wait(now)
 }
 
 // resume takes up an object that an earlier process synced as it is now: it waits for its tick, so that a restart is no burst.
@@ -366,7 +372,7 @@ func (w *work) desired(bundle *volume.Bundle) (*secretsync.Desired, []volume.Sou
 	d := &secretsync.Desired{
 		Namespace: w.sync.Namespace, Name: w.sync.Name, Type: made.Type, Labels: made.Labels, Annotations: made.Annotations, Data: made.Data,
 		CreateOnly: bundle.Fallback != "",
-		Hash:       hashOf(w.asked(), bundle),
+		Hash:       hashOf(w.asked, bundle),
 		Writer: secretsync.Writer{
 			FieldManager: "secrets-store-sync-controller", Alone: true, Label: "secrets-store.sync.x-k8s.io", Record: secretsync.SyncRecord,
 		},

@@ -2,8 +2,6 @@ package podsecrets
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -11,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -53,23 +52,17 @@ func (p *podSecrets) reconcileGroup(ctx context.Context, key groupKey) (reconcil
 		}
 		return reconcile.Result{}, nil
 	}
-	asked := askedOf(used, g.revision)
+	of := timing.ClassAt(used, now)
+	asked := fmt.Sprintf("%s %d", of.Asked, g.revision)
 	if !g.group.timing.Started() && g.revision == 0 {
 		g.group.timing.Resume(now, asked, key.String()+key.attributes)
 	}
 	if due, wait := g.group.timing.Begin(now, asked); !due {
-		return reconcile.Result{RequeueAfter: wait}, nil
+		return reconcile.Result{RequeueAfter: of.Wait(wait, now)}, nil
 	}
 	p.sync(ctx, key, g, used, asked)
-	return reconcile.Result{RequeueAfter: g.group.timing.Wait(p.options.Clock.Now())}, nil
-}
-
-// askedOf is equal where nothing makes a group due before its time.
-func askedOf(c *v1.SecretProviderClass, revision int) string {
-	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "%s %d %q %q %d", c.UID, c.Generation, c.Annotations[v1.RotateAtAnnotation],
-		c.Annotations[v1.RefreshAnnotation], revision)
-	return hex.EncodeToString(h.Sum(nil)[:8])
+	now = p.options.Clock.Now()
+	return reconcile.Result{RequeueAfter: of.Wait(g.group.timing.Wait(now), now)}, nil
 }
 
 // sync fetches for a group, hands the bundle to the syncer, and plans the next time.

@@ -3,6 +3,10 @@ package timing
 import (
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 )
 
 // TestTiming follows one thing through edits, failures and an interval.
@@ -41,6 +45,39 @@ func TestTiming(t *testing.T) {
 	}
 	now = now.Add(-time.Hour) // the clock is set back: no pause of an hour
 	due("d", true, 0)
+}
+
+// TestClassAt: a rotate-at annotation asks for a sync when its time has come, and not before.
+func TestClassAt(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	class := func(annotations ...string) *v1.SecretProviderClass {
+		c := &v1.SecretProviderClass{ObjectMeta: metav1.ObjectMeta{UID: "u", Generation: 1, Annotations: map[string]string{}}}
+		for i := 0; i < len(annotations); i += 2 {
+			c.Annotations[annotations[i]] = annotations[i+1]
+		}
+		return c
+	}
+	plain := ClassAt(class(), now)
+	if plain.Wait(0, now) != 0 || plain.Wait(time.Minute, now) != time.Minute {
+		t.Error("a class without annotations waits for something")
+	}
+	later := class(v1.RotateAtAnnotation, now.Add(time.Hour).Format(time.RFC3339))
+	before := ClassAt(later, now)
+	if before.Asked != plain.Asked || before.Wait(0, now) != time.Hour || before.Wait(time.Minute, now) != time.Minute || before.Wait(2*time.Hour, now) != time.Hour {
+		t.Errorf("before its time: %+v", before)
+	}
+	if wait := before.Wait(0, now.Add(2*time.Hour)); wait != time.Millisecond {
+		t.Errorf("its time came during the sync: waits %s", wait)
+	}
+	if after := ClassAt(later, now.Add(time.Hour)); after.Asked == plain.Asked || after.Wait(0, now.Add(time.Hour)) != 0 {
+		t.Errorf("at its time: %+v", after)
+	}
+	if wrong := ClassAt(class(v1.RotateAtAnnotation, "soon"), now); wrong != plain {
+		t.Errorf("no time: %+v", wrong)
+	}
+	if refresh := ClassAt(class(v1.RefreshAnnotation, "a/0s"), now); refresh.Asked == plain.Asked {
+		t.Error("a refresh asks for nothing")
+	}
 }
 
 // TestResumeSpreads: what an earlier process synced is not looked at all at once.
