@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/restart"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
@@ -50,6 +52,7 @@ type flags struct {
 	secretTypes     []string
 	noSecrets       []string
 	nodeIdentity    nodeidentity.Flags
+	accounts        bool
 	podSecrets      bool
 	driverName      string
 	leaderElection  bool
@@ -118,6 +121,8 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.noSecrets, "no-secret-namespaces", []string{"kube-system", "kube-public", "kube-node-lease"},
 		"`namespaces` in which no Secret is written unless --namespaces names them")
 	f.nodeIdentity.Register(fs, "")
+	fs.BoolVar(&f.accounts, "service-account-annotations", false,
+		"take client and tenant id from the ServiceAccount's annotations if a class does not set them")
 	fs.BoolVar(&f.podSecrets, "pod-secrets", false, "write the Secrets of classes (secretObjects) that Pods mount, in place of the nodes")
 	fs.StringVar(&f.driverName, "driver-name", "secrets-store.csi.k8s.io", "`name` of the CSI driver whose volumes count")
 	f.push.register(fs)
@@ -171,12 +176,8 @@ func (f *flags) check() error {
 				"leave it out", kind))
 		}
 	}
-	rule, err := f.nodeIdentity.Rule()
-	switch {
-	case err != nil:
+	if _, err := f.nodeIdentity.Rule(); err != nil {
 		wrong = append(wrong, err)
-	case rule.Selector != nil:
-		wrong = append(wrong, errors.New("--node-identity-namespace-selector is for the driver: name namespaces with --node-identity-namespaces"))
 	}
 	if err := f.restarts.Check(); err != nil {
 		wrong = append(wrong, err)
@@ -201,7 +202,12 @@ func run(ctx context.Context, f *flags) (err error) {
 	if err != nil {
 		return err
 	}
-	keyVault, err := openProvider(f, seen) //nolint:contextcheck // it lives until Close
+	facts, err := openFacts(ctx, f, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, facts.Close()) }()
+	keyVault, err := openProvider(f, facts, seen) //nolint:contextcheck // it lives until Close
 	if err != nil {
 		return err
 	}
@@ -258,8 +264,33 @@ func clientConfig(f *flags) (config *rest.Config, err error) {
 	return config, nil
 }
 
+// facts are what the provider asks of the API server: annotations of service accounts, labels of namespaces.
+type facts struct{ cluster *kube.Cluster }
+
+// openFacts connects where something is to be asked. Close must be called.
+func openFacts(ctx context.Context, f *flags, log *slog.Logger) (*facts, error) {
+	if !f.accounts && f.nodeIdentity.Selector == "" {
+		return &facts{}, nil
+	}
+	cluster, err := kube.Open(ctx, kube.Options{
+		Kubeconfig: f.kubeconfig, DriverName: "secrets-store.csi.k8s.io", NodeID: "controller", Version: cli.ReadBuild().Version, Log: log,
+	})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says all
+	}
+	return &facts{cluster}, nil
+}
+
+// Close ends the connection.
+func (f *facts) Close() error {
+	if f.cluster == nil {
+		return nil
+	}
+	return f.cluster.Close() //nolint:wrapcheck // says all
+}
+
 // openProvider opens the Key Vault provider. Close must be called.
-func openProvider(f *flags, seen *observed) (*provider.Provider, error) {
+func openProvider(f *flags, from *facts, seen *observed) (*provider.Provider, error) {
 	rule, err := f.nodeIdentity.Rule()
 	if err != nil {
 		return nil, err
@@ -278,7 +309,14 @@ func openProvider(f *flags, seen *observed) (*provider.Provider, error) {
 		Log:                  seen.log,
 	}
 	if rule.Mode != nodeidentity.All {
-		o.NodeIdentity = &nodeidentity.Policy{Rule: rule}
+		policy := &nodeidentity.Policy{Rule: rule}
+		if rule.Selector != nil {
+			policy.Selected = from.cluster.Namespaces(rule.Selector)
+		}
+		o.NodeIdentity = policy
+	}
+	if f.accounts {
+		o.Accounts = from.cluster
 	}
 	keyVault, err := provider.New(o)
 	if err != nil {

@@ -282,3 +282,17 @@ func TestStolenControllerToken(t *testing.T) {
 		t.Errorf("what it may do: %s %v", out, err)
 	}
 }
+
+// TestSecretSyncOfAnnotatedAccount: a class that names no identity takes that of the service account's annotations.
+func TestSecretSyncOfAnnotatedAccount(t *testing.T) {
+	t.Parallel()
+	s := newControllerWith(t, controlplane.Shared(t), []string{"serviceAccountAnnotations.enabled=true"}, "--service-account-annotations")
+	s.set("db", canaryValue+"1")
+	s.site.class("bare", "    tenantID: "+kubelet.Tenant+"\n", "", "    clientID: "+kubelet.Client+"\n", "")
+	s.sync("shop-db", "bare", "{sourcePath: db, targetKey: password}")
+	s.Eventually("the refusal", func() bool { return strings.Contains(s.condition("shop-db", "SecretCreated"), "identity") })
+	s.MustKubectl("", "-n", s.shop, "annotate", "serviceaccount", "app",
+		"azure.workload.identity/client-id="+kubelet.Client, "azure.workload.identity/tenant-id="+kubelet.Tenant)
+	s.Eventually("the Secret", func() bool { return s.holds("shop-db", "password", canaryValue+"1") })
+	s.noCanaryIn(t)
+}

@@ -81,6 +81,18 @@ failureThreshold: {{ index . 3 }}
 {{- end -}}
 {{- end -}}
 
+{{- /* nodeIdentityArgs are the arguments for nodeIdentity. */ -}}
+{{- define "keyvault-csi.nodeIdentityArgs" -}}
+- --node-identity={{ .Values.nodeIdentity.allowed }}
+{{- with .Values.nodeIdentity.namespaces }}
+{{- if kindIs "map" . }}
+- {{ printf "--node-identity-namespace-selector=%s" (include "keyvault-csi.selector" .) | quote }}
+{{- else }}
+- --node-identity-namespaces={{ join "," . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "keyvault-csi.controllerName" -}}
 {{- include "keyvault-csi.fullname" . | trunc 52 | trimSuffix "-" }}-controller
 {{- end -}}
