@@ -106,6 +106,20 @@ func TestStatusThatCannotBeWrittenIsTriedAgain(t *testing.T) {
 	if kv.fetches != 2 {
 		t.Errorf("%d fetches", kv.fetches)
 	}
+	// a time to rotate at brings it back, although there is no interval
+	clk.Step(time.Second)
+	class.Annotations = map[string]string{v1.RotateAtAnnotation: clk.Now().Add(time.Hour).UTC().Format(time.RFC3339)}
+	if err := c.Update(t.Context(), class); err != nil {
+		t.Fatal(err)
+	}
+	result, err = s.Reconcile(t.Context(), request)
+	if err != nil || kv.fetches != 2 || result.RequeueAfter < 59*time.Minute || result.RequeueAfter > time.Hour {
+		t.Fatalf("looks again after %s with %d fetches, %v", result.RequeueAfter, kv.fetches, err)
+	}
+	clk.Step(result.RequeueAfter)
+	if result, err = s.Reconcile(t.Context(), request); err != nil || kv.fetches != 3 || result.RequeueAfter != 0 {
+		t.Errorf("looks again after %s with %d fetches, %v", result.RequeueAfter, kv.fetches, err)
+	}
 }
 
 // TestManyObjectsStartTogether: what was there before the process started is spread over the time that the API server's limit needs, and

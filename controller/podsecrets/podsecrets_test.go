@@ -405,9 +405,17 @@ func TestGroupsAreDue(t *testing.T) {
 	want("a hundred edits within a second", 5)
 	s.clock.Step(time.Second)
 	want("the last of them", 6)
+	class.Annotations[v1.RotateAtAnnotation] = s.clock.Now().Add(30 * time.Second).Format(time.RFC3339)
+	s.update(class)
+	want("a time to rotate at that is to come", 6)
+	if wait := s.sync(); wait > 30*time.Second {
+		t.Errorf("looks again after %s", wait)
+	}
+	s.clock.Step(30 * time.Second)
+	want("its time", 7)
 	s.clock.Step(11 * time.Minute) // beyond the interval: the Pods are looked at again
 	gets := s.podGets
-	want("the interval", 7)
+	want("the interval", 8)
 	if s.podGets != gets+1 {
 		t.Errorf("%d Pods are read, one that runs is enough", s.podGets-gets)
 	}
@@ -430,9 +438,9 @@ func TestGroupsAreDue(t *testing.T) {
 		t.Fatalf("groups %v", s.groups())
 	}
 	s.reconcile(types.NamespacedName{Namespace: "shop", Name: "d-shop-web"})
-	want("a Pod that comes again within a second", 7)
+	want("a Pod that comes again within a second", 8)
 	s.clock.Step(time.Second)
-	want("a second later", 8)
+	want("a second later", 9)
 	s.dropped(s.store.forget(types.NamespacedName{Namespace: "shop", Name: "d-shop-web"}))
 	s.clock.Step(time.Second)
 	s.sync()

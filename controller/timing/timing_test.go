@@ -50,14 +50,10 @@ func TestTiming(t *testing.T) {
 // TestClassAt: a rotate-at annotation asks for a sync when its time has come, and not before.
 func TestClassAt(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	class := func(annotations ...string) *v1.SecretProviderClass {
-		c := &v1.SecretProviderClass{ObjectMeta: metav1.ObjectMeta{UID: "u", Generation: 1, Annotations: map[string]string{}}}
-		for i := 0; i < len(annotations); i += 2 {
-			c.Annotations[annotations[i]] = annotations[i+1]
-		}
-		return c
+	class := func(annotation, value string) *v1.SecretProviderClass {
+		return &v1.SecretProviderClass{ObjectMeta: metav1.ObjectMeta{UID: "u", Generation: 1, Annotations: map[string]string{annotation: value}}}
 	}
-	plain := ClassAt(class(), now)
+	plain := ClassAt(class("a", "b"), now)
 	if plain.Wait(0, now) != 0 || plain.Wait(time.Minute, now) != time.Minute {
 		t.Error("a class without annotations waits for something")
 	}

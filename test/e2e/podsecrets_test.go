@@ -117,7 +117,7 @@ func TestSecretsOfPodsByTheController(t *testing.T) {
 	written := time.Now()
 	s.Ready("late")
 	t.Logf("a Pod that missed its Secret was ready %s after the Secret was there", time.Since(written).Round(100*time.Millisecond))
-	for _, line := range strings.Split(s.DriverLog(-1), "\n") {
+	for line := range strings.Lines(s.DriverLog(-1)) {
 		if strings.Contains(line, "s3cret") || strings.Contains(line, "Secret sync") {
 			t.Errorf("the driver's log: %s", line)
 		}
