@@ -187,10 +187,8 @@ func New(o Options) (*Controller, error) {
 			return nil, err //nolint:wrapcheck // says all
 		}
 	}
-	if o.Restart != nil {
-		if err := restart.Add(m, o.restarts(secretPatches{secrets})); err != nil {
-			return nil, err
-		}
+	if err := o.addRestarts(m, secretPatches{secrets}); err != nil {
+		return nil, err
 	}
 	synced := func(*http.Request) error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -217,12 +215,15 @@ func (o *Options) cached() map[client.Object]cache.ByObject {
 	return restart.Cached()
 }
 
-// restarts are the options of restarts on change.
-func (o *Options) restarts(secrets secretsync.Secrets) restart.Options {
+// addRestarts makes the manager restart workloads, where that is on.
+func (o *Options) addRestarts(m manager.Manager, secrets secretsync.Secrets) error {
+	if o.Restart == nil {
+		return nil
+	}
 	r := *o.Restart
 	r.Namespaces, r.Excluded, r.Secrets, r.Metrics, r.Panicked = o.Namespaces, o.Rules.Excluded, secrets, o.Metrics, o.Panicked
 	r.Clock, r.Log = o.Clock, o.Log
-	return r
+	return restart.Add(m, r)
 }
 
 // addressOrOff is how controller-runtime spells an address.

@@ -179,13 +179,10 @@ func (f *flags) check() error {
 	if _, err := f.nodeIdentity.Rule(); err != nil {
 		wrong = append(wrong, err)
 	}
-	if err := f.restarts.Check(); err != nil {
-		wrong = append(wrong, err)
-	}
 	if f.requestsPerSec <= 0 || f.requestsAtOnce <= 0 {
 		wrong = append(wrong, errors.New("--api-qps and --api-burst must be positive"))
 	}
-	wrong = append(wrong, f.push.Check())
+	wrong = append(wrong, f.push.Check(), f.restarts.Check())
 	return errors.Join(wrong...)
 }
 

@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	// Annotation on a workload asks for restarts; OnChange is its only value.
+	// Annotation on a workload asks for restarts.
 	Annotation = "keyvault-csi/restart"
-	OnChange   = "on-change"
+	// OnChange is its only value.
+	OnChange = "on-change"
 	// IntervalAnnotation is the least time between two restarts of the workload.
 	IntervalAnnotation = "keyvault-csi/restart-interval"
 	// TemplateAnnotation on the Pod template says when and for what the workload was restarted last.
@@ -79,27 +80,27 @@ func (c change) token() string {
 	if c.class != "" {
 		name = c.class + "/" + c.object
 	}
-	return clean(name, mostName) + "@" + short(c.to)
+	return clean(name) + "@" + short(c.to)
 }
 
 // String names the change for people.
 func (c change) String() string {
 	if c.class == "" {
-		return "Secret " + clean(c.object, mostName)
+		return "Secret " + clean(c.object)
 	}
-	return fmt.Sprintf("%s of class %s (%s -> %s)", clean(c.object, mostName), clean(c.class, mostName), short(c.from), short(c.to))
+	return fmt.Sprintf("%s of class %s (%s -> %s)", clean(c.object), clean(c.class), short(c.from), short(c.to))
 }
 
-// clean makes a text that others wrote fit to be part of the annotation: one word of at most limit bytes, whose end is a hash where it was
+// clean makes a text that others wrote fit to be part of the annotation: one word of at most mostName bytes, whose end is a hash where it was
 // longer.
-func clean(text string, limit int) string {
+func clean(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if r <= ' ' || r > '~' || r == ',' {
 			return '_'
 		}
 		return r
 	}, text)
-	return secretsync.Shorten(text, limit)
+	return secretsync.Shorten(text, mostName)
 }
 
 // short is the beginning of a version.
@@ -107,7 +108,7 @@ func short(version string) string {
 	if version == "" {
 		return "none"
 	}
-	version = clean(version, mostName)
+	version = clean(version)
 	return version[:min(shortVersion, len(version))]
 }
 

@@ -78,7 +78,7 @@ func (r *restarts) Reconcile(ctx context.Context, key Key) (result reconcile.Res
 	s.lookedAt = now
 	defer r.memory.seen(key)
 	err := r.safe.Do(ctx, "look at a workload", func() (err error) {
-		result, err = r.look(ctx, key, s, now)
+		result.RequeueAfter, err = (&look{restarts: r, key: key, state: s, now: now}).do(ctx)
 		return err
 	})
 	if err == nil {
@@ -108,57 +108,64 @@ func (r *restarts) asking(ctx context.Context) (keys []Key, err error) {
 	return keys, nil
 }
 
-// look restarts the workload where it is due, and says when to look again.
-func (r *restarts) look(ctx context.Context, key Key, s *state, now time.Time) (reconcile.Result, error) {
-	known := metadataOf(key.Kind)
-	err := r.cache.Get(ctx, key.NamespacedName, known)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return reconcile.Result{}, fmt.Errorf("read the metadata of %s: %w", key, err)
+// look is one look at a workload.
+type look struct {
+	*restarts
+
+	key      Key
+	state    *state
+	now      time.Time
+	settings settings
+	// workload is nil before it is read.
+	workload *workload
+}
+
+// do restarts the workload where it is due, and returns when to look again; zero where only an event can change anything.
+func (l *look) do(ctx context.Context) (again time.Duration, err error) {
+	known, again, err := l.asks(ctx)
+	if known == nil || err != nil {
+		return again, err
 	}
-	settings, on, wrong := parseSettings(known.Annotations)
-	if err != nil || known.DeletionTimestamp != nil || !on {
-		r.memory.forget(key)
-		return reconcile.Result{}, nil
-	}
-	if wrong == nil && !r.served(key.Namespace) {
-		wrong = fmt.Errorf("annotation %s: the controller restarts nothing in namespace %s: ask its operator, or remove the annotation",
-			Annotation, key.Namespace)
-	}
-	if wrong != nil {
-		return r.warn(s, known, wrong, now), nil
-	}
-	s.warned = ""
-	var w *workload
-	if s.uses == nil || s.uses.uid != known.UID || s.uses.generation != known.Generation || r.memory.holds(key) {
-		if w, err = r.read(ctx, key, s); err != nil || w == nil {
-			return reconcile.Result{}, err
+	if u := l.state.uses; u == nil || u.uid != known.UID || u.generation != known.Generation || l.memory.holds(l.key) {
+		if err := l.read(ctx); err != nil || l.workload == nil {
+			return 0, err
 		}
-		if r.count(key, w, now) {
-			return reconcile.Result{RequeueAfter: restartingPause}, nil
+		if l.count() {
+			return restartingPause, nil
 		}
 	}
-	found, err := r.find(ctx, key, s.uses)
+	found, err := l.find(ctx, l.key, l.state.uses)
 	if err != nil {
-		return reconcile.Result{}, err
+		return 0, err
 	}
 	if !found.any() {
-		s.dueSince, s.waits = time.Time{}, 0
-		return reconcile.Result{RequeueAfter: found.again()}, nil
+		l.state.settle()
+		return found.again(), nil
 	}
-	if s.dueSince.IsZero() {
-		s.dueSince = now
+	wait, err := l.due(ctx, found)
+	return sooner(found.again(), wait), err
+}
+
+// asks returns the workload's metadata, nil where it asks for nothing that is understood. Again is when to look again.
+func (l *look) asks(ctx context.Context) (known *metav1.PartialObjectMetadata, again time.Duration, err error) {
+	known = metadataOf(l.key.Kind)
+	if err := l.cache.Get(ctx, l.key.NamespacedName, known); client.IgnoreNotFound(err) != nil {
+		return nil, 0, fmt.Errorf("read the metadata of %s: %w", l.key, err)
 	}
-	if !r.memory.free(key, now, r.Most, r.MostInNamespace) {
-		r.Metrics.RestartSkipped(skippedBound)
-		return reconcile.Result{RequeueAfter: slotPause}, nil
+	settings, on, wrong := parseSettings(known.Annotations) // none where there is no such workload
+	if !on || known.DeletionTimestamp != nil {
+		l.memory.forget(l.key)
+		return nil, 0, nil
 	}
-	if w == nil {
-		if w, err = r.read(ctx, key, s); err != nil || w == nil {
-			return reconcile.Result{}, err
-		}
+	if wrong == nil && !l.served(l.key.Namespace) {
+		wrong = fmt.Errorf("annotation %s: the controller restarts nothing in namespace %s: ask its operator, or remove the annotation",
+			Annotation, l.key.Namespace)
 	}
-	wait, err := r.due(ctx, w, s, found, settings, now)
-	return reconcile.Result{RequeueAfter: sooner(found.again(), wait)}, err
+	if wrong != nil {
+		return nil, l.warn(known, wrong), nil
+	}
+	l.settings, l.state.warned = settings, ""
+	return known, 0, nil
 }
 
 // sooner is the shorter of two waits, of which zero means none.
@@ -177,49 +184,48 @@ func (r *restarts) served(namespace string) bool {
 	return !slices.Contains(r.Excluded, namespace)
 }
 
-// warn makes an event of a mistake, once for each mistake and at most once in warnPause.
-func (r *restarts) warn(s *state, o client.Object, wrong error, now time.Time) reconcile.Result {
-	if s.warned == wrong.Error() {
-		return reconcile.Result{}
+// warn makes an event of a mistake, once for each mistake and at most once in warnPause. Again is when to look again.
+func (l *look) warn(o client.Object, wrong error) (again time.Duration) {
+	if l.state.warned == wrong.Error() {
+		return 0
 	}
-	if wait := s.warnedAt.Add(warnPause).Sub(now); wait > 0 && wait <= warnPause {
-		return reconcile.Result{RequeueAfter: wait}
+	if wait := l.state.warnedAt.Add(warnPause).Sub(l.now); wait > 0 && wait <= warnPause {
+		return wait
 	}
-	s.warned, s.warnedAt = wrong.Error(), now
-	r.Metrics.RestartSkipped(skippedAnnotation)
-	r.events.Eventf(o, nil, corev1.EventTypeWarning, "InvalidRestartAnnotation", "Restart", "%s", wrong.Error())
-	return reconcile.Result{}
+	l.state.warned, l.state.warnedAt = wrong.Error(), l.now
+	l.Metrics.RestartSkipped(skippedAnnotation)
+	l.events.Eventf(o, nil, corev1.EventTypeWarning, "InvalidRestartAnnotation", "Restart", "%s", wrong.Error())
+	return 0
 }
 
-// read reads a workload and notes what it uses; nil where it is gone.
-func (r *restarts) read(ctx context.Context, key Key, s *state) (*workload, error) {
-	object := objectOf(key.Kind)
-	err := r.live.Get(ctx, key.NamespacedName, object)
+// read reads the workload and notes what it uses. It stays nil where there is none.
+func (l *look) read(ctx context.Context) error {
+	object := objectOf(l.key.Kind)
+	err := l.live.Get(ctx, l.key.NamespacedName, object)
 	if apierrors.IsNotFound(err) {
-		r.memory.forget(key)
-		return nil, nil
+		l.memory.forget(l.key)
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
+		return fmt.Errorf("read %s: %w", l.key, err)
 	}
-	w, err := newWorkload(object)
-	if err != nil {
-		return nil, err
+	if l.workload, err = newWorkload(object); err != nil {
+		return err
 	}
-	if now := usesOf(w); s.uses == nil || s.uses.uid != now.uid || s.uses.generation != now.generation {
-		r.memory.use(key, s, now)
+	if u, now := l.state.uses, usesOf(l.workload); u == nil || u.uid != now.uid || u.generation != now.generation {
+		l.memory.use(l.key, l.state, now)
 	}
-	return w, nil
+	return nil
 }
 
 // count takes and gives back the slot of a workload that is being restarted: by this process, or by the one before it.
-func (r *restarts) count(key Key, w *workload, now time.Time) (restarting bool) {
-	until := parseReason(w.restarted()).at.Add(slotLife)
-	if w.rolling && now.Before(until) {
-		r.memory.hold(key, until)
+func (l *look) count() (restarting bool) {
+	until := parseReason(l.workload.restarted()).at.Add(slotLife)
+	if l.workload.rolling && l.now.Before(until) {
+		l.memory.hold(l.key, until)
 		return true
 	}
-	r.memory.release(key)
+	l.memory.release(l.key)
 	return false
 }
 
@@ -343,75 +349,96 @@ func (f *findings) add(secret string, record secretRecord) {
 
 // due restarts the workload where running Pods are behind and nothing speaks against it now. Wait is when to look again; zero where only an
 // event can change anything.
-func (r *restarts) due(ctx context.Context, w *workload, s *state, f *findings, settings settings, now time.Time) (wait time.Duration, err error) {
-	switch {
-	case w.paused:
-		r.Metrics.RestartSkipped(skippedPaused)
-		return 0, nil // the end of the pause is an event
-	case w.rolling:
-		r.Metrics.RestartSkipped(skippedRolling)
-		return s.longer(), nil
+func (l *look) due(ctx context.Context, f *findings) (wait time.Duration, err error) {
+	if l.state.dueSince.IsZero() {
+		l.state.dueSince = l.now
 	}
-	pods, err := r.pods(ctx, w)
-	if err != nil {
-		return 0, err
+	if !l.memory.free(l.key, l.now, l.Most, l.MostInNamespace) {
+		return l.skip(skippedBound, slotPause), nil
 	}
-	all, again := behind(w, pods, f)
-	if len(all) == 0 || !again && parseReason(w.restarted()).covers(all) {
-		s.dueSince, s.waits = time.Time{}, 0
-		return 0, nil
-	}
-	if wait := s.dueSince.Add(r.Delay).Sub(now); wait > 0 && wait <= r.Delay {
-		return wait, nil
-	}
-	if wait := parseReason(w.restarted()).at.Add(settings.interval).Sub(now); wait > 0 && wait <= settings.interval {
-		r.Metrics.RestartSkipped(skippedInterval)
-		return wait, nil
-	}
-	waits, err := r.secretsBehind(ctx, w, pods, f)
-	if err != nil {
-		return 0, err
-	}
-	if waits {
-		r.Metrics.RestartSkipped(skippedSecret)
-		return s.longer(), nil
-	}
-	s.waits = 0
-	if !r.memory.acquire(w.key(), now, r.Most, r.MostInNamespace) {
-		r.Metrics.RestartSkipped(skippedBound)
-		return slotPause, nil
-	}
-	if err := r.restart(ctx, w, all, now); err != nil {
-		r.memory.release(w.key())
-		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-			return lookPause, nil // it was edited meanwhile
+	if l.workload == nil {
+		if err := l.read(ctx); err != nil || l.workload == nil {
+			return 0, err
 		}
-		return 0, err
 	}
-	s.dueSince = time.Time{}
-	return restartingPause, nil
+	if l.workload.paused {
+		return l.skip(skippedPaused, 0), nil // the end of the pause is an event
+	}
+	if l.workload.rolling {
+		return l.skip(skippedRolling, l.state.longer()), nil
+	}
+	return l.replace(ctx, f)
 }
 
-// restart patches the template and reports it.
-func (r *restarts) restart(ctx context.Context, w *workload, changes []change, now time.Time) error {
-	p, err := patch(w, reasonOf(now, changes).String())
+// replace restarts the workload where its Pods are behind, and neither the delay nor the interval nor a Secret speaks against it.
+func (l *look) replace(ctx context.Context, f *findings) (wait time.Duration, err error) {
+	pods, err := l.pods(ctx, l.workload)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	log := r.Log.With("workload", w.key().String())
-	if err := r.client.Patch(ctx, w.object.DeepCopyObject().(client.Object), p, client.FieldOwner("keyvault-csi-restart")); err != nil { //nolint:errcheck,forcetypeassert // a copy of a client.Object
-		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			r.Metrics.RestartFailed()
-			r.events.Eventf(w.object, nil, corev1.EventTypeWarning, "RestartFailed", "Restart", "%s",
-				printable.Cut("the API server refused the restart on change; it is tried again: "+printable.OneLine(err.Error()), mostEvent))
-		}
-		return fmt.Errorf("restart %s: %w", w.key(), err)
+	changes, again := behind(l.workload, pods, f)
+	last := parseReason(l.workload.restarted())
+	if len(changes) == 0 || !again && last.covers(changes) {
+		l.state.settle()
+		return 0, nil
 	}
-	r.Metrics.Restarted(w.kind)
-	text := describe(changes)
-	log.InfoContext(ctx, "a workload is restarted, because what its Pods read has new versions", logkeys.Reason, strings.Join(tokensOf(changes), ","))
-	r.events.Eventf(w.object, nil, corev1.EventTypeNormal, "RestartedOnChange", "Restart", "%s", text)
-	return nil
+	if wait := l.left(l.state.dueSince, l.Delay); wait > 0 {
+		return wait, nil
+	}
+	if wait := l.left(last.at, l.settings.interval); wait > 0 {
+		return l.skip(skippedInterval, wait), nil
+	}
+	if waits, err := l.secretsBehind(ctx, l.workload, pods, f); err != nil || waits {
+		return l.skip(skippedSecret, l.state.longer()), err
+	}
+	l.state.waits = 0
+	return l.restart(ctx, changes)
+}
+
+// left is how much of a time since a moment is left. It is zero where the clock was set back.
+func (l *look) left(since time.Time, of time.Duration) time.Duration {
+	if wait := since.Add(of).Sub(l.now); wait <= of {
+		return max(0, wait)
+	}
+	return 0
+}
+
+// skip counts why the workload is not restarted now.
+func (l *look) skip(why string, wait time.Duration) time.Duration {
+	l.Metrics.RestartSkipped(why)
+	return wait
+}
+
+// restart patches the template where a slot is free, and reports it.
+func (l *look) restart(ctx context.Context, changes []change) (wait time.Duration, err error) {
+	if !l.memory.acquire(l.key, l.now, l.Most, l.MostInNamespace) {
+		return l.skip(skippedBound, slotPause), nil
+	}
+	w := l.workload
+	body, err := patch(w, reasonOf(l.now, changes).String())
+	if err == nil {
+		target := objectOf(l.key.Kind)
+		target.SetNamespace(l.key.Namespace)
+		target.SetName(l.key.Name)
+		err = l.client.Patch(ctx, target, body, client.FieldOwner("keyvault-csi-restart"))
+	}
+	switch {
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err): // it was edited meanwhile
+		l.memory.release(l.key)
+		return lookPause, nil
+	case err != nil:
+		l.memory.release(l.key)
+		l.Metrics.RestartFailed()
+		l.events.Eventf(w.object, nil, corev1.EventTypeWarning, "RestartFailed", "Restart", "%s",
+			printable.Cut("the API server refused the restart on change; it is tried again: "+printable.OneLine(err.Error()), mostEvent))
+		return 0, fmt.Errorf("restart %s: %w", l.key, err)
+	}
+	l.state.dueSince = time.Time{}
+	l.Metrics.Restarted(w.kind)
+	l.Log.InfoContext(ctx, "a workload is restarted, because what its Pods read has new versions", "workload", l.key.String(),
+		logkeys.Reason, strings.Join(tokensOf(changes), ","))
+	l.events.Eventf(w.object, nil, corev1.EventTypeNormal, "RestartedOnChange", "Restart", "%s", describe(changes))
+	return restartingPause, nil
 }
 
 // pods returns the Pods of the workload that run or will. What matches its selector and has another owner is counted and left alone.

@@ -29,6 +29,9 @@ type state struct {
 // pause is the least time between two looks.
 func (s *state) pause() time.Duration { return min(lastRetry, lookPause<<min(s.failures, 10)) }
 
+// settle notes that the workload is not due.
+func (s *state) settle() { s.dueSince, s.waits = time.Time{}, 0 }
+
 // longer is how long to wait for what does not report its end.
 func (s *state) longer() time.Duration {
 	s.waits++
