@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/objectevents"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
@@ -88,7 +89,7 @@ func (w *work) writeStatus(ctx context.Context, r result, asked string) error {
 func (w *work) conditions(status *syncv1alpha1.SecretSyncStatus, r result) {
 	set := func(kind string, value metav1.ConditionStatus, reason, message string) {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
-			Type: kind, Status: value, Reason: reason, Message: clip(message), ObservedGeneration: w.sync.Generation,
+			Type: kind, Status: value, Reason: reason, Message: objectevents.Clip(message), ObservedGeneration: w.sync.Generation,
 		})
 	}
 	if meta.FindStatusCondition(status.Conditions, conditionCreated) == nil {

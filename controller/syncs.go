@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/objectevents"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
@@ -458,18 +459,5 @@ func (w *work) report(ctx context.Context, r result) {
 }
 
 func (w *work) event(kind, reason, text string) {
-	if text = clip(text); text != "" {
-		w.events.Eventf(w.sync, nil, kind, reason, "Sync", "%s", text)
-	}
-}
-
-// mostEvent is what the API server takes as an event's note, in bytes.
-const mostEvent = 1024
-
-func clip(text string) string {
-	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
-	if len(text) > mostEvent {
-		return strings.ToValidUTF8(text[:mostEvent-3], "") + "..."
-	}
-	return text
+	objectevents.Write(w.events, w.sync, kind, reason, "Sync", text)
 }

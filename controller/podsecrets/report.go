@@ -2,9 +2,6 @@ package podsecrets
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/objectevents"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
@@ -148,8 +146,6 @@ const (
 	eventsOfOne = 5
 	// mostSaid bounds what is remembered.
 	mostSaid = 10_000
-	// mostNote is what the API server takes as an event's note, in bytes.
-	mostNote = 1024
 )
 
 // eventWriter writes events on Pods. The same text about one class is written for a few of its Pods and once in a while for each.
@@ -186,11 +182,7 @@ func (w *eventWriter) write(pod volume.Pod, class, kind, reason, text string) {
 	regarding := &corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID),
 	}
-	note := clip("secretproviderclass " + class + ": " + text)
-	// The recorder counts an event up where everything but its note is that of an earlier one, and keeps the earlier note. So a hash of the note
-	// is part of the action.
-	sum := sha256.Sum256([]byte(note))
-	w.recorder.Eventf(regarding, nil, kind, reason, "SyncSecret-"+hex.EncodeToString(sum[:4]), "%s", note)
+	objectevents.Write(w.recorder, regarding, kind, reason, "SyncSecret", "secretproviderclass "+class+": "+text)
 }
 
 func (w *eventWriter) pass(s saying, pod types.UID) bool {
@@ -229,13 +221,4 @@ func (w *eventWriter) sweep(now time.Time) {
 			delete(w.said, s)
 		}
 	}
-}
-
-// clip makes the text one line that the API server takes.
-func clip(text string) string {
-	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
-	if len(text) > mostNote {
-		return strings.ToValidUTF8(text[:mostNote-3], "") + "..."
-	}
-	return text
 }
