@@ -29,9 +29,12 @@ type caller struct{ clientID, objectID, tenant string }
 // accessClaims are those of the access tokens that the emulator gives.
 type accessClaims struct {
 	jwt.RegisteredClaims
-	AppID  string `json:"appid"`
-	OID    string `json:"oid"`
-	Tenant string `json:"tid"`
+
+	// Audience is one text, as Entra ID writes it, and not a list.
+	Audience string `json:"aud"`
+	AppID    string `json:"appid"`
+	OID      string `json:"oid"`
+	Tenant   string `json:"tid"`
 }
 
 // entra answers as Entra ID and AD FS do.
@@ -442,11 +445,11 @@ func (s *Server) accessToken(c caller, audience string) string {
 	s.state.revoked[id] = false
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, accessClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			ID: id, Issuer: v1Issuer(c.tenant), Subject: c.objectID, Audience: jwt.ClaimStrings{audience},
+			ID: id, Issuer: v1Issuer(c.tenant), Subject: c.objectID,
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-time.Minute)),
 			ExpiresAt: jwt.NewNumericDate(now.Add(s.state.lifetime)),
 		},
-		AppID: c.clientID, OID: c.objectID, Tenant: c.tenant,
+		Audience: audience, AppID: c.clientID, OID: c.objectID, Tenant: c.tenant,
 	})
 	signed, err := token.SignedString(s.signer)
 	if err != nil {
@@ -478,8 +481,8 @@ func (s *Server) authenticate(x *exchange, v *vaultState) (caller, *reply) {
 		return deny("AKV10001: Signature could not be validated.")
 	case s.state.revoked[claims.ID]:
 		return deny("[TokenRevoked] Error validating token")
-	case len(claims.Audience) != 1 || claims.Audience[0] != "https://"+suffix:
-		return deny("AKV10022: Invalid audience. Expected https://" + suffix + ", found: " + strings.Join(claims.Audience, " ") + ".")
+	case claims.Audience != "https://"+suffix:
+		return deny("AKV10022: Invalid audience. Expected https://" + suffix + ", found: " + claims.Audience + ".")
 	case claims.Tenant != v.tenant:
 		return deny("AKV10032: Invalid issuer. Expected one of https://sts.windows.net/" + v.tenant + "/, found " + claims.Issuer + ".")
 	}

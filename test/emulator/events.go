@@ -345,10 +345,10 @@ func (s *Server) EventToken(tenant, audience string) string {
 	}
 	token := jwt.NewWithClaims(jwt.SigningMethodRS256, accessClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			ID: newID(), Issuer: v1Issuer(tenant), Subject: eventGridClient, Audience: jwt.ClaimStrings{audience},
+			ID: newID(), Issuer: v1Issuer(tenant), Subject: eventGridClient,
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-time.Minute)), ExpiresAt: jwt.NewNumericDate(now.Add(lifetime)),
 		},
-		AppID: eventGridClient, OID: eventGridClient, Tenant: tenant,
+		Audience: audience, AppID: eventGridClient, OID: eventGridClient, Tenant: tenant,
 	})
 	token.Header["kid"] = keyID
 	signed, err := token.SignedString(key)
