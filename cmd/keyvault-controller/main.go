@@ -21,6 +21,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/restart"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/footprint"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
@@ -243,6 +244,14 @@ func run(ctx context.Context, f *flags) (err error) {
 		return err
 	}
 	log.InfoContext(ctx, "serving secretsyncs", "namespaces", f.namespaces, "names", f.controllerNames)
+	trimmed := make(chan struct{})
+	trimming, stop := context.WithCancel(ctx)
+	go func() {
+		defer close(trimmed)
+		footprint.Trim(trimming, clock.RealClock{}, log)
+	}()
+	defer func() { <-trimmed }()
+	defer stop()
 	return c.Run(ctx)
 }
 

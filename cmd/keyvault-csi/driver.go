@@ -15,6 +15,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/footprint"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
@@ -185,6 +186,10 @@ func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed
 	group.Go(func() error { return health.serve(ctx, log, "health and metrics") })
 	group.Go(func() error { return pprof.serve(ctx, log, "pprof") })
 	group.Go(func() error { return local.serve(ctx, log, "admin") })
+	group.Go(func() error {
+		footprint.Trim(ctx, clock.RealClock{}, log)
+		return nil
+	})
 	group.Go(func() error {
 		defer stop()
 		return d.Serve(ctx, driver.ServeOptions{

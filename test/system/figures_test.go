@@ -232,6 +232,44 @@ func TestFiguresOfRotation(t *testing.T) {
 	out.print("Rotation of unchanged content (memory without the tmpfs, which the files themselves take)")
 }
 
+// TestFiguresOfMemory: the resident memory of a driver that has nothing to do, with a growing number of volumes of 10 secrets, and its processor
+// time with them. FIGURES_VOLUMES takes another number than 2,000 for the last row.
+func TestFiguresOfMemory(t *testing.T) {
+	most := 2000
+	if text := os.Getenv("FIGURES_VOLUMES"); text != "" {
+		var err error
+		if most, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := &table{}
+	out.row("volumes", "RSS", "of its own", "pages of the program", "per volume", "CPU in a minute")
+	n := kubelet.Start(t, kubelet.Seed, "--v", "0")
+	for _, s := range numbered("s", 10) {
+		n.Secret(s, "value")
+	}
+	n.Class("c", map[string]string{"objects": kubelet.Objects(numbered("s", 10)...)})
+	known(n, "c")
+	idle, mounted := 0, 0
+	for _, count := range []int{0, 50, 100, most} {
+		for ; mounted < count; mounted++ {
+			publish(n, fmt.Sprintf("pod-%d", mounted), "c")
+		}
+		time.Sleep(70 * time.Second) // garbage is collected, and the program's pages are let go, once in a while
+		before := cpu(n)
+		time.Sleep(time.Minute)
+		used, rss, own := cpu(n)-before, procStatus(n, "VmRSS"), procStatus(n, "RssAnon")
+		each := "-"
+		if count == 0 {
+			idle = rss
+		} else {
+			each = fmt.Sprintf("%d KiB", (rss-idle)/count)
+		}
+		out.row(count, mebibytes(rss), mebibytes(own), mebibytes(procStatus(n, "RssFile")), each, used)
+	}
+	out.print("Memory at rest, without the tmpfs, which the files themselves take; rotation every 2 minutes")
+}
+
 // TestFiguresOfAStorm: 100 pods that start together, against one alone.
 func TestFiguresOfAStorm(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed+latency)
