@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/objectevents"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
@@ -194,7 +195,7 @@ func (l *look) warn(o client.Object, wrong error) (again time.Duration) {
 	}
 	l.state.warned, l.state.warnedAt = wrong.Error(), l.now
 	l.Metrics.RestartSkipped(skippedAnnotation)
-	l.events.Eventf(o, nil, corev1.EventTypeWarning, "InvalidRestartAnnotation", "Restart", "%s", wrong.Error())
+	objectevents.Write(l.events, o, corev1.EventTypeWarning, "InvalidRestartAnnotation", "Restart", wrong.Error())
 	return 0
 }
 
@@ -429,7 +430,7 @@ func (l *look) restart(ctx context.Context, changes []change) (wait time.Duratio
 	case err != nil:
 		l.memory.release(l.key)
 		l.Metrics.RestartFailed()
-		l.events.Eventf(w.object, nil, corev1.EventTypeWarning, "RestartFailed", "Restart", "%s",
+		objectevents.Write(l.events, w.object, corev1.EventTypeWarning, "RestartFailed", "Restart",
 			printable.Cut("the API server refused the restart on change; it is tried again: "+printable.OneLine(err.Error()), mostEvent))
 		return 0, fmt.Errorf("restart %s: %w", l.key, err)
 	}
@@ -437,7 +438,7 @@ func (l *look) restart(ctx context.Context, changes []change) (wait time.Duratio
 	l.Metrics.Restarted(w.kind)
 	l.Log.InfoContext(ctx, "a workload is restarted, because what its Pods read has new versions", "workload", l.key.String(),
 		logkeys.Reason, strings.Join(tokensOf(changes), ","))
-	l.events.Eventf(w.object, nil, corev1.EventTypeNormal, "RestartedOnChange", "Restart", "%s", describe(changes))
+	objectevents.Write(l.events, w.object, corev1.EventTypeNormal, "RestartedOnChange", "Restart", describe(changes))
 	return restartingPause, nil
 }
 
