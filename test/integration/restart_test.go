@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,13 +31,17 @@ type restartSite struct {
 }
 
 // newRestarts installs both, and starts the driver.
-func newRestarts(t *testing.T) *restartSite {
+func newRestarts(t *testing.T, values ...string) *restartSite {
 	t.Helper()
-	s := &restartSite{controllerSite: controllerSite{
-		syncSite: *newSite(t, controlplane.Shared(t), "controller.enabled=true", "controller.restart.enabled=true"),
-	}}
+	values = append([]string{"controller.enabled=true", "controller.restart.enabled=true"}, values...)
+	s := &restartSite{controllerSite: controllerSite{syncSite: *newSite(t, controlplane.Shared(t), values...)}}
 	s.CreatePod(s.system, "controller", "node-1", s.account+"-controller")
-	s.n = s.node("--rotation-interval", "1s")
+	if slices.Contains(values, byController) {
+		s.n = s.start(t, "--rotation-interval", "1s", "--cache-ttl", "0s")
+		s.nodes = append(s.nodes, s.n)
+	} else {
+		s.n = s.node("--rotation-interval", "1s")
+	}
 	s.vault = s.n.Emulator
 	s.log = t.TempDir() + "/controller.log"
 	t.Cleanup(func() {
@@ -51,10 +56,13 @@ func newRestarts(t *testing.T) *restartSite {
 	return s
 }
 
+// byController has the controller write the Secrets of Pods.
+const byController = "syncSecret.by=controller"
+
 // control starts the controller.
-func (s *restartSite) control(t *testing.T) (kill func()) {
+func (s *restartSite) control(t *testing.T, flags ...string) (kill func()) {
 	t.Helper()
-	return s.launch(t, "--restart", "--restart-delay", "2s")
+	return s.launch(t, append([]string{"--restart", "--restart-delay", "2s"}, flags...)...)
 }
 
 // workload applies a Deployment of one Pod, whose volume is of the class where one is named, and whose environment is the Secret.
@@ -205,6 +213,82 @@ func TestRestartOnChange(t *testing.T) {
 	}
 	if got := s.restartedFor("plain"); got != "" {
 		t.Errorf("a Deployment without the annotation is restarted for %q", got)
+	}
+}
+
+// TestRestartWithSecretsOfTheController: where the controller writes the Secrets of Pods, it waits for itself.
+func TestRestartWithSecretsOfTheController(t *testing.T) {
+	t.Parallel()
+	s := newRestarts(t, byController)
+	s.control(t, "--pod-secrets")
+	s.n.Secret("db", canaryValue+"1")
+	s.class("web", []string{"db"}, secretObject{"secretName": "db", "data": data("db", "password")})
+	s.workload("cart", "web", "db", onChange())
+	first := s.run("cart")
+	s.publish(s.n, first, "web")
+	s.ready(first)
+	s.rolledOut("cart")
+	s.Eventually("the Secret", func() bool { return s.holds("db", "password", canaryValue+"1") })
+	v1 := s.version(first, "")
+	s.n.Secret("db", canaryValue+"2")
+	v2 := s.version(first, v1)
+	s.Eventually("the restart", func() bool { return strings.HasSuffix(s.restartedFor("cart"), "@"+v2[:12]) })
+	if !s.holds("db", "password", canaryValue+"2") {
+		t.Error("the workload is restarted before its Secret has the new value")
+	}
+}
+
+// TestRestartOfAStatefulSet: its Pod keeps its name, and so does the Pod's status object.
+func TestRestartOfAStatefulSet(t *testing.T) {
+	t.Parallel()
+	s := newRestarts(t)
+	s.n.Secret("db", canaryValue+"1")
+	s.class("web", []string{"db"})
+	s.CreateServiceAccount(s.shop, "app")
+	s.ApplyYAML(strings.ReplaceAll(`apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: cart, namespace: NS, annotations: {keyvault-csi/restart: on-change, keyvault-csi/restart-interval: 10s}}
+spec:
+  serviceName: cart
+  selector: {matchLabels: {app: cart}}
+  template:
+    metadata: {labels: {app: cart}}
+    spec:
+      serviceAccountName: app
+      terminationGracePeriodSeconds: 0
+      containers: [{name: app, image: app}]
+      volumes: [{name: secrets, csi: {driver: secrets-store.csi.k8s.io, readOnly: true, volumeAttributes: {secretProviderClass: web}}}]
+`, "NS", s.shop))
+	rolledOut := func() int64 {
+		var generation int64
+		s.Eventually("the rollout", func() bool {
+			set, err := s.Client().AppsV1().StatefulSets(s.shop).Get(t.Context(), "cart", metav1.GetOptions{})
+			must(t, err)
+			generation = set.Generation
+			return set.Status.ObservedGeneration == generation && set.Status.AvailableReplicas == 1 && set.Status.CurrentRevision == set.Status.UpdateRevision
+		})
+		return generation
+	}
+	first := s.run("cart")
+	s.publish(s.n, first, "web")
+	s.ready(first)
+	v1 := s.version(first, "")
+	rolledOut()
+	s.control(t)
+	s.n.Secret("db", canaryValue+"2")
+	second := s.run("cart", first)
+	s.n.Unpublish(first.Name)
+	s.publish(s.n, second, "web")
+	s.ready(second)
+	v2 := s.version(second, v1)
+	done := rolledOut()
+	started := s.get("secretproviderclasspodstatus", "cart-0-"+s.shop+"-web", "-o", "jsonpath={.status.objects[0].startedVersion}")
+	if second.Name != first.Name || started != v2 {
+		t.Errorf("Pod %s after %s started with %s, want %s", second.Name, first.Name, started, v2)
+	}
+	time.Sleep(15 * time.Second) // more than the interval
+	if now := rolledOut(); now != done {
+		t.Errorf("restarted again: generation %d, then %d", done, now)
 	}
 }
 
