@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,26 +104,46 @@ func trimWorkload(in any) (any, error) {
 	return trimmed, nil
 }
 
-// trimStatus keeps what features of the controller look at: whose status it is, and the objects with another version than at the start.
+// trimStatus keeps what features of the controller look at: whose status it is, and the objects with another version than at the start. There
+// may be as many of them as Pods, so texts that many have are kept once.
 func trimStatus(in any) (any, error) {
 	o, ok := in.(*v1.SecretProviderClassPodStatus)
 	if !ok {
 		return cache.TransformStripManagedFields()(in) // its metadata, which another feature watches
 	}
 	trimmed := &v1.SecretProviderClassPodStatus{TypeMeta: o.TypeMeta, ObjectMeta: metav1.ObjectMeta{
-		Name: o.Name, Namespace: o.Namespace, UID: o.UID, ResourceVersion: o.ResourceVersion, Labels: o.Labels, OwnerReferences: o.OwnerReferences,
+		Name: o.Name, Namespace: once(o.Namespace), UID: o.UID, ResourceVersion: o.ResourceVersion, OwnerReferences: o.OwnerReferences,
 		DeletionTimestamp: o.DeletionTimestamp,
 	}}
-	trimmed.Status.PodName, trimmed.Status.SecretProviderClassName = o.Status.PodName, o.Status.SecretProviderClassName
+	for i := range trimmed.OwnerReferences {
+		owner := &trimmed.OwnerReferences[i]
+		owner.APIVersion, owner.Kind = once(owner.APIVersion), once(owner.Kind)
+		if owner.Name == o.Status.PodName {
+			owner.Name = o.Status.PodName
+		}
+	}
+	for key, value := range o.Labels {
+		if trimmed.Labels == nil {
+			trimmed.Labels = make(map[string]string, len(o.Labels))
+		}
+		trimmed.Labels[once(key)] = once(value)
+	}
+	trimmed.Status.PodName, trimmed.Status.SecretProviderClassName = o.Status.PodName, once(o.Status.SecretProviderClassName)
 	trimmed.Status.Mounted, trimmed.Status.Objects = o.Status.Mounted, changedObjects(o)
 	return trimmed, nil
 }
 
+// once is a text whose bytes all that are equal share.
+func once(text string) string { return unique.Make(text).Value() }
+
 // changedObjects are those with another version than the Pod started with.
-func changedObjects(o *v1.SecretProviderClassPodStatus) []v1.SecretProviderClassObject {
-	return slices.DeleteFunc(slices.Clone(o.Status.Objects), func(o v1.SecretProviderClassObject) bool {
-		return o.StartedVersion == "" || o.StartedVersion == o.Version
-	})
+func changedObjects(o *v1.SecretProviderClassPodStatus) (changed []v1.SecretProviderClassObject) {
+	for _, o := range o.Status.Objects {
+		if o.StartedVersion != "" && o.StartedVersion != o.Version {
+			changed = append(changed, o)
+		}
+	}
+	return changed
 }
 
 // restarts reconciles workloads.
