@@ -44,12 +44,14 @@ func TestEachNoteIsAnEvent(t *testing.T) {
 }
 
 func TestClip(t *testing.T) {
-	for text, want := range map[string]string{
-		"": "", " a\n b\t": "a b", "a\xffb": "a?b",
-		strings.Repeat("ä", 600): strings.Repeat("ä", 510) + "...",
+	for _, tc := range []struct{ text, want string }{
+		{"", ""},
+		{" a\n b\t", "a b"},
+		{"a\xffb", "a?b"},
+		{strings.Repeat("ä", 600), strings.Repeat("ä", 510) + "..."},
 	} {
-		if got := Clip(text); got != want {
-			t.Errorf("%q becomes %q, want %q", text, got, want)
+		if got := Clip(tc.text); got != tc.want {
+			t.Errorf("%q becomes %q, want %q", tc.text, got, tc.want)
 		}
 	}
 }
