@@ -136,14 +136,20 @@ func onQueue(t *testing.T, test func(*reader)) {
 	})
 }
 
+// pass lets time pass, and everything that is due in it happen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func TestQueue(t *testing.T) {
 	onQueue(t, func(r *reader) {
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if got := r.store.asked(); got < 59 || got > 61 {
 			t.Errorf("an empty queue is asked %d times in a minute", got)
 		}
 		r.store.put(base64.StdEncoding.EncodeToString([]byte(`{"a":1}`)), `{"a":2}`, "neither!")
-		time.Sleep(1100 * time.Millisecond)
+		pass(1100 * time.Millisecond)
 		if len(r.served) != 2 || r.store.left() != 0 || len(r.refused) != 1 || r.refused[0] != malformed {
 			t.Errorf("served %v, %d left, refused %v", r.served, r.store.left(), r.refused)
 		}
@@ -152,7 +158,7 @@ func TestQueue(t *testing.T) {
 			r.store.put(fmt.Sprintf("[%d]", i))
 		}
 		before := r.store.asked()
-		time.Sleep(1100 * time.Millisecond)
+		pass(1100 * time.Millisecond)
 		if r.store.left() != 0 || r.store.asked()-before > 1000/messagesAtOnce+3 {
 			t.Errorf("%d left after %d requests", r.store.left(), r.store.asked()-before)
 		}
@@ -165,7 +171,7 @@ func TestQueueThatIsAway(t *testing.T) {
 		r.store.mu.Lock()
 		r.store.away = &azcore.ResponseError{StatusCode: http.StatusForbidden, ErrorCode: "AuthorizationPermissionMismatch"}
 		r.store.mu.Unlock()
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if got := r.store.asked(); got > 150 {
 			t.Errorf("%d requests in an hour", got)
 		}
@@ -179,7 +185,7 @@ func TestQueueThatIsAway(t *testing.T) {
 		r.store.away = nil
 		r.store.mu.Unlock()
 		r.store.put("[]")
-		time.Sleep(lastBackoff + time.Second)
+		pass(lastBackoff + time.Second)
 		if r.store.left() != 0 || !strings.Contains(r.log.String(), "is read again") {
 			t.Errorf("%d left: %s", r.store.left(), r.log)
 		}
@@ -193,14 +199,14 @@ func TestMessageIsDeletedWhenItIsServed(t *testing.T) {
 		r.fail = errors.New("the API server is away")
 		r.mu.Unlock()
 		r.store.put("[1]", "[2]")
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if r.store.left() != 2 || r.store.deletes != 0 {
 			t.Errorf("%d left", r.store.left())
 		}
 		r.mu.Lock()
 		r.fail = nil
 		r.mu.Unlock()
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if r.store.left() != 0 || len(r.served) != 2 {
 			t.Errorf("%d left, served %v", r.store.left(), r.served)
 		}
@@ -211,13 +217,13 @@ func TestMessageIsDeletedWhenItIsServed(t *testing.T) {
 func TestPoisonMessage(t *testing.T) {
 	onQueue(t, func(r *reader) {
 		r.store.put("[panic]")
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		r.store.put("[1]")
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if len(r.served) != 1 || r.store.left() != 1 {
 			t.Errorf("served %v, %d left", r.served, r.store.left())
 		}
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		if r.store.left() != 0 || len(r.refused) != 1 || r.refused[0] != poisoned {
 			t.Errorf("%d left, refused %v", r.store.left(), r.refused)
 		}

@@ -66,6 +66,8 @@ func TestFigures(t *testing.T) {
 	a, b := with[len(with)/2], without[len(without)/2]
 	row("a Pod is ready with the volume, without it", "%s, %s (medians of 10): %.2f to 1", a.Round(time.Millisecond), b.Round(time.Millisecond), a.Seconds()/b.Seconds())
 
+	s.pushFigures(row)
+
 	idle := s.memory()
 	row("the driver's Pod, idle", "%s", idle)
 	start = time.Now()
@@ -84,6 +86,29 @@ func TestFigures(t *testing.T) {
 		s.must(err)
 		row("the image "+image, "%.1f MB to pull", float64(info.Size())/1e6)
 	}
+}
+
+// pushFigures measures push rotation with one node, and leaves the controller out afterwards.
+func (s *suite) pushFigures(row func(what, format string, args ...any)) {
+	s.Helper()
+	name, address := s.Namespace+"-pushed", s.nodeAddress()
+	certificate, key := s.certificate(address)
+	upgrade := func(flags ...string) {
+		s.Helm(append([]string{
+			"upgrade", release, filepath.Join(s.root(), "deploy/chart"), "-n", system, "-f", "-", "--wait", "--timeout", "3m",
+			"--set", "cacheTTL=10s,rotationPollInterval=2m,logVerbosity=1",
+		}, flags...)...)
+		s.DriverReady()
+	}
+	upgrade("--set", s.pushValues(certificate, key))
+	s.Secret(name, "first")
+	s.Class("pushed", kubelet.Objects(name), "    rotationInterval: 24h")
+	s.start("pushed", "pushed")
+	s.sendEvents(address, certificate)
+	took := s.pushed("pushed", name, 21)
+	row("from the change in the vault to the file in the Pod, pushed", "%s (median of %d), at most %s", took[len(took)/2], len(took), took[len(took)-1])
+	s.Delete("pushed")
+	upgrade()
 }
 
 func since(start time.Time) time.Duration { return time.Since(start).Round(100 * time.Millisecond) }
