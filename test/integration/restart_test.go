@@ -450,7 +450,19 @@ spec:
 			t.Errorf("%s: %s %v", name, out, err)
 		}
 	}
-	for _, what := range []string{"deployment/cart", "statefulset/state", "daemonset/each"} {
+	large := strings.Builder{} // of about 700 kB: the policy's expressions have bounded costs
+	for i := range 5000 {
+		fmt.Fprintf(&large, `{name: VARIABLE_%d, value: "%s"}, `, i, strings.Repeat("v", 100))
+	}
+	s.MustKubectl(fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: large, namespace: %s, annotations: {keyvault-csi/restart: on-change}}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: large}}
+  template: {metadata: {labels: {app: large}}, spec: {containers: [{name: app, image: app, env: [%s]}]}}
+`, s.shop, large.String()), "create", "-f", "-")
+	for _, what := range []string{"deployment/cart", "statefulset/state", "daemonset/each", "deployment/large"} {
 		for _, body := range []string{good, strings.Replace(good, "0123", "4567", 1)} {
 			if out, err := s.Plane.Kubectl(stolen, "", append(patch(what, body), "-n", s.shop)...); err != nil {
 				t.Errorf("what it may do: %s %v", out, err)
