@@ -259,7 +259,7 @@ func (l *Log) write(ctx context.Context, objects []volume.Object, stale bool, fa
 		default:
 			line.Source = "fetched"
 		}
-		text, err := json.Marshal(line)
+		text, err := json.Marshal(line) //nolint:gosec // Secret is the name of a Kubernetes Secret
 		if err != nil || l.closed {
 			l.options.Lost()
 			continue

@@ -13,6 +13,7 @@ import (
 // SyncResult is what came of a sync. The set is closed.
 type SyncResult string
 
+// The results of syncs.
 const (
 	SyncCreated   SyncResult = "created"
 	SyncUpdated   SyncResult = "updated"
