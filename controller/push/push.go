@@ -62,20 +62,27 @@ type Options struct {
 func (o *Options) Enabled() bool { return o.QueueURL != "" || o.Listen != "" }
 
 // Check returns every mistake, in the words of the command's flags.
-func (o *Options) Check() error {
-	var wrong []error
-	if o.QueueURL != "" {
-		wrong = append(wrong, CheckQueueURL(o.QueueURL))
-		if o.QueueInterval < 100*time.Millisecond || o.QueueInterval > time.Hour {
-			wrong = append(wrong, fmt.Errorf("--events-poll-interval %s is not between 100ms and 1h", o.QueueInterval))
-		}
-		if o.TokenFile != "" && (o.ClientID == "" || o.TenantID == "") {
-			wrong = append(wrong, errors.New("--events-token-file needs --events-client-id and --events-tenant-id"))
-		}
+func (o *Options) Check() error { return errors.Join(o.checkQueue(), o.checkHook()) }
+
+func (o *Options) checkQueue() error {
+	if o.QueueURL == "" {
+		return nil
 	}
+	wrong := []error{CheckQueueURL(o.QueueURL)}
+	if o.QueueInterval < 100*time.Millisecond || o.QueueInterval > time.Hour {
+		wrong = append(wrong, fmt.Errorf("--events-poll-interval %s is not between 100ms and 1h", o.QueueInterval))
+	}
+	if o.TokenFile != "" && (o.ClientID == "" || o.TenantID == "") {
+		wrong = append(wrong, errors.New("--events-token-file needs --events-client-id and --events-tenant-id"))
+	}
+	return errors.Join(wrong...)
+}
+
+func (o *Options) checkHook() error {
 	if o.Listen == "" {
-		return errors.Join(wrong...)
+		return nil
 	}
+	var wrong []error
 	if o.CertFile == "" || o.KeyFile == "" {
 		wrong = append(wrong, errors.New("--events-listen needs --events-tls-cert-file and --events-tls-key-file"))
 	}

@@ -76,7 +76,7 @@ func (q *queue) Start(ctx context.Context) error {
 		count, err := q.round(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the process stops
 		case err != nil:
 			failures++
 			wait = backoff(failures)

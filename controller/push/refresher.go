@@ -152,7 +152,7 @@ func (r *refresher) begin(ctx context.Context, e *Event, lookups map[string]look
 	}
 	batches := make([]*batch, 0, len(classes))
 	for _, f := range classes {
-		batches = append(batches, r.asks.join(f, idOf(e)))
+		batches = append(batches, r.asks.join(f, idOf(e))) //nolint:contextcheck // what is asked for outlives who asks
 	}
 	return func() error {
 		for i, b := range batches {

@@ -99,7 +99,7 @@ func (k *issuerKeys) VerifySignature(ctx context.Context, token string) ([]byte,
 	for _, a := range signingAlgorithms() {
 		algorithms = append(algorithms, jose.SignatureAlgorithm(a))
 	}
-	signed, err := jose.ParseSigned(token, algorithms)
+	signed, err := jose.ParseSignedCompact(token, algorithms)
 	if err != nil || len(signed.Signatures) != 1 {
 		return nil, errors.New("no token with one signature")
 	}

@@ -241,8 +241,8 @@ func (s *sender) greet(ctx context.Context, e event) error {
 		if err != nil {
 			return err
 		}
-		if allowed := answer.Header.Get("WebHook-Allowed-Origin"); answer.StatusCode/100 != 2 || allowed != eventGridOrigin && allowed != "*" {
-			return fmt.Errorf("the handshake of CloudEvents is answered with %d, WebHook-Allowed-Origin %q", answer.StatusCode, allowed)
+		if allowed := answer.header.Get("WebHook-Allowed-Origin"); answer.status/100 != 2 || allowed != eventGridOrigin && allowed != "*" {
+			return fmt.Errorf("the handshake of CloudEvents is answered with %d, WebHook-Allowed-Origin %q", answer.status, allowed)
 		}
 		return nil
 	}
@@ -256,8 +256,8 @@ func (s *sender) greet(ctx context.Context, e event) error {
 	var given struct {
 		Response string `json:"validationResponse"`
 	}
-	if err := json.Unmarshal(text, &given); err != nil || answer.StatusCode/100 != 2 || given.Response != code {
-		return fmt.Errorf("the handshake of the Event Grid schema is answered with %d, validationResponse %q", answer.StatusCode, given.Response)
+	if err := json.Unmarshal(text, &given); err != nil || answer.status/100 != 2 || given.Response != code {
+		return fmt.Errorf("the handshake of the Event Grid schema is answered with %d, validationResponse %q", answer.status, given.Response)
 	}
 	return nil
 }
@@ -283,19 +283,25 @@ func (s *sender) deliver(ctx context.Context, e event) error {
 	if err != nil {
 		return err
 	}
-	if answer.StatusCode/100 != 2 {
-		return fmt.Errorf("answered with %d: %.200q", answer.StatusCode, text)
+	if answer.status/100 != 2 {
+		return fmt.Errorf("answered with %d: %.200q", answer.status, text)
 	}
 	return nil
+}
+
+// answered is an answer beside its body.
+type answered struct {
+	status int
+	header http.Header
 }
 
 // send makes a request with the token that the target takes.
 func (s *sender) send(
 	ctx context.Context, method, address string, body []byte, tenant string, header map[string]string,
-) (*http.Response, []byte, error) {
+) (a answered, text []byte, err error) {
 	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
-		return nil, nil, errors.New("the target is no URL")
+		return a, nil, errors.New("the target is no URL")
 	}
 	for name, value := range header {
 		request.Header.Set(name, value)
@@ -308,15 +314,14 @@ func (s *sender) send(
 	}
 	answer, err := s.client.Do(request)
 	if err != nil {
-		var failed *url.Error
-		if errors.As(err, &failed) {
+		if failed, ok := errors.AsType[*url.Error](err); ok {
 			err = failed.Err // without the URL, which may have a signature
 		}
-		return nil, nil, err
+		return a, nil, err
 	}
 	defer func() { _ = answer.Body.Close() }()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
-	return answer, text, err
+	text, err = io.ReadAll(io.LimitReader(answer.Body, 1<<20))
+	return answered{answer.StatusCode, answer.Header}, text, err
 }
 
 // publicSigner signs tokens whose keys anybody may ask for: those of Event Grid.
