@@ -66,6 +66,13 @@ func controllerMetrics(t *testing.T) string {
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.Synced(metrics.SyncUpdated, "", 20*time.Millisecond)
+		m.PodSecretsFetched("")
+		m.PodSecretWritten("written")
+		m.Restarted("Deployment")
+		m.RestartFailed()
+		m.Event("refreshed")
+		m.EventServed(time.Second)
+		m.QueueFailed()
 		scrape.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)

@@ -85,6 +85,9 @@ func NewController(clk clock.PassiveClock) *Controller {
 		"Groups of Pods whose Secrets the controller writes, by state: synced, failing or waiting.", "state")
 	c.podStatuses = description("podsecrets_status_objects",
 		"Status objects of classes with Secrets, by whether they count: refused where the Pod does not bear them out.", "result")
+	for _, v := range []*prometheus.CounterVec{c.restartsFailed, c.queueErrors, c.requested} {
+		v.WithLabelValues()
+	}
 	for _, result := range []SyncResult{SyncCreated, SyncUpdated, SyncUnchanged} {
 		c.syncs.WithLabelValues(string(result), "") // a series exists before its first event, so that a rate sees it
 	}
