@@ -118,9 +118,9 @@ func (a *asks) work(name types.NamespacedName, p *pendingAsk) {
 
 // write patches the annotation alone.
 func (a *asks) write(b *batch) error {
+	request := schedule.Request{ID: b.id, Spread: a.spread(context.Background(), b.found)} // it bounds its own requests
 	ctx, cancel := context.WithTimeout(context.Background(), patchTimeout)
 	defer cancel()
-	request := schedule.Request{ID: b.id, Spread: a.spread(ctx, b.found)}
 	body, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"annotations": map[string]string{v1.RefreshAnnotation: request.String()}},
 	})

@@ -23,6 +23,8 @@ const (
 	// countPage is how many status objects are listed at once, and mostPages how many times.
 	countPage = 1000
 	mostPages = 1000
+	// countTimeout bounds the lists of one count.
+	countTimeout = 8 * time.Second
 	// unknownNodes is assumed where nodes cannot be counted.
 	unknownNodes = 1000
 )
@@ -42,41 +44,45 @@ type nodes struct {
 // nodeCount is how many nodes mount each class of a namespace.
 type nodeCount struct {
 	at      time.Time
-	byClass map[string]int
+	byClass map[string]int // nil where it is not known
 }
 
 // nodes returns how many nodes may mount the class.
-func (c nodeCount) nodes(class string) int { return c.byClass[class] + c.byClass[""] }
+func (c nodeCount) nodes(class string) int {
+	if c.byClass == nil {
+		return unknownNodes
+	}
+	return c.byClass[class] + c.byClass[""]
+}
 
-// of returns how many nodes mount a class. Where the API server does not say, the last count is used, or a large number.
+// of returns how many nodes mount a class. Where the API server does not say, the last count is used, or a large number, and it is asked again
+// after as long as after an answer.
 func (n *nodes) of(ctx context.Context, namespace, class string) int {
 	release, err := n.locks.Acquire(ctx, namespace)
 	if err != nil {
 		return unknownNodes
 	}
 	defer release()
-	known, ok := n.known(namespace)
-	if ok && n.clock.Since(known.at) < countTTL {
-		return known.nodes(class)
+	count := n.known(namespace)
+	if !count.at.IsZero() && n.clock.Since(count.at) < countTTL {
+		return count.nodes(class)
 	}
+	ctx, cancel := context.WithTimeout(ctx, countTimeout)
+	defer cancel()
 	byClass, err := n.count(ctx, namespace)
-	switch {
-	case err == nil:
-		n.keep(namespace, byClass)
-		return nodeCount{byClass: byClass}.nodes(class)
-	case ok:
-		n.log.WarnContext(ctx, "nodes are not counted; the last count is used", "namespace", namespace, logkeys.Error, err)
-		return known.nodes(class)
+	if err == nil {
+		count.byClass = byClass
+	} else {
+		n.log.WarnContext(ctx, "nodes are not counted; the last count is used, or many are assumed", "namespace", namespace, logkeys.Error, err)
 	}
-	n.log.WarnContext(ctx, "nodes are not counted; many are assumed", "namespace", namespace, logkeys.Error, err)
-	return unknownNodes
+	n.keep(namespace, count.byClass)
+	return count.nodes(class)
 }
 
-func (n *nodes) known(namespace string) (nodeCount, bool) {
+func (n *nodes) known(namespace string) nodeCount {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	count, ok := n.counts[namespace]
-	return count, ok
+	return n.counts[namespace]
 }
 
 func (n *nodes) keep(namespace string, byClass map[string]int) {

@@ -349,3 +349,38 @@ func status(namespace, name, node string) client.Object {
 		Namespace: namespace, Name: name, Labels: map[string]string{"internal.secrets-store.csi.k8s.io/node-name": node},
 	}}
 }
+
+// TestNodesThatAreNotCounted: while status objects cannot be listed, many nodes are assumed, or as many as before; refreshes are asked for all the
+// same, and the API server is asked once a minute.
+func TestNodesThatAreNotCounted(t *testing.T) {
+	onSite(t, func(s *site) {
+		lists := 0
+		var away error
+		reader := interceptor.NewClient(s.client, interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+				lists++
+				if away != nil {
+					return away
+				}
+				return c.List(ctx, list, opts...)
+			},
+		})
+		n := &nodes{reader: reader, clock: clock.RealClock{}, log: slog.New(slog.DiscardHandler), counts: map[string]nodeCount{}}
+		away = errors.New("forbidden")
+		for range 100 {
+			if got := n.of(s.Context(), "shop", "db"); got != unknownNodes {
+				t.Fatalf("%d nodes", got)
+			}
+		}
+		away = nil
+		time.Sleep(countTTL)
+		if got := n.of(s.Context(), "shop", "db"); got != 1 || lists != 2 {
+			t.Errorf("%d nodes after %d lists", got, lists)
+		}
+		away = errors.New("timeout")
+		time.Sleep(countTTL)
+		if got := n.of(s.Context(), "shop", "db"); got != 1 || lists != 3 {
+			t.Errorf("%d nodes after %d lists", got, lists)
+		}
+	}, status("shop", "pod-shop-db", "node-1"))
+}
