@@ -193,3 +193,51 @@ func TestManyObjectsStartTogether(t *testing.T) {
 		t.Errorf("an object whose moment has come: %d fetches", kv.fetches)
 	}
 }
+
+// TestEditsAreBounded: a class that is edited a hundred times a second is fetched for once a second.
+func TestEditsAreBounded(t *testing.T) {
+	scheme, err := newScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := &syncv1alpha1.SecretSync{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db", UID: "uid", Generation: 1},
+		Spec:       syncv1alpha1.SecretSyncSpec{SecretProviderClassName: "web", ServiceAccountName: "app"},
+	}
+	edited := &v1.SecretProviderClass{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "class", Generation: 1},
+		Spec:       v1.SecretProviderClassSpec{Provider: "azure", Parameters: map[string]string{"useVMManagedIdentity": "true"}},
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(one, edited).WithStatusSubresource(one).Build()
+	clk, kv := clocktesting.NewFakeClock(time.Now()), &vault{}
+	log := slog.New(slog.DiscardHandler)
+	s := &syncs{
+		options: Options{
+			ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log,
+			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: metrics.NewController(clk),
+		},
+		client: c, events: events.NewFakeRecorder(1000), states: newStates(), requests: newRefreshRequests(),
+		accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
+		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
+	}
+	request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}}
+	var last reconcile.Result
+	for range 300 {
+		edited.Generation++
+		if err := c.Update(t.Context(), edited); err != nil {
+			t.Fatal(err)
+		}
+		if last, err = s.Reconcile(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+		clk.Step(10 * time.Millisecond)
+	}
+	if kv.fetches > 4 {
+		t.Errorf("%d fetches in 3 s", kv.fetches)
+	}
+	clk.Step(last.RequeueAfter)
+	before := kv.fetches
+	if _, err := s.Reconcile(t.Context(), request); err != nil || kv.fetches != before+1 {
+		t.Errorf("the last edit is not fetched for: %d fetches after %d, %v", kv.fetches, before, err)
+	}
+}

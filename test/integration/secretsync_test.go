@@ -296,3 +296,55 @@ func TestSecretSyncOfAnnotatedAccount(t *testing.T) {
 	s.Eventually("the Secret", func() bool { return s.holds("shop-db", "password", canaryValue+"1") })
 	s.noCanaryIn(t)
 }
+
+// TestSecretSyncThatCannotBe: what no Secret can come of is a condition with the cause, and makes few requests.
+func TestSecretSyncThatCannotBe(t *testing.T) {
+	t.Parallel()
+	s := newController(t, controlplane.Shared(t))
+	s.set("db", canaryValue+"1")
+	s.class("web", []string{"db"})
+	apply := func(name, account, object string) {
+		s.ApplyYAML(fmt.Sprintf(`apiVersion: secret-sync.x-k8s.io/v1alpha1
+kind: SecretSync
+metadata: {name: %s, namespace: %s}
+spec:
+  secretProviderClassName: web
+  serviceAccountName: %s
+  secretObject: %s
+`, name, s.shop, account, object))
+	}
+	const data = "data: [{sourcePath: db, targetKey: k}]"
+	apply("no-account", "nobody", "{type: Opaque, "+data+"}")
+	apply("no-certificate", "app", "{type: kubernetes.io/tls, data: [{sourcePath: db, targetKey: tls.crt}]}")
+	apply("a-token", "app", "{type: kubernetes.io/service-account-token, "+data+"}")
+	apply("large", "app", "{type: Opaque, annotations: {note: \""+strings.Repeat("x", 255_000)+"\"}, "+data+"}")
+	for name, want := range map[string]string{
+		"no-account": "does not exist: create it, or correct serviceaccountname", "no-certificate": "tls",
+		"a-token": "service-account-token",
+	} {
+		s.Eventually("the condition of "+name, func() bool {
+			condition := s.condition(name, "SecretCreated")
+			return strings.HasPrefix(condition, "False ") && strings.Contains(strings.ToLower(condition), want)
+		})
+		if s.secret(name) != nil {
+			t.Errorf("%s has a Secret", name)
+		}
+		t.Log(s.condition(name, "SecretCreated"))
+	}
+	s.Eventually("annotations at the limit", func() bool { return s.holds("large", "k", canaryValue+"1") })
+	// they are tried again, ever more rarely
+	writes := func() (n int) {
+		for _, r := range s.Requests("keyvault-controller/") {
+			if r.ObjectRef.Namespace == s.shop && r.ObjectRef.Resource == "secrets" && r.ObjectRef.Name != "large" {
+				n++
+			}
+		}
+		return n
+	}
+	before, start := writes(), time.Now()
+	time.Sleep(20 * time.Second)
+	if n, took := writes()-before, time.Since(start); float64(n) > 4*(1+took.Seconds()/5) {
+		t.Errorf("%d writes in %v of four Secrets that cannot be", n, took)
+	}
+	s.noCanaryIn(t)
+}
