@@ -11,8 +11,8 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
 
-// secretSync is a SecretSync, and the CronJob whose Pods read its Secret without a volume.
-const secretSync = `apiVersion: secret-sync.x-k8s.io/v1alpha1
+// report is a SecretSync, and the CronJob whose Pods read its Secret without a volume.
+const report = `apiVersion: secret-sync.x-k8s.io/v1alpha1
 kind: SecretSync
 metadata: {name: report-db, namespace: %[1]s}
 spec:
@@ -45,7 +45,7 @@ func TestSecretWithoutAPod(t *testing.T) {
 	s.Secret(db, "first")
 	s.controllerSync(t)
 	s.Class("report", kubelet.Objects(db))
-	s.MustKubectl(fmt.Sprintf(secretSync, s.Namespace, db, cluster.Busybox), "apply", "-f", "-")
+	s.MustKubectl(fmt.Sprintf(report, s.Namespace, db, cluster.Busybox), "apply", "-f", "-")
 	run := func(job, want string) {
 		t.Helper()
 		s.Eventually("the Secret", func() bool {

@@ -87,13 +87,13 @@ func TestFiguresOfSecretSyncs(t *testing.T) {
 	}
 	flags := []string{"--metrics-addr", metrics, "--rotation-interval", "2m", "--cache-ttl", "10s"}
 	fmt.Printf("\nThe controller with %d SecretSyncs of %d identities, %d sources\n", all, identities, sources)
-	kill, pid := s.launchTo(t, s.log, flags...)
+	kill := s.launchTo(t, s.log, flags...)
 	start := time.Now()
 	for state("synced") < all && time.Since(start) < 20*time.Minute {
 		time.Sleep(200 * time.Millisecond)
 	}
 	row := func(what string) {
-		kib, cpu := processOf(t, pid)
+		kib, cpu := processOf(t, s.pid)
 		fmt.Printf("  %-34s after %8v  RSS %6.1f MiB  CPU %8v  requests to the vault %5d\n", what, time.Since(start).Round(time.Millisecond),
 			float64(kib)/1024, cpu, requests())
 	}
@@ -107,7 +107,7 @@ func TestFiguresOfSecretSyncs(t *testing.T) {
 	s.Eventually("the edit", func() bool { return s.holds("sync-7", "renamed", canaryValue+"2") })
 	fmt.Printf("  %-34s %v\n", "an edit is in its Secret after", time.Since(edited).Round(time.Millisecond))
 	kill()
-	kill, pid = s.launchTo(t, s.log, flags...)
+	kill = s.launchTo(t, s.log, flags...)
 	defer kill()
 	start = time.Now()
 	for second := range 12 {

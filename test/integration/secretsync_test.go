@@ -27,6 +27,7 @@ type controllerSite struct {
 	vault *emulator.Server
 	log   string // a file
 	stop  func() // kills the first controller
+	pid   int    // of the last one that was started
 }
 
 // newController installs the chart with the controller, and starts it with its own credentials and more flags.
@@ -60,12 +61,11 @@ func newControllerWith(t *testing.T, c *controlplane.ControlPlane, values []stri
 // launch runs a controller until the test ends, or until the function that it returns is called.
 func (s *controllerSite) launch(t *testing.T, flags ...string) (kill func()) {
 	t.Helper()
-	kill, _ = s.launchTo(t, s.log, flags...)
-	return kill
+	return s.launchTo(t, s.log, flags...)
 }
 
-// launchTo is launch with a file for the log; it returns the process id too.
-func (s *controllerSite) launchTo(t *testing.T, path string, flags ...string) (kill func(), pid int) {
+// launchTo is launch with a file for the log.
+func (s *controllerSite) launchTo(t *testing.T, path string, flags ...string) (kill func()) {
 	t.Helper()
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
@@ -88,7 +88,8 @@ func (s *controllerSite) launchTo(t *testing.T, path string, flags ...string) (k
 		}
 	}
 	t.Cleanup(kill)
-	return kill, cmd.Process.Pid
+	s.pid = cmd.Process.Pid
+	return kill
 }
 
 func (s *controllerSite) set(name, value string) {
