@@ -18,6 +18,10 @@ build: ## Build bin/keyvault-csi, bin/keyvault-render, bin/keyvault-controller a
 image: ## Build the container images into bin/image, without Docker; the same bytes from the same commit
 	go -C hack/image run . -source "$(CURDIR)" $(ARGS)
 
+.PHONY: release-snapshot
+release-snapshot: ## Make everything that a tag publishes into bin/release, without network; the same bytes from the same commit
+	hack/release
+
 .PHONY: test-image
 test-image: ## Build the driver's image twice from what is committed, and look whether the bytes are the same and what is in them
 	DIR=hack/image PROGRAMS= hack/gotest -race=false ./...
@@ -89,6 +93,7 @@ fuzz: ## Fuzz every target FUZZTIME (20000x: as many runs)
 
 .PHONY: lint
 lint: ## Run the linters
+	go tool -modfile=hack/tools/actionlint/go.mod actionlint -shellcheck= -pyflakes=
 	$(TOOL) golangci-lint run ./...
 	cd hack/image && go tool -modfile=../../hack/tools/go.mod golangci-lint run --config ../../.golangci.yml ./...
 	cd hack/tools/strict && go tool -modfile=../go.mod golangci-lint run --config ../../../.golangci.yml ./...
