@@ -72,7 +72,7 @@ test-monitoring: ## Run alert rules and dashboard against a real Prometheus and 
 	hack/test-monitoring
 
 .PHONY: bench
-bench: ## Run the benchmarks; BENCH selects by name
+bench: ## Print the driver's figures beside a program that asks as the Azure provider does, and draw them; BENCH selects Go benchmarks
 	hack/bench
 
 .PHONY: bench-cluster
@@ -96,6 +96,7 @@ lint: ## Run the linters
 	go tool -modfile=hack/tools/actionlint/go.mod actionlint -shellcheck= -pyflakes=
 	$(TOOL) golangci-lint run ./...
 	cd hack/image && go tool -modfile=../../hack/tools/go.mod golangci-lint run --config ../../.golangci.yml ./...
+	cd hack/plot && go tool -modfile=../../hack/tools/go.mod golangci-lint run --config ../../.golangci.yml ./...
 	cd hack/tools/strict && go tool -modfile=../go.mod golangci-lint run --config ../../../.golangci.yml ./...
 
 .PHONY: vulncheck

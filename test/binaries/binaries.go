@@ -67,6 +67,12 @@ func ClientGo(t testing.TB) string {
 	return path(t, "client-go")
 }
 
+// Plain is the path of the program that asks as the Azure provider does, which `make bench` compares the driver with.
+func Plain(t testing.TB) string {
+	t.Helper()
+	return path(t, "plain")
+}
+
 func path(t testing.TB, name string) string {
 	t.Helper()
 	found, err := Find(name)
@@ -106,6 +112,8 @@ func Find(name string) (string, error) {
 		group = "cluster"
 	case "client-go":
 		group = "clients"
+	case "plain":
+		group = "bench"
 	}
 	advice := "run `make test`, or `make test-programs` before `go test`"
 	if group != "product" {

@@ -1,27 +1,20 @@
 //go:build bench
 
-// Figures of the built driver against the emulator. No time is asserted; what is compared is measured in one run.
-
-package system
+// Package bench has the figures of the built driver against the emulator, and beside a program that asks as the Azure provider
+// does (plain). No time is asserted; what is compared is measured in one run, in turns.
+package bench
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
-	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
@@ -135,18 +128,10 @@ func percentile(all []time.Duration, p int) time.Duration {
 	return all[min(len(all)-1, len(all)*p/100)]
 }
 
-// TestFiguresOfAMount: wall time and requests of one NodePublishVolume.
+// TestFiguresOfAMount: wall time and requests of one NodePublishVolume of other objects than secrets (TestFiguresOfPublish), and of templates.
 func TestFiguresOfAMount(t *testing.T) {
 	out := &table{}
 	out.row("class", "state", "median", "vault requests", "Entra requests", "x a round trip (20 ms)")
-	for _, count := range []int{1, 10, 50} {
-		mount(t, out, strconv.Itoa(count)+" secrets", kubelet.Seed+latency, func(n *kubelet.Node) map[string]string {
-			for _, s := range numbered("s", count) {
-				n.Secret(s, "value")
-			}
-			return map[string]string{"objects": kubelet.Objects(numbered("s", count)...)}
-		})
-	}
 	mount(t, out, "3 secrets, 3 keys, 3 certificates", kubelet.Seed+`
   keys: [{name: k0, type: RSA}, {name: k1, type: EC}, {name: k2, type: EC, curve: P-384}]
   certificates: [{name: c0, chain: 1}, {name: c1, keyType: EC}, {name: c2, contentType: application/x-pem-file}]
@@ -270,35 +255,6 @@ func TestFiguresOfMemory(t *testing.T) {
 	out.print("Memory at rest, without the tmpfs, which the files themselves take; rotation every 2 minutes")
 }
 
-// TestFiguresOfAStorm: 100 pods that start together, against one alone.
-func TestFiguresOfAStorm(t *testing.T) {
-	n := kubelet.Start(t, kubelet.Seed+latency)
-	for _, s := range numbered("s", 10) {
-		n.Secret(s, "value")
-	}
-	n.Class("c", map[string]string{"objects": kubelet.Objects(numbered("s", 10)...)})
-	known(n, "c")
-	alone := publish(n, "alone", "c")
-	counts(n)
-	n.Stop(15)
-	n.Run()
-	known(n, "c")
-	times := make([]time.Duration, 100)
-	var work sync.WaitGroup
-	for i := range times {
-		work.Go(func() { times[i] = publish(n, fmt.Sprintf("pod-%d", i), "c") })
-	}
-	work.Wait()
-	tokens := n.Emulator.Counts()["token"]
-	vault, _ := counts(n)
-	out := &table{}
-	out.row("pods", "p50", "p99", "vault requests", "tokens")
-	out.row("1 alone, cold", alone, alone, 10, 1)
-	out.row("100 together, cold", percentile(times, 50), percentile(times, 99), vault, tokens)
-	out.row("ratio", fmt.Sprintf("%.1f", percentile(times, 50).Seconds()/alone.Seconds()), fmt.Sprintf("%.1f", percentile(times, 99).Seconds()/alone.Seconds()))
-	out.print("A Deployment's start: 10 secrets, 20 ms away")
-}
-
 // TestFiguresOfARepublish: the call that kubelet makes each minute, against an Identity Probe in the same run.
 func TestFiguresOfARepublish(t *testing.T) {
 	n := kubelet.Start(t, kubelet.Seed, "--v", "0")
@@ -356,88 +312,4 @@ func TestFiguresOfAChange(t *testing.T) {
 	out.row("from the vault to the last of 20 volumes", "p50", "p99")
 	out.row("interval 2 s", percentile(times, 50), percentile(times, 99))
 	out.print("Rotation of changed content")
-}
-
-// TestFiguresOfManyIdentities compares a start of Pods of many identities with a client that knows nothing: a
-// credential and a client of the SDK for each, all at once.
-func TestFiguresOfManyIdentities(t *testing.T) {
-	const count = 100
-	out := &table{}
-	out.row("", "all are started", "requests", "to Entra ID")
-	n := kubelet.Start(t, latency+kubelet.Seed, "--v", "0")
-	n.Secret("s", "value")
-	app := emulator.Application{ClientID: kubelet.Client, ObjectID: "o"}
-	for i := range count {
-		app.Federated = append(app.Federated, emulator.Federated{Issuer: n.Issuer.URL, Subject: fmt.Sprintf("system:serviceaccount:default:sa-%d", i)})
-	}
-	if err := n.Emulator.Apply(emulator.Seed{Tenants: []emulator.Tenant{{ID: kubelet.Tenant, Applications: []emulator.Application{app}}}}); err != nil {
-		t.Fatal(err)
-	}
-	n.Class("c", map[string]string{"objects": kubelet.Objects("s")})
-	known(n, "c")
-	for run := range 3 {
-		counts(n)
-		took := naive(n, count)
-		vault, entra := counts(n)
-		out.row(fmt.Sprintf("a naive client, run %d", run+1), took, vault+entra, entra)
-		n.Stop(syscall.SIGTERM) // it forgets the tokens
-		n.Run()
-		counts(n)
-		requests := make([]*csi.NodePublishVolumeRequest, count)
-		for i := range requests {
-			requests[i] = n.Request(fmt.Sprintf("pod-%d-%d", run, i), "c", n.As("default", fmt.Sprintf("sa-%d", i)))
-		}
-		var work sync.WaitGroup
-		start := time.Now()
-		for _, request := range requests {
-			work.Go(func() {
-				if _, err := n.NodePublishVolume(context.Background(), request); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		work.Wait()
-		took = time.Since(start)
-		vault, entra = counts(n)
-		out.row(fmt.Sprintf("the driver, run %d", run+1), took, vault+entra, entra)
-	}
-	out.print(fmt.Sprintf("%d Pods of %d identities at once, one secret each; each request takes 20 ms", count, count))
-}
-
-// naive fetches the secret once for each identity, all at once, and returns how long that took.
-func naive(n *kubelet.Node, count int) time.Duration {
-	n.Helper()
-	transport := &http.Transport{
-		Proxy: http.ProxyURL(n.Emulator.ProxyURL()), TLSClientConfig: &tls.Config{RootCAs: n.Emulator.CAPool(), MinVersion: tls.VersionTLS12},
-		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64,
-	}
-	defer transport.CloseIdleConnections()
-	tokens := make([]string, count)
-	for i := range tokens {
-		tokens[i] = n.Issuer.Token("default", fmt.Sprintf("sa-%d", i), "api://AzureADTokenExchange", time.Hour)
-	}
-	options := azcore.ClientOptions{Transport: &http.Client{Transport: transport}}
-	var work sync.WaitGroup
-	start := time.Now()
-	for i := range count {
-		work.Go(func() {
-			token := func(context.Context) (string, error) { return tokens[i], nil }
-			credential, err := azidentity.NewClientAssertionCredential(kubelet.Tenant, kubelet.Client, token,
-				&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
-			if err != nil {
-				n.Error(err)
-				return
-			}
-			client, err := azsecrets.NewClient("https://"+kubelet.Vault+".vault.azure.net/", credential, &azsecrets.ClientOptions{ClientOptions: options})
-			if err != nil {
-				n.Error(err)
-				return
-			}
-			if _, err := client.GetSecret(context.Background(), "s", "", nil); err != nil {
-				n.Error(err)
-			}
-		})
-	}
-	work.Wait()
-	return time.Since(start)
 }
