@@ -14,7 +14,10 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
-var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
+var (
+	yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	classKind = regexp.MustCompile(`(?m)^kind: SecretProviderClass$`)
+)
 
 // documented are the classes that the documentation shows, as it shows them, by page and number.
 func documented(t *testing.T) map[string]string {
@@ -30,7 +33,7 @@ func documented(t *testing.T) map[string]string {
 			t.Fatal(err)
 		}
 		for i, block := range yamlBlock.FindAllStringSubmatch(string(text), -1) {
-			if strings.Contains(block[1], "kind: SecretProviderClass") {
+			if classKind.MatchString(block[1]) { // and not what names the kind
 				found[fmt.Sprintf("%s %d", filepath.Base(path), i+1)] = block[1]
 			}
 		}
