@@ -45,8 +45,6 @@ const (
 	leaseDuration = 10 * time.Second
 	renewDeadline = 7 * time.Second
 	retryPeriod   = 2 * time.Second
-	// workers bounds the syncs under way; most of one is waiting for the vault.
-	workers = 32
 )
 
 // Options configure New. Config, Provider, Metrics, Clock and Log are required.

@@ -5,11 +5,11 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/span"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -37,19 +37,13 @@ func (w *work) count(r result, took time.Duration) {
 	}
 }
 
-// describe notes the outcome on the span. The text of an internal error is left out: only errors for users are known to hold no secret.
-func describe(span trace.Span, r result) {
-	if r.err == nil {
-		span.SetAttributes(attribute.Int("keyvault_csi.objects", len(r.bundle.Objects)), attribute.Bool("keyvault_csi.stale", r.bundle.Stale))
+// describe notes the outcome on the span.
+func describe(s trace.Span, r result) {
+	if r.err != nil {
+		span.Fail(s, r.err)
 		return
 	}
-	reason := volume.ReasonOf(r.err)
-	span.SetAttributes(attribute.String("error.type", string(reason)))
-	text := string(reason)
-	if reason != volume.ReasonInternal {
-		text = r.message
-	}
-	span.SetStatus(codes.Error, text)
+	s.SetAttributes(attribute.Int("keyvault_csi.objects", len(r.bundle.Objects)), attribute.Bool("keyvault_csi.stale", r.bundle.Stale))
 }
 
 // deliver writes the audit log's lines for a Secret that was written.

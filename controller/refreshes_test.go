@@ -2,23 +2,16 @@ package controller
 
 import (
 	"context"
-	"log/slog"
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/trace/noop"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/events"
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -60,20 +53,8 @@ func TestRefreshAnnotationSyncsAtOnce(t *testing.T) {
 	}
 	c := indexed.Build()
 	clk, kv := clocktesting.NewFakeClock(time.Now()), &watchedVault{}
-	log := slog.New(slog.DiscardHandler)
-	s := &syncs{
-		options: Options{ // no interval: no poll
-			ControllerNames: []string{""}, Provider: kv, CacheTTL: 10 * time.Second, Clock: clk, Log: log,
-			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: metrics.NewController(clk),
-		},
-		client:   c,
-		events:   events.NewFakeRecorder(100),
-		states:   newStates(),
-		requests: newRefreshRequests(),
-		accounts: accounts.New(c, clk, nil),
-		safe:     safe.Handler{Log: log},
-		secrets:  secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
-	}
+	s := newSyncs(c, kv, clk)
+	s.options.CacheTTL = 10 * time.Second
 	reconcileAll := func() {
 		t.Helper()
 		users := s.usersOf(t.Context(), class)

@@ -26,6 +26,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/objectevents"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/share"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
@@ -55,6 +56,7 @@ type syncs struct {
 	requests *refreshRequests
 	accounts *accounts.Accounts
 	start    start
+	places   share.Places
 	secrets  *secretsync.Reconciler
 	safe     safe.Handler
 }
@@ -69,7 +71,7 @@ func (s *syncs) setUp(m manager.Manager) error {
 	err := ctrl.NewControllerManagedBy(m).
 		For(&syncv1alpha1.SecretSync{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1.SecretProviderClass{}, handler.EnqueueRequestsFromMapFunc(s.usersOf), builder.WithPredicates(edited)).
-		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: workers, RecoverPanic: new(true)}).
+		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: share.Workers, RecoverPanic: new(true)}).
 		Named("secretsync").
 		Complete(s)
 	if err != nil {
@@ -122,6 +124,11 @@ func (s *syncs) Reconcile(ctx context.Context, request reconcile.Request) (recon
 	if err == nil && !class.Served(used.Spec.Provider) {
 		return reconcile.Result{}, nil // another controller's
 	}
+	release, wait := s.places.Take(request.Namespace, request.String())
+	if release == nil {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	defer release()
 	w := &work{syncs: s, name: request.NamespacedName, sync: &one, state: s.states.of(request.NamespacedName), before: one.Status.DeepCopy()}
 	if err == nil {
 		w.class = &used

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/share"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
@@ -29,6 +31,24 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
+
+// newSyncs returns a reconciler without an interval: no poll comes.
+func newSyncs(c client.Client, kv interface {
+	volume.Provider
+	secretsync.Secrets
+}, clk *clocktesting.FakeClock,
+) *syncs {
+	log := slog.New(slog.DiscardHandler)
+	return &syncs{
+		options: Options{
+			ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log,
+			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: metrics.NewController(clk),
+		},
+		client: c, events: events.NewFakeRecorder(1000), states: newStates(), requests: newRefreshRequests(),
+		accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
+		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
+	}
+}
 
 // vault is a provider, a binding, and Secrets that are always created.
 type vault struct{ fetches int }
@@ -82,13 +102,7 @@ func TestStatusThatCannotBeWrittenIsTriedAgain(t *testing.T) {
 		},
 	}).Build()
 	clk, kv := clocktesting.NewFakeClock(time.Now()), &vault{}
-	log := slog.New(slog.DiscardHandler)
-	s := &syncs{
-		options: Options{ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log}, // no interval: no poll comes
-		client:  c, events: events.NewFakeRecorder(100), states: newStates(), requests: newRefreshRequests(), accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
-		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
-	}
-	s.options.Tracer, s.options.Metrics = noop.NewTracerProvider().Tracer(""), metrics.NewController(clk)
+	s := newSyncs(c, kv, clk)
 	request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}}
 	result, err := s.Reconcile(t.Context(), request)
 	if err != nil || result.RequeueAfter <= 0 || result.RequeueAfter > time.Minute {
@@ -151,16 +165,9 @@ func TestManyObjectsStartTogether(t *testing.T) {
 	}
 	objects = append(objects, one("later", "a", clk.Now().Add(2*time.Second)))
 	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(objects[0]).Build()
-	kv, log := &vault{}, slog.New(slog.DiscardHandler)
-	s := &syncs{
-		options: Options{
-			ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log,
-			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: metrics.NewController(clk),
-		},
-		client: c, events: events.NewFakeRecorder(1000), states: newStates(), requests: newRefreshRequests(), start: start{perSecond: 10},
-		accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
-		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
-	}
+	kv := &vault{}
+	s := newSyncs(c, kv, clk)
+	s.start.perSecond = 10
 	wait := func(name string) time.Duration {
 		result, err := s.Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: name}})
 		if err != nil {
@@ -210,16 +217,7 @@ func TestEditsAreBounded(t *testing.T) {
 	}
 	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(one, edited).WithStatusSubresource(one).Build()
 	clk, kv := clocktesting.NewFakeClock(time.Now()), &vault{}
-	log := slog.New(slog.DiscardHandler)
-	s := &syncs{
-		options: Options{
-			ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log,
-			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: metrics.NewController(clk),
-		},
-		client: c, events: events.NewFakeRecorder(1000), states: newStates(), requests: newRefreshRequests(),
-		accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
-		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
-	}
+	s := newSyncs(c, kv, clk)
 	request := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}}
 	var last reconcile.Result
 	for range 300 {
@@ -239,5 +237,82 @@ func TestEditsAreBounded(t *testing.T) {
 	before := kv.fetches
 	if _, err := s.Reconcile(t.Context(), request); err != nil || kv.fetches != before+1 {
 		t.Errorf("the last edit is not fetched for: %d fetches after %d, %v", kv.fetches, before, err)
+	}
+}
+
+// slowVault is one whose requests of a namespace's class wait.
+type slowVault struct {
+	vault
+
+	waiting chan struct{}
+	end     chan struct{}
+	slow    bool
+}
+
+func (v *slowVault) Bind(_ context.Context, r volume.Request) (volume.Binding, error) {
+	return &slowVault{waiting: v.waiting, end: v.end, slow: r.Pod.Namespace == "slow"}, nil
+}
+
+func (v *slowVault) Fetch(ctx context.Context, o volume.FetchOptions) (*volume.Bundle, error) {
+	if v.slow {
+		v.waiting <- struct{}{}
+		<-v.end
+	}
+	return v.vault.Fetch(ctx, o)
+}
+
+// TestAThrottledVaultHarmsNoOther: SecretSyncs of a namespace that wait for their vault leave places for other namespaces.
+func TestAThrottledVaultHarmsNoOther(t *testing.T) {
+	scheme, err := newScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var objects []client.Object
+	add := func(namespace, name string) {
+		objects = append(objects, &syncv1alpha1.SecretSync{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(namespace + name), Generation: 1},
+			Spec:       syncv1alpha1.SecretSyncSpec{SecretProviderClassName: "web", ServiceAccountName: "app"},
+		})
+	}
+	for _, namespace := range []string{"slow", "other"} {
+		objects = append(objects, &v1.SecretProviderClass{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web", UID: types.UID("class-" + namespace)},
+			Spec:       v1.SecretProviderClassSpec{Provider: "azure", Parameters: map[string]string{"useVMManagedIdentity": "true"}},
+		})
+	}
+	for i := range share.Workers {
+		add("slow", fmt.Sprintf("s-%d", i))
+	}
+	add("other", "o")
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(&syncv1alpha1.SecretSync{}).Build()
+	kv := &slowVault{waiting: make(chan struct{}, share.Workers), end: make(chan struct{})}
+	s := newSyncs(c, kv, clocktesting.NewFakeClock(time.Now()))
+	reconcileOne := func(namespace, name string) reconcile.Result {
+		result, err := s.Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}})
+		if err != nil {
+			t.Error(err)
+		}
+		return result
+	}
+	var work sync.WaitGroup
+	ended := make(chan reconcile.Result, share.Workers)
+	for i := range share.Workers {
+		work.Go(func() { ended <- reconcileOne("slow", fmt.Sprintf("s-%d", i)) })
+	}
+	for range share.Workers * 7 / 8 { // those that found no place do not wait for the vault
+		if result := <-ended; result.RequeueAfter < time.Second {
+			t.Errorf("comes again after %s", result.RequeueAfter)
+		}
+	}
+	reconcileOne("other", "o") // a worker is free
+	var after syncv1alpha1.SecretSync
+	if err := c.Get(t.Context(), types.NamespacedName{Namespace: "other", Name: "o"}, &after); err != nil ||
+		!meta.IsStatusConditionTrue(after.Status.Conditions, conditionUpdated) {
+		t.Errorf("%v: %+v", err, after.Status)
+	}
+	close(kv.end)
+	work.Wait()
+	if len(kv.waiting) != share.Workers/8 {
+		t.Errorf("%d requests of the slow namespace were under way", len(kv.waiting))
 	}
 }

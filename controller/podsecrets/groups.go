@@ -12,6 +12,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/span"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -29,6 +30,11 @@ func (p *podSecrets) reconcileGroup(ctx context.Context, key groupKey) (reconcil
 	if err := p.await(ctx); err != nil {
 		return reconcile.Result{}, err
 	}
+	release, wait := p.places.Take(key.namespace, key.String()+key.attributes)
+	if release == nil {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	defer release()
 	g := p.store.look(key)
 	if g == nil {
 		return reconcile.Result{}, nil
@@ -69,8 +75,8 @@ func (p *podSecrets) reconcileGroup(ctx context.Context, key groupKey) (reconcil
 func (p *podSecrets) sync(ctx context.Context, key groupKey, g *snapshot, used *v1.SecretProviderClass, asked string) {
 	ctx, cancel := context.WithTimeout(ctx, fetchBudget)
 	defer cancel()
-	ctx, span := p.startSpan(ctx, key, g)
-	defer span.End()
+	ctx, traced := p.startSpan(ctx, key, g)
+	defer traced.End()
 	var binding volume.Binding
 	err := p.safe.Do(ctx, "sync the Secrets of Pods", func() (err error) {
 		if !p.anyRuns(ctx, g) {
@@ -90,7 +96,7 @@ func (p *podSecrets) sync(ctx context.Context, key groupKey, g *snapshot, used *
 	p.reportFetch(ctx, key, g, err)
 	if err != nil {
 		p.store.failed(g)
-		describe(span, err)
+		span.Fail(traced, err)
 		var asks time.Duration
 		if e, ok := errors.AsType[*volume.Error](err); ok {
 			asks = e.RetryAfter

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/share"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/keylock"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
@@ -39,9 +40,8 @@ import (
 const (
 	// classIndex finds status objects by their class.
 	classIndex = "status.secretProviderClassName"
-	// podWorkers and groupWorkers bound what is under way; most of the latter wait for a vault.
-	podWorkers   = 8
-	groupWorkers = 32
+	// podWorkers bounds the status objects that are looked at at the same time.
+	podWorkers = 8
 	// firstRetry and lastRetry bound the waits where the API server fails; they double.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
@@ -80,6 +80,7 @@ type podSecrets struct {
 	events *eventWriter
 	safe   safe.Handler
 	nodes  *nodeLimits
+	places share.Places
 	// reads is held while a Pod is read.
 	reads keylock.Locks[types.NamespacedName]
 
@@ -127,7 +128,7 @@ func Add(m manager.Manager, o Options) error {
 		WatchesRawSource(started).
 		Watches(&v1.SecretProviderClass{}, handler.TypedEnqueueRequestsFromMapFunc(p.groupsOf), builder.WithPredicates(edited)).
 		WithOptions(ctrlcontroller.TypedOptions[groupKey]{
-			MaxConcurrentReconciles: groupWorkers, RecoverPanic: new(true),
+			MaxConcurrentReconciles: share.Workers, RecoverPanic: new(true),
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[groupKey](firstRetry, lastRetry),
 		}).
 		Complete(reconcile.TypedFunc[groupKey](p.reconcileGroup))

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -61,17 +60,6 @@ func (p *podSecrets) startSpan(ctx context.Context, key groupKey, g *snapshot) (
 		attribute.String("keyvault_csi.class", key.class),
 		attribute.Int("keyvault_csi.volumes", len(g.refs)),
 	))
-}
-
-// describe notes a failure on the span. The text of an internal error is left out: only errors for users are known to hold no secret.
-func describe(span trace.Span, err error) {
-	reason := volume.ReasonOf(err)
-	span.SetAttributes(attribute.String("error.type", string(reason)))
-	text := string(reason)
-	if reason != volume.ReasonInternal {
-		text = err.Error()
-	}
-	span.SetStatus(codes.Error, text)
 }
 
 // deliver notes what the Secrets of a group are made from, for the audit log, which gets lines when they are written.

@@ -5,11 +5,11 @@ import (
 	"log/slog"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/span"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
@@ -25,38 +25,32 @@ const (
 
 // startSpan begins a span about a volume. The log lines of the call that it is part of carry the trace from here on.
 func (v *Volumes) startSpan(ctx context.Context, name string, ref volume.Ref) (context.Context, trace.Span) {
-	ctx, span := v.Tracer.Start(ctx, name, trace.WithAttributes(
+	ctx, s := v.Tracer.Start(ctx, name, trace.WithAttributes(
 		attribute.String("k8s.namespace.name", ref.Pod.Namespace),
 		attribute.String("k8s.pod.name", ref.Pod.Name),
 		attribute.String("k8s.pod.uid", ref.Pod.UID),
 		attribute.String("keyvault_csi.class", ref.Class),
 	))
-	if c := span.SpanContext(); c.IsValid() && name == spanPublish {
+	if c := s.SpanContext(); c.IsValid() && name == spanPublish {
 		logging.Add(ctx, slog.String(logkeys.Trace, c.TraceID().String()))
 	}
-	return ctx, span
+	return ctx, s
 }
 
 // traced runs f in a span about a volume.
 func traced[T any](ctx context.Context, v *Volumes, name string, ref volume.Ref, f func(context.Context) (T, error)) (T, error) {
-	ctx, span := v.startSpan(ctx, name, ref)
+	ctx, s := v.startSpan(ctx, name, ref)
 	result, err := f(ctx)
-	endSpan(span, err)
+	endSpan(s, err)
 	return result, err
 }
 
-// endSpan ends a span with its outcome. The text of an internal error is left out: only errors for users are known to hold no secret.
-func endSpan(span trace.Span, err error) {
+// endSpan ends a span with its outcome.
+func endSpan(s trace.Span, err error) {
 	if err != nil {
-		reason := volume.ReasonOf(err)
-		span.SetAttributes(attribute.String("error.type", string(reason)))
-		text := string(reason)
-		if reason != volume.ReasonInternal {
-			text = err.Error()
-		}
-		span.SetStatus(codes.Error, text)
+		span.Fail(s, err)
 	}
-	span.End()
+	s.End()
 }
 
 // describeBundle notes on the current span what was fetched.
