@@ -711,3 +711,34 @@ func TestKeyVaultsEvents(t *testing.T) {
 		t.Error("without events, the controller may patch classes")
 	}
 }
+
+// TestRightsOfTheControllerEndWithItsNamespaces: with controller.namespaces, no role in all namespaces is the controller's but for what has no
+// namespace.
+func TestRightsOfTheControllerEndWithItsNamespaces(t *testing.T) {
+	values := []string{
+		"--set", "controller.enabled=true,controller.namespaces={shop},controller.restart.enabled=true,serviceAccountAnnotations.enabled=true",
+		"--set", "syncSecret.enabled=true,syncSecret.by=controller,controller.events.queueURL=https://a.queue.core.windows.net/q",
+	}
+	bound := 0
+	for _, o := range render(t, newest, values...) {
+		var subjects []rbacv1.Subject
+		wide := false
+		switch b := o.(type) {
+		case *rbacv1.RoleBinding:
+			subjects = b.Subjects
+		case *rbacv1.ClusterRoleBinding:
+			subjects, wide = b.Subjects, true
+		}
+		for _, s := range subjects {
+			if !strings.HasSuffix(s.Name, "-controller") {
+				continue
+			}
+			if bound++; wide {
+				t.Errorf("%s is bound in all namespaces: %v", s.Name, o)
+			}
+		}
+	}
+	if bound < 4 {
+		t.Errorf("%d bindings of the controller", bound)
+	}
+}
