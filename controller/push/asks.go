@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// FieldManager is what the annotation is written as, so that GitOps tools can be told to leave it alone.
+	// FieldManager is what the annotation is written as, so that GitOps tools can be configured to ignore it.
 	FieldManager = "keyvault-csi-push"
 	// classPause is the least time between two annotations of one class.
 	classPause = time.Second
@@ -54,7 +54,7 @@ func (a *asks) begun() *asks {
 
 // pendingAsk is a class that was asked for a moment ago. One goroutine works on it until nothing was asked for a while.
 type pendingAsk struct {
-	// next are those that wait for the next annotation; nil where nobody does.
+	// next are those that wait for the next annotation; nil where there are none.
 	next *batch
 }
 

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
@@ -18,9 +19,9 @@ const (
 	// objectIndex finds classes by the objects that they use: HOST/NAME. The wildcard is in the place of what the class does not say.
 	objectIndex = "keyvault-csi.objects"
 	wildcard    = "*"
-	// podsVault stands in for a vault that the Pods of a class name in their volumeAttributes.
+	// podsVault takes the place of a vault that the Pods of a class name in their volumeAttributes.
 	podsVault = "of-the-pod"
-	// podsTenant stands in for a tenant that they name.
+	// podsTenant takes the place of a tenant that they name.
 	podsTenant = "00000000-0000-0000-0000-000000000001"
 )
 
@@ -34,7 +35,10 @@ type uses struct {
 }
 
 // parser reads classes as the provider does.
-type parser struct{ options class.Options }
+type parser struct {
+	options class.Options
+	safe    safe.Handler
+}
 
 // uses reads a class. It is false where no node can use the class.
 func (p *parser) uses(c *v1.SecretProviderClass) (u uses, ok bool) {
@@ -104,14 +108,17 @@ func hostOf(base string) string {
 	return host
 }
 
-// keys are those of the index. HOST alone says that the class uses the vault.
+// keys are those of the index. HOST alone says that the class uses the vault. It is called by the cache, which a panic would end.
 func (p *parser) keys(o client.Object) (keys []string) {
 	c, ok := o.(*v1.SecretProviderClass)
 	if !ok {
 		return nil
 	}
-	u, ok := p.uses(c)
-	if !ok {
+	var u uses
+	if err := p.safe.Do(context.Background(), "index a class", func() error {
+		u, ok = p.uses(c)
+		return nil
+	}); err != nil || !ok {
 		return nil
 	}
 	for host, names := range u.objects {

@@ -111,7 +111,7 @@ func Add(m manager.Manager, o Options) error {
 	if err != nil {
 		return err //nolint:wrapcheck // says all
 	}
-	p := parser{class.Options{Clouds: clouds, AllowedHosts: o.AllowedVaultHosts}}
+	p := parser{options: class.Options{Clouds: clouds, AllowedHosts: o.AllowedVaultHosts}, safe: o.guard()}
 	if err := m.GetFieldIndexer().IndexField(context.Background(), &v1.SecretProviderClass{}, objectIndex, p.keys); err != nil {
 		return fmt.Errorf("index of the objects of classes: %w", err)
 	}

@@ -86,7 +86,7 @@ func onSite(t *testing.T, test func(*site), known ...client.Object) {
 		}
 		counts := metrics.NewController(clock.RealClock{})
 		s := &site{T: t, counts: counts, log: &strings.Builder{}}
-		p := parser{class.Options{Clouds: clouds}}
+		p := parser{options: class.Options{Clouds: clouds}, safe: safe.Handler{Log: slog.New(slog.DiscardHandler)}}
 		s.client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(known...).
 			WithIndex(&v1.SecretProviderClass{}, objectIndex, p.keys).
 			WithInterceptorFuncs(interceptor.Funcs{Patch: s.patch}).Build()
@@ -383,4 +383,21 @@ func TestNodesThatAreNotCounted(t *testing.T) {
 			t.Errorf("%d nodes after %d lists", got, lists)
 		}
 	}, status("shop", "pod-shop-db", "node-1"))
+}
+
+// brokenClouds is a defect.
+type brokenClouds struct{}
+
+func (brokenClouds) Lookup(string, string) (cloud.Cloud, error) { panic("a defect") }
+
+// TestADefectLeavesAClassOut: the cache calls the index; a panic there would end the process.
+func TestADefectLeavesAClassOut(t *testing.T) {
+	counted := 0
+	p := parser{options: class.Options{Clouds: brokenClouds{}}, safe: safe.Handler{
+		Log: slog.New(slog.DiscardHandler), Count: func(context.Context, string) { counted++ },
+	}}
+	c := &v1.SecretProviderClass{Spec: v1.SecretProviderClassSpec{Provider: "azure", Parameters: map[string]string{"keyvaultName": "contoso"}}}
+	if keys := p.keys(c); len(keys) != 0 || counted != 1 {
+		t.Errorf("keys %v, %d panics", keys, counted)
+	}
 }

@@ -74,7 +74,7 @@ func (o *Options) Check() error {
 	return errors.Join(wrong...)
 }
 
-// Cached says what the manager's cache keeps of the objects that are watched, so that it does not grow with what nobody asks for.
+// Cached says what the manager's cache keeps of the objects that are watched, so that it does not grow with what is never looked at.
 func Cached() map[client.Object]cache.ByObject {
 	objects := map[client.Object]cache.ByObject{&v1.SecretProviderClassPodStatus{}: {Transform: trimStatus}}
 	for _, kind := range kinds() {
@@ -136,11 +136,11 @@ func trimStatus(in any) (any, error) {
 // once is a text whose bytes all that are equal share.
 func once(text string) string { return unique.Make(text).Value() }
 
-// changedObjects are those with another version than the Pod started with.
+// changedObjects are those with another version than the Pod started with, and of them what is looked at: all of it can be compared.
 func changedObjects(o *v1.SecretProviderClassPodStatus) (changed []v1.SecretProviderClassObject) {
 	for _, o := range o.Status.Objects {
 		if o.StartedVersion != "" && o.StartedVersion != o.Version {
-			changed = append(changed, o)
+			changed = append(changed, v1.SecretProviderClassObject{ID: o.ID, Version: o.Version, StartedVersion: o.StartedVersion})
 		}
 	}
 	return changed

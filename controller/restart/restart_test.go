@@ -259,8 +259,8 @@ func (b *bench) restartedFor(k Key) string {
 	return w.restarted()
 }
 
-// told returns the events since the last call.
-func (b *bench) told() (texts []string) {
+// reported returns the events since the last call.
+func (b *bench) reported() (texts []string) {
 	for len(b.recorder.Events) > 0 {
 		texts = append(texts, <-b.recorder.Events)
 	}
@@ -377,15 +377,15 @@ func TestWhatIsDue(t *testing.T) {
 				if _, err := time.Parse(time.RFC3339, at); err != nil && got != "" {
 					t.Errorf("restarted at %q", at)
 				}
-				told := b.told()
+				reported := b.reported()
 				restarts := 0
-				for _, text := range told {
+				for _, text := range reported {
 					if strings.HasPrefix(text, "Normal RestartedOnChange") {
 						restarts++
 					}
 				}
 				if want := min(1, len(tt.want)); restarts != want {
-					t.Errorf("%d restarts in an hour, want %d: %q", restarts, want, told)
+					t.Errorf("%d restarts in an hour, want %d: %q", restarts, want, reported)
 				}
 			})
 		})
@@ -419,7 +419,7 @@ func TestOnceForOneChange(t *testing.T) {
 		old := b.pod("cart-1-a", "ReplicaSet", "cart-1")
 		b.status(old, "v1", "v2")
 		restarts := func() (n int) {
-			for _, text := range b.told() {
+			for _, text := range b.reported() {
 				if strings.HasPrefix(text, "Normal RestartedOnChange") {
 					n++
 				}
@@ -454,7 +454,7 @@ func TestOnceForOneChange(t *testing.T) {
 	})
 }
 
-// At most one restart in the workload's interval, whatever changes.
+// At most one restart in the workload's interval, however much changes.
 func TestInterval(t *testing.T) {
 	for text, least := range map[string]time.Duration{"": 5 * time.Minute, "1h": time.Hour, "10s": 10 * time.Second} {
 		t.Run(text, func(t *testing.T) {
@@ -562,9 +562,9 @@ func TestWrongAnnotations(t *testing.T) {
 				for range 10 {
 					b.pass(time.Minute, key("cart"))
 				}
-				told := b.told()
-				if b.restartedFor(key("cart")) != "" || tt.want != "" && (len(told) != 1 || !strings.Contains(told[0], tt.want) || len(told[0]) > 1024) {
-					t.Errorf("told %q, restarted for %q", told, b.restartedFor(key("cart")))
+				reported := b.reported()
+				if b.restartedFor(key("cart")) != "" || tt.want != "" && (len(reported) != 1 || !strings.Contains(reported[0], tt.want) || len(reported[0]) > 1024) {
+					t.Errorf("reported %q, restarted for %q", reported, b.restartedFor(key("cart")))
 				}
 			})
 		})
@@ -587,7 +587,7 @@ func TestEditsAreBounded(t *testing.T) {
 			if _, err := b.restarts.Reconcile(b.Context(), key("cart")); err != nil {
 				t.Fatal(err)
 			}
-			events += len(b.told())
+			events += len(b.reported())
 			time.Sleep(10 * time.Millisecond)
 		}
 		if b.requests > 50 || events > 1 {
@@ -607,16 +607,16 @@ func TestRefusal(t *testing.T) {
 			b.pass(10*time.Second, key("cart"))
 			tries += len(b.recorder.Events)
 			if tries > 1 {
-				b.told()
+				b.reported()
 			}
 		}
 		if tries > 25 {
 			t.Errorf("%d tries in an hour", tries)
 		}
 		b.pass(10*time.Minute, key("cart"))
-		told := b.told()
-		if len(told) == 0 || !strings.HasPrefix(told[0], "Warning RestartFailed") || !strings.Contains(told[0], "a policy") {
-			t.Errorf("told %q", told)
+		reported := b.reported()
+		if len(reported) == 0 || !strings.HasPrefix(reported[0], "Warning RestartFailed") || !strings.Contains(reported[0], "a policy") {
+			t.Errorf("reported %q", reported)
 		}
 		b.refuse = nil
 		b.pass(10*time.Minute, key("cart"))
@@ -675,7 +675,7 @@ func TestReasonsFitIntoAnAnnotation(t *testing.T) {
 	}
 }
 
-// The cache keeps of what it watches only what is looked at, whatever others write into it.
+// The cache keeps of what it watches only what is looked at, and not what others write into it.
 func TestCacheKeepsLittle(t *testing.T) {
 	w := metadataOf(deployment)
 	w.Name, w.Labels = "cart", map[string]string{"app": "cart"}
@@ -692,14 +692,14 @@ func TestCacheKeepsLittle(t *testing.T) {
 	s.Annotations["keyvault-csi/failure"] = "text"
 	s.Status.PodName, s.Status.TargetPath, s.Status.Mounted = "cart-0", "/var/lib", true
 	s.Status.Objects = []v1.SecretProviderClassObject{
-		{ID: "secret/a", Version: "1", StartedVersion: "1"}, {ID: "secret/b", Version: "2", StartedVersion: "1"}, {ID: "secret/c", Version: "1"},
+		{ID: "secret/a", Version: "1", StartedVersion: "1"}, {ID: "secret/b", Version: "2", StartedVersion: "1", Expires: new(metav1.Now())}, {ID: "secret/c", Version: "1"},
 	}
 	kept, err = trimStatus(s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := kept.(*v1.SecretProviderClassPodStatus)
-	if len(got.Status.Objects) != 1 || got.Status.Objects[0].ID != "secret/b" || got.Annotations != nil || !got.Status.Mounted || len(got.Labels) != 1 ||
+	if len(got.Status.Objects) != 1 || got.Status.Objects[0].ID != "secret/b" || got.Status.Objects[0].Expires != nil || got.Annotations != nil || !got.Status.Mounted || len(got.Labels) != 1 ||
 		got.Status.PodName != "cart-0" || len(s.Status.Objects) != 3 {
 		t.Errorf("kept %+v of %+v", got.Status, s.Status)
 	}
