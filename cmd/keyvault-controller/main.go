@@ -84,7 +84,11 @@ func newRootCommand() *cobra.Command {
 		Short: "Keep Kubernetes Secrets in step with Azure Key Vault without a Pod",
 		Long: `keyvault-controller serves SecretSync objects: for each it requests a token of the named service
 account, fetches the objects of the named SecretProviderClass from Azure Key Vault, and keeps a
-Kubernetes Secret of the object's name in step with them.`,
+Kubernetes Secret of the object's name in step with them.
+
+With --pod-secrets it also writes the Secrets of classes that Pods mount, with --restart it restarts
+workloads when what their Pods read has new versions, and with --events-queue-url or --events-listen
+it turns Key Vault's events into refreshes.`,
 		Example: `  # as the Deployment runs it
   keyvault-controller --leader-elect --lease-namespace kube-system
 
@@ -200,12 +204,14 @@ func run(ctx context.Context, f *flags) (err error) {
 	if err != nil {
 		return err
 	}
-	facts, err := openFacts(ctx, f, log)
+	cluster, err := openCluster(ctx, f, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, facts.Close()) }()
-	keyVault, err := openProvider(f, facts, seen) //nolint:contextcheck // it lives until Close
+	if cluster != nil {
+		defer func() { err = errors.Join(err, cluster.Close()) }()
+	}
+	keyVault, err := openProvider(f, cluster, seen) //nolint:contextcheck // it lives until Close
 	if err != nil {
 		return err
 	}
@@ -270,33 +276,19 @@ func clientConfig(f *flags) (config *rest.Config, err error) {
 	return config, nil
 }
 
-// facts are what the provider asks of the API server: annotations of service accounts, labels of namespaces.
-type facts struct{ cluster *kube.Cluster }
-
-// openFacts connects where something is to be asked. Close must be called.
-func openFacts(ctx context.Context, f *flags, log *slog.Logger) (*facts, error) {
+// openCluster connects to the API server for what the provider asks of it: annotations of service accounts, labels of namespaces. It returns
+// nil where nothing is to be asked. Close must be called.
+func openCluster(ctx context.Context, f *flags, log *slog.Logger) (*kube.Cluster, error) {
 	if !f.accounts && f.nodeIdentity.Selector == "" {
-		return &facts{}, nil
+		return nil, nil
 	}
-	cluster, err := kube.Open(ctx, kube.Options{
-		Kubeconfig: f.kubeconfig, DriverName: "secrets-store.csi.k8s.io", NodeID: "controller", Version: cli.ReadBuild().Version, Log: log,
+	return kube.Open(ctx, kube.Options{ //nolint:wrapcheck // says all
+		Kubeconfig: f.kubeconfig, DriverName: f.driverName, NodeID: "controller", Version: cli.ReadBuild().Version, Log: log,
 	})
-	if err != nil {
-		return nil, err //nolint:wrapcheck // says all
-	}
-	return &facts{cluster}, nil
-}
-
-// Close ends the connection.
-func (f *facts) Close() error {
-	if f.cluster == nil {
-		return nil
-	}
-	return f.cluster.Close() //nolint:wrapcheck // says all
 }
 
 // openProvider opens the Key Vault provider. Close must be called.
-func openProvider(f *flags, from *facts, seen *observed) (*provider.Provider, error) {
+func openProvider(f *flags, cluster *kube.Cluster, seen *observed) (*provider.Provider, error) {
 	rule, err := f.nodeIdentity.Rule()
 	if err != nil {
 		return nil, err
@@ -317,12 +309,12 @@ func openProvider(f *flags, from *facts, seen *observed) (*provider.Provider, er
 	if rule.Mode != nodeidentity.All {
 		policy := &nodeidentity.Policy{Rule: rule}
 		if rule.Selector != nil {
-			policy.Selected = from.cluster.Namespaces(rule.Selector)
+			policy.Selected = cluster.Namespaces(rule.Selector)
 		}
 		o.NodeIdentity = policy
 	}
 	if f.accounts {
-		o.Accounts = from.cluster
+		o.Accounts = cluster
 	}
 	keyVault, err := provider.New(o)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
@@ -23,9 +24,6 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
-
-// driverName is that of the CSIDriver object.
-const driverName = "secrets-store.csi.k8s.io"
 
 // watchEvery is how often `status --watch` looks.
 const watchEvery = 5 * time.Second
@@ -36,6 +34,7 @@ type clusterFlags struct {
 	allNamespaces, watch           bool
 	object                         string
 	expiring                       string
+	driverName                     string
 
 	build Build
 }
@@ -47,6 +46,7 @@ func (f *clusterFlags) register(c *cobra.Command) {
 	flags.StringVar(&f.object, "object", "", "show what uses an `object`: VAULT/secret/NAME, or key or cert")
 	flags.StringVar(&f.expiring, "expiring", "", "show objects that expire within a `time`, such as 30d or 12h")
 	flags.BoolVarP(&f.watch, "watch", "w", false, "show it again every five seconds")
+	flags.StringVar(&f.driverName, "driver-name", driver.Name, "`name` of the CSI driver whose volumes are shown")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: as kubectl finds it")
 	flags.StringVar(&f.context, "context", "", "the kubeconfig's `context`; empty: the current one")
 	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.caller().Contexts() })
@@ -188,8 +188,11 @@ func (f *clusterFlags) read(ctx context.Context, cluster *kube.Caller, within ti
 	s, now := &ClusterStatus{Volumes: []ClusterVolume{}, SecretSyncs: []ClusterSecretSync{}}, time.Now()
 	mounted := map[string]bool{}
 	err := cluster.EachStatus(ctx, namespace, func(o *v1.SecretProviderClassPodStatus) {
+		if o.Labels[kube.NodeLabel(f.driverName)] == "" && hasNodeLabel(o) {
+			return // another driver's
+		}
 		mounted[o.Namespace+"/"+o.Status.PodName+"/"+o.Status.SecretProviderClassName] = true
-		s.Volumes = append(s.Volumes, volumeOf(o, now))
+		s.Volumes = append(s.Volumes, volumeOf(o, f.driverName, now))
 	})
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says all
@@ -200,7 +203,7 @@ func (f *clusterFlags) read(ctx context.Context, cluster *kube.Caller, within ti
 		return nil, err //nolint:wrapcheck // says all
 	}
 	if f.object == "" && f.expiring == "" {
-		s.addWaiting(ctx, cluster, namespace, mounted)
+		s.addWaiting(ctx, cluster, namespace, f.driverName, mounted)
 	}
 	if f.object != "" {
 		clouds, err := cloud.NewResolver("AzurePublicCloud", "")
@@ -221,8 +224,18 @@ func (f *clusterFlags) read(ctx context.Context, cluster *kube.Caller, within ti
 	return s, nil
 }
 
+// hasNodeLabel reports whether a driver says on which node the Pod runs. The label's key has the driver's name.
+func hasNodeLabel(o *v1.SecretProviderClassPodStatus) bool {
+	for key := range o.Labels {
+		if strings.HasPrefix(key, "internal.") && strings.HasSuffix(key, "/node-name") {
+			return true
+		}
+	}
+	return false
+}
+
 // volumeOf is what a status object says.
-func volumeOf(o *v1.SecretProviderClassPodStatus, now time.Time) ClusterVolume {
+func volumeOf(o *v1.SecretProviderClassPodStatus, driverName string, now time.Time) ClusterVolume {
 	v := ClusterVolume{
 		Namespace: o.Namespace, Pod: o.Status.PodName, Class: o.Status.SecretProviderClassName, State: stateFresh,
 		Node: o.Labels[kube.NodeLabel(driverName)], Objects: []ClusterObject{},
@@ -277,7 +290,7 @@ func secretSyncOf(o *syncv1alpha1.SecretSync) ClusterSecretSync {
 }
 
 // addWaiting adds Pods that wait for their volume, with the newest warning about each.
-func (s *ClusterStatus) addWaiting(ctx context.Context, cluster *kube.Caller, namespace string, mounted map[string]bool) {
+func (s *ClusterStatus) addWaiting(ctx context.Context, cluster *kube.Caller, namespace, driverName string, mounted map[string]bool) {
 	var waiting []kube.WaitingPod
 	if err := cluster.EachWaiting(ctx, namespace, driverName, func(p kube.WaitingPod) {
 		if !mounted[p.Namespace+"/"+p.Name+"/"+p.Class] {

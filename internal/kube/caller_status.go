@@ -13,18 +13,6 @@ import (
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 )
 
-// The annotations of status objects that say how a volume is.
-const (
-	// LastSuccessAnnotation is when the vault was asked with success last, as known when the object was written.
-	LastSuccessAnnotation = lastSuccessAnnotation
-	// StaleSinceAnnotation is how old the content is, where it is a last known good one.
-	StaleSinceAnnotation = staleSinceAnnotation
-	// FailingSinceAnnotation, FailureReasonAnnotation and FailureAnnotation are of refreshes that fail now.
-	FailingSinceAnnotation  = failingSinceAnnotation
-	FailureReasonAnnotation = failureReasonAnnotation
-	FailureAnnotation       = failureAnnotation
-)
-
 // eachPageOf lists objects page by page. A list of a version or a kind that the cluster does not have is empty.
 func eachPageOf[T any](ctx context.Context, request func() *rest.Request, options metav1.ListOptions, next func(T) string) error {
 	options.Limit = classPage

@@ -173,13 +173,13 @@ func (w *statusWriter) write(ctx context.Context, name types.NamespacedName) {
 		}
 	}
 	// the time of the last success alone is no reason to write: it is written along with what is
-	success := status.Annotations[lastSuccessAnnotation]
+	success := status.Annotations[LastSuccessAnnotation]
 	compared := comparedBy(status)
 	if bytes.Equal(compared, w.lastWritten(name)) {
 		w.queue.Forget(name)
 		return
 	}
-	status.Annotations[lastSuccessAnnotation] = success
+	status.Annotations[LastSuccessAnnotation] = success
 	if err := w.applyKnown(ctx, name, status); err != nil {
 		w.retry(ctx, name, err)
 		return
@@ -196,7 +196,7 @@ func (w *statusWriter) retry(ctx context.Context, name types.NamespacedName, err
 
 // comparedBy is what decides whether an object must be written: all but the time of the last success, which it takes away.
 func comparedBy(status *v1.SecretProviderClassPodStatus) []byte {
-	delete(status.Annotations, lastSuccessAnnotation)
+	delete(status.Annotations, LastSuccessAnnotation)
 	return mustJSON(status)
 }
 

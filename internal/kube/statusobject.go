@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// lastSuccessAnnotation is when the vault was asked with success last, as known when the object was written.
-	lastSuccessAnnotation = "keyvault-csi/last-success"
-	// staleSinceAnnotation is how old the content is, where it is a last known good one.
-	staleSinceAnnotation = "keyvault-csi/stale-since"
-	// failingSinceAnnotation, failureReasonAnnotation and failureAnnotation tell of refreshes that fail now.
-	failingSinceAnnotation  = "keyvault-csi/failing-since"
-	failureReasonAnnotation = "keyvault-csi/failure-reason"
-	failureAnnotation       = "keyvault-csi/failure"
+	// LastSuccessAnnotation is when the vault was asked with success last, as known when the object was written.
+	LastSuccessAnnotation = "keyvault-csi/last-success"
+	// StaleSinceAnnotation is how old the content is, where it is a last known good one.
+	StaleSinceAnnotation = "keyvault-csi/stale-since"
+	// FailingSinceAnnotation, FailureReasonAnnotation and FailureAnnotation tell of refreshes that fail now.
+	FailingSinceAnnotation  = "keyvault-csi/failing-since"
+	FailureReasonAnnotation = "keyvault-csi/failure-reason"
+	FailureAnnotation       = "keyvault-csi/failure"
 
 	// maxName and maxLabel are Kubernetes' limits, in bytes.
 	maxName  = 253
@@ -76,7 +76,7 @@ func statusOf(
 		}
 		annotate(status.Annotations, s)
 	}
-	status.Annotations[lastSuccessAnnotation] = stamp(oldest)
+	status.Annotations[LastSuccessAnnotation] = stamp(oldest)
 	for _, id := range slices.Sorted(maps.Keys(objects)) {
 		status.Status.Objects = append(status.Status.Objects, objects[id])
 	}
@@ -85,12 +85,12 @@ func statusOf(
 
 func annotate(annotations map[string]string, s *volume.Snapshot) {
 	if s.Stale {
-		annotations[staleSinceAnnotation] = stamp(s.FetchedAt)
+		annotations[StaleSinceAnnotation] = stamp(s.FetchedAt)
 	}
 	if s.Failure != nil {
-		annotations[failingSinceAnnotation] = stamp(s.Failure.Since)
-		annotations[failureReasonAnnotation] = string(s.Failure.Reason)
-		annotations[failureAnnotation] = clip("the files stay as they are: " + s.Failure.Message)
+		annotations[FailingSinceAnnotation] = stamp(s.Failure.Since)
+		annotations[FailureReasonAnnotation] = string(s.Failure.Reason)
+		annotations[FailureAnnotation] = clip("the files stay as they are: " + s.Failure.Message)
 	}
 }
 
