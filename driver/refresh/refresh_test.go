@@ -309,7 +309,7 @@ func TestAdoptedVolumesAreRefreshedSoonAndTogether(t *testing.T) {
 	})
 }
 
-// A volume's snapshot has the versions that its objects had first, whatever comes later, and says where an earlier process knows better.
+// A volume's snapshot has the versions that its objects had first, not those that come later, and says where an earlier process knows better.
 func TestStartedVersions(t *testing.T) {
 	onNode(t, func(n *node) {
 		started := func() (map[string]string, bool) {

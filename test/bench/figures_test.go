@@ -228,13 +228,14 @@ func TestFiguresOfMemory(t *testing.T) {
 		}
 	}
 	out := &table{}
-	out.row("volumes", "RSS", "of its own", "pages of the program", "per volume", "CPU in a minute")
+	out.row("volumes", "RSS", "of its own", "pages of the program", "per volume", "CPU in a minute", "republish then, and the next")
 	n := kubelet.Start(t, kubelet.Seed, "--v", "0")
 	for _, s := range numbered("s", 10) {
 		n.Secret(s, "value")
 	}
 	n.Class("c", map[string]string{"objects": kubelet.Objects(numbered("s", 10)...)})
 	known(n, "c")
+	out.row("0, just started", mebibytes(procStatus(n, "VmRSS")), mebibytes(procStatus(n, "RssAnon")), mebibytes(procStatus(n, "RssFile")), "-", "-", "-")
 	idle, mounted := 0, 0
 	for _, count := range []int{0, 50, 100, most} {
 		for ; mounted < count; mounted++ {
@@ -244,13 +245,14 @@ func TestFiguresOfMemory(t *testing.T) {
 		before := cpu(n)
 		time.Sleep(time.Minute)
 		used, rss, own := cpu(n)-before, procStatus(n, "VmRSS"), procStatus(n, "RssAnon")
-		each := "-"
+		pages, each, republished := procStatus(n, "RssFile"), "-", "-"
 		if count == 0 {
 			idle = rss
 		} else {
 			each = fmt.Sprintf("%d KiB", (rss-idle)/count)
+			republished = fmt.Sprintf("%v, %v", publish(n, "pod-0", "c").Round(10*time.Microsecond), publish(n, "pod-0", "c").Round(10*time.Microsecond))
 		}
-		out.row(count, mebibytes(rss), mebibytes(own), mebibytes(procStatus(n, "RssFile")), each, used)
+		out.row(count, mebibytes(rss), mebibytes(own), mebibytes(pages), each, used, republished)
 	}
 	out.print("Memory at rest, without the tmpfs, which the files themselves take; rotation every 2 minutes")
 }

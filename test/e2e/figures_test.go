@@ -100,7 +100,7 @@ func (s *suite) pushFigures(row func(what, format string, args ...any)) {
 		}, flags...)...)
 		s.DriverReady()
 	}
-	upgrade("--set", s.pushValues(certificate, key))
+	upgrade("--set", s.controllerValues(s.pushValues(certificate, key)))
 	s.Secret(name, "first")
 	s.Class("pushed", kubelet.Objects(name), "    rotationInterval: 24h")
 	s.start("pushed", "pushed")

@@ -16,10 +16,9 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
 
-// controllerSync has the controller write the Secrets of Pods, in the test's namespace, until the test ends.
-func (s *suite) controllerSync(t *testing.T) {
+// controller installs one replica of the controller for the test's namespace, with more values of the chart, until the test ends.
+func (s *suite) controller(t *testing.T, values string) {
 	t.Helper()
-	s.Import(filepath.Join(s.root(), ".cache/image/keyvault-controller-"+runtime.GOARCH+".tar"))
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, _ := s.Kubectl("", "-n", system, "logs", "deployment/"+release+"-controller", "--tail=60")
@@ -27,9 +26,24 @@ func (s *suite) controllerSync(t *testing.T) {
 		}
 		s.install()
 	})
-	s.install("--set", "syncSecret.by=controller,controller.enabled=true,controller.replicas=1,controller.namespaces={"+s.Namespace+"},"+
-		"controller.extraArgs={--ca-file=/ca/ca.crt},controller.volumes[0].name=ca,controller.volumes[0].configMap.name=emulator-ca,"+
-		"controller.volumeMounts[0].name=ca,controller.volumeMounts[0].mountPath=/ca")
+	s.install("--set", s.controllerValues(values))
+}
+
+// controllerValues gives the node the controller's image, and returns the values for one replica, with more of them.
+func (s *suite) controllerValues(values string) string {
+	s.Helper()
+	s.Import(filepath.Join(s.root(), ".cache/image/keyvault-controller-"+runtime.GOARCH+".tar"))
+	return "controller.enabled=true,controller.replicas=1,controller.namespaces={" + s.Namespace + "}," + values
+}
+
+// trustsEmulator are values with which the controller trusts the emulator.
+const trustsEmulator = "controller.extraArgs={--ca-file=/ca/ca.crt},controller.volumes[0].name=ca,controller.volumes[0].configMap.name=emulator-ca," +
+	"controller.volumeMounts[0].name=ca,controller.volumeMounts[0].mountPath=/ca"
+
+// controllerSync has the controller write the Secrets of Pods.
+func (s *suite) controllerSync(t *testing.T) {
+	t.Helper()
+	s.controller(t, "syncSecret.by=controller,"+trustsEmulator)
 }
 
 // scaleController sets the number of its replicas, and waits until they are there or gone.

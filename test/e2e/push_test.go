@@ -14,7 +14,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,19 +41,15 @@ func (s *suite) certificate(address string) (certificate, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: bytes})
 }
 
-// pushValues makes the Secret of the web hook, and returns the values of the chart with which the controller serves it, on a port of the node.
+// pushValues makes the Secret of the web hook, and returns what the controller needs beside controllerValues to serve it, on a port of the node.
 func (s *suite) pushValues(hookCertificate, key []byte) string {
 	s.Helper()
-	s.Import(filepath.Join(s.root(), ".cache/image/keyvault-controller-"+runtime.GOARCH+".tar"))
 	dir := s.TempDir()
 	s.must(os.WriteFile(filepath.Join(dir, "tls.crt"), hookCertificate, 0o600))
 	s.must(os.WriteFile(filepath.Join(dir, "tls.key"), key, 0o600))
 	_, _ = s.Kubectl("", "-n", system, "delete", "secret", "hook-tls", "--ignore-not-found")
 	s.MustKubectl("", "-n", system, "create", "secret", "tls", "hook-tls", "--cert", filepath.Join(dir, "tls.crt"), "--key", filepath.Join(dir, "tls.key"))
-	return "controller.enabled=true,controller.replicas=1,controller.namespaces={" + s.Namespace + "}," +
-		"controller.extraArgs={--ca-file=/ca/ca.crt},controller.volumes[0].name=ca,controller.volumes[0].configMap.name=emulator-ca," +
-		"controller.volumeMounts[0].name=ca,controller.volumeMounts[0].mountPath=/ca," +
-		"controller.events.hook.enabled=true,controller.events.hook.issuer=https://sts.windows.net/" + kubelet.Tenant + "/," +
+	return trustsEmulator + ",controller.events.hook.enabled=true,controller.events.hook.issuer=https://sts.windows.net/" + kubelet.Tenant + "/," +
 		"controller.events.hook.audience=api://events,controller.events.hook.tlsSecret=hook-tls,controller.events.hook.serviceType=NodePort"
 }
 
@@ -118,14 +113,7 @@ func TestPushRotation(t *testing.T) {
 	s := begin(t)
 	db, address := s.Namespace+"-db", s.nodeAddress()
 	hookCertificate, key := s.certificate(address)
-	t.Cleanup(func() {
-		if t.Failed() {
-			out, _ := s.Kubectl("", "-n", system, "logs", "deployment/"+release+"-controller", "--tail=60")
-			t.Logf("the controller's log, the last of it:\n%s", out)
-		}
-		s.install()
-	})
-	s.install("--set", s.pushValues(hookCertificate, key))
+	s.controller(t, s.pushValues(hookCertificate, key))
 	s.Secret(db, "first")
 	s.Class("web", kubelet.Objects(db), "    rotationInterval: 24h")
 	s.Pod("cart", "web")

@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -16,21 +14,6 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/restart"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
-
-// restarts installs the controller with restarts on change, for the test's namespace, until the test ends.
-func (s *suite) restarts(t *testing.T) {
-	t.Helper()
-	s.Import(filepath.Join(s.root(), ".cache/image/keyvault-controller-"+runtime.GOARCH+".tar"))
-	t.Cleanup(func() {
-		if t.Failed() {
-			out, _ := s.Kubectl("", "-n", system, "logs", "deployment/"+release+"-controller", "--tail=60")
-			t.Logf("the controller's log, the last of it:\n%s", out)
-		}
-		s.install()
-	})
-	s.install("--set", "controller.enabled=true,controller.replicas=1,controller.restart.enabled=true,controller.restart.delay=3s,"+
-		"controller.namespaces={"+s.Namespace+"}")
-}
 
 // running are the names of a Deployment's Pods that are not being deleted.
 func (s *suite) running(deployment string) (names []string) {
@@ -53,7 +36,7 @@ func TestDeploymentIsRestartedOnChange(t *testing.T) {
 	db := s.Namespace + "-db"
 	s.Secret(db, "one")
 	s.Class("web", kubelet.Objects(db), secretObject("web-db", "Opaque", "password", db))
-	s.restarts(t)
+	s.controller(t, "controller.restart.enabled=true,controller.restart.delay=3s")
 	s.Crowd("shop", "web", 2, withPassword)
 	s.Crowd("plain", "web", 1, withPassword)
 	s.MustKubectl("", "-n", s.Namespace, "annotate", "deployment", "shop", restart.Annotation+"="+restart.OnChange, restart.IntervalAnnotation+"=10s")

@@ -49,8 +49,8 @@ type EventTarget struct {
 	Audience string
 }
 
-// ParseEventTarget reads a target: a URL, whose fragment has options separated by commas: queue, schema=eventgrid, audience=TEXT. A host that
-// begins with ACCOUNT.queue. is a queue without being told.
+// ParseEventTarget reads a target: a URL, whose fragment has options separated by commas: queue, schema=eventgrid, audience=TEXT. A host
+// ACCOUNT.queue.SUFFIX is a queue without the option.
 func ParseEventTarget(text string) (t EventTarget, err error) {
 	address, options, _ := strings.Cut(text, "#")
 	u, err := url.Parse(address)

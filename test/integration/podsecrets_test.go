@@ -115,7 +115,7 @@ func TestPodSecrets(t *testing.T) {
 	if got, want := s.owners("db"), "ConfigMap web-1 "+string(owner.UID); got != want {
 		t.Errorf("owners %q, want %q", got, want)
 	}
-	s.told("web-1-a", "SecretRotationComplete", "db was created")
+	s.reported("web-1-a", "SecretRotationComplete", "db was created")
 
 	s.set("db", canaryValue+"2")
 	s.Eventually("the new value", func() bool { return s.holds("db", "password", canaryValue+"2") })
@@ -141,7 +141,7 @@ func TestPodSecrets(t *testing.T) {
 	s.vault.AddFault(emulator.Fault{Kind: emulator.FaultStatus, Status: 503, Host: "contoso.vault.azure.net"})
 	late := s.pod("late", mounting("web"))
 	s.mounted(late, "web")
-	s.told("late", "FailedToCreateSecret", "its Secrets are not synced by the controller")
+	s.reported("late", "FailedToCreateSecret", "its Secrets are not synced by the controller")
 	s.vault.ClearFaults()
 	s.Eventually("the owner of a Pod that came in an outage", func() bool { return strings.Contains(s.owners("db"), "Pod late ") })
 
@@ -168,7 +168,7 @@ func TestPodSecretsBelieveNoNode(t *testing.T) {
 	s := newPodSecrets(t, controlplane.Shared(t))
 	s.addNode("node-2")
 	s.set("db", canaryValue+"1")
-	for _, name := range []string{"elsewhere", "forged", "uid", "unnamed", "nobody", "ended", "principal", "driver", "good"} {
+	for _, name := range []string{"elsewhere", "forged", "uid", "unnamed", "deleted", "ended", "principal", "driver", "good"} {
 		s.class(name, []string{"db"}, secretObject{"secretName": name, "data": data("db", "password")})
 	}
 	on := func(name, node string, edit ...func(*corev1.Pod)) *corev1.Pod {
@@ -184,9 +184,9 @@ func TestPodSecretsBelieveNoNode(t *testing.T) {
 	s.must(s.claim("node-1", "node-1", uid, "00000000-0000-0000-0000-000000000001", "uid"))
 	unnamed := on("unnamed", "node-1", mounting("good"))
 	s.must(s.claim("node-1", "node-1", unnamed, string(unnamed.UID), "unnamed"))
-	nobody := on("nobody", "node-1", mounting("nobody"))
-	s.must(s.Client().CoreV1().Pods(s.shop).Delete(s.Context(), "nobody", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
-	s.must(s.claim("node-1", "node-1", nobody, string(nobody.UID), "nobody"))
+	deleted := on("deleted", "node-1", mounting("deleted"))
+	s.must(s.Client().CoreV1().Pods(s.shop).Delete(s.Context(), "deleted", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
+	s.must(s.claim("node-1", "node-1", deleted, string(deleted.UID), "deleted"))
 	ended := on("ended", "node-1", mounting("ended"))
 	ended.Status.Phase = corev1.PodSucceeded
 	_, err := s.Client().CoreV1().Pods(s.shop).UpdateStatus(s.Context(), ended, metav1.UpdateOptions{})
@@ -202,7 +202,7 @@ func TestPodSecretsBelieveNoNode(t *testing.T) {
 	good := s.pod("good", mounting("good"))
 	s.mounted(good, "good")
 	s.Eventually("the Secret of a Pod that mounts its class", func() bool { return s.holds("good", "password", canaryValue+"1") })
-	s.told("principal", "FailedToCreateSecret", "nodePublishSecretRef", "syncSecret.by=nodes")
+	s.reported("principal", "FailedToCreateSecret", "nodePublishSecretRef", "syncSecret.by=nodes")
 	for name, tc := range map[string]string{
 		"elsewhere-" + s.shop + "-elsewhere": "does not run on the node",
 		"uid-" + s.shop + "-uid":             "another UID",
@@ -212,7 +212,7 @@ func TestPodSecretsBelieveNoNode(t *testing.T) {
 	} {
 		s.Eventually("the refusal of "+name, func() bool { return s.logged(name, tc) })
 	}
-	for _, name := range []string{"elsewhere", "forged", "uid", "unnamed", "nobody", "ended", "principal", "driver"} {
+	for _, name := range []string{"elsewhere", "forged", "uid", "unnamed", "deleted", "ended", "principal", "driver"} {
 		if s.asked("secrets", name) > 0 || s.secret(name) != nil {
 			t.Errorf("the Secret %s was asked for", name)
 		}
@@ -236,8 +236,8 @@ func TestPodSecretsOfOthers(t *testing.T) {
 	s.mounted(pod, "web")
 	s.mounted(pod, "node")
 	s.Eventually("the Secret beside it", func() bool { return s.holds("own", "password", canaryValue+"1") })
-	s.told("a SecretConflict", "/foreign exists and is not the driver's")
-	s.told("a FailedToCreateSecret", "class node", "its Secrets are not synced by the controller")
+	s.reported("a SecretConflict", "/foreign exists and is not the driver's")
+	s.reported("a FailedToCreateSecret", "class node", "its Secrets are not synced by the controller")
 	if got := s.secret("foreign"); len(got.Data) != 1 || string(got.Data["a"]) != "b" || len(got.OwnerReferences) > 0 {
 		t.Errorf("a Secret of somebody else became %v", got.Data)
 	}
@@ -250,7 +250,7 @@ func TestPodSecretsOfOthers(t *testing.T) {
 	s.class("clash", []string{"db"}, secretObject{"secretName": "synced", "data": data("db", "x")})
 	clash := s.pod("clash", mounting("clash"))
 	s.mounted(clash, "clash")
-	s.told("clash SecretConflict", "/synced exists and is not the driver's")
+	s.reported("clash SecretConflict", "/synced exists and is not the driver's")
 	s.sync("own", "web", "{sourcePath: db, targetKey: x}")
 	s.Eventually("the conflict of a SecretSync", func() bool { return strings.HasPrefix(s.condition("own", "SecretCreated"), "False SecretConflict") })
 	if !s.holds("synced", "password", canaryValue+"1") || !s.holds("own", "password", canaryValue+"1") {

@@ -187,9 +187,9 @@ func TestRestartOnChange(t *testing.T) {
 		t.Errorf("the new Pod has version %s, want %s", got, v2)
 	}
 	after := s.rolledOut("cart")
-	s.told("RestartedOnChange", "secret/db of class web", v1[:12]+" -> "+v2[:12])
+	s.reported("RestartedOnChange", "secret/db of class web", v1[:12]+" -> "+v2[:12])
 
-	// a change while nobody looks
+	// a change while the controller is away
 	kill()
 	s.MustKubectl("", "-n", s.shop, "annotate", "deployment", "cart", restart.IntervalAnnotation+"=10s")
 	polls := len(s.vault.Requests())
@@ -319,7 +319,7 @@ func TestRestartForSecretSync(t *testing.T) {
 	if got := s.restartedFor("cart"); got != reason {
 		t.Errorf("restarted again: %s, then %s", reason, got)
 	}
-	s.told("RestartedOnChange", "Secret env")
+	s.reported("RestartedOnChange", "Secret env")
 }
 
 // TestRestartAnnotationMistakes: wrong values are events with the fix, and edits cost a bounded number of requests.
@@ -332,9 +332,9 @@ func TestRestartAnnotationMistakes(t *testing.T) {
 	s.workload("long", "web", "none", map[string]string{restart.Annotation: strings.Repeat("x", 200_000)})
 	s.workload("pause", "web", "none", map[string]string{restart.Annotation: restart.OnChange, restart.IntervalAnnotation: "soon"})
 	s.control(t)
-	s.told("InvalidRestartAnnotation", `"on-chnage" is no value of it: write on-change`)
-	s.told("InvalidRestartAnnotation", `xxxxx…`)
-	s.told("InvalidRestartAnnotation", `"soon" is no duration`)
+	s.reported("InvalidRestartAnnotation", `"on-chnage" is no value of it: write on-change`)
+	s.reported("InvalidRestartAnnotation", `xxxxx…`)
+	s.reported("InvalidRestartAnnotation", `"soon" is no duration`)
 	deployments := s.Client().AppsV1().Deployments(s.shop)
 	start, edits := time.Now(), 0
 	for time.Since(start) < 10*time.Second {

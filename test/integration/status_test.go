@@ -136,7 +136,7 @@ func TestStatusObjectsOfOthers(t *testing.T) {
 // TestPodThatComesAgainUnderItsName, as a StatefulSet's does, before anybody has collected what was its predecessor's, where changed
 // owners want the right to delete.
 func TestPodThatComesAgainUnderItsName(t *testing.T) {
-	c := controlplane.Start(t, controlplane.Options{AdmissionPlugins: []string{ownerEnforcement}}) // nobody collects
+	c := controlplane.Start(t, controlplane.Options{AdmissionPlugins: []string{ownerEnforcement}}) // no garbage collector runs
 	s := install(t, c)
 	s.class("web")
 	n := s.start(t)

@@ -131,7 +131,7 @@ func TestDeniedSecrets(t *testing.T) {
 			return err != nil
 		})
 		s.publish(n, s.pod("a"), "web")
-		s.told("a FailedToCreateSecret", "/db is not written", "no Secrets on Fridays")
+		s.reported("a FailedToCreateSecret", "/db is not written", "no Secrets on Fridays")
 		if s.secret("db") != nil {
 			t.Error("it exists")
 		}
@@ -153,7 +153,7 @@ func TestDeniedSecrets(t *testing.T) {
 			return err != nil
 		})
 		s.publish(n, s.pod("a"), "web")
-		s.told("a FailedToCreateSecret", "/db is not written", "exceeded quota")
+		s.reported("a FailedToCreateSecret", "/db is not written", "exceeded quota")
 		s.MustKubectl("", "-n", s.namespace, "delete", "quota", "none")
 		s.Eventually("the Secret", func() bool { return s.holds("db", "password", canaryValue+"1") })
 	})
@@ -194,12 +194,12 @@ func TestSecretInTheHandsOfPeople(t *testing.T) {
 		s.publish(n, s.pod(fmt.Sprintf("b-%d", i)), "web")
 		s.want("db", "password", canaryValue+"1")
 	}
-	s.told("SecretConflict", "/db had other values", "data.password", `"flux"`)
+	s.reported("SecretConflict", "/db had other values", "data.password", `"flux"`)
 
 	// it is frozen as it is
 	s.MustKubectl("", "-n", s.namespace, "patch", "secret", "db", "-p", `{"immutable":true}`)
 	n.Secret("db", canaryValue+"2")
-	s.told("FailedToCreateSecret", "/db is immutable")
+	s.reported("FailedToCreateSecret", "/db is immutable")
 	s.MustKubectl("", "-n", s.namespace, "delete", "secret", "db")
 	s.Eventually("a new one", func() bool { return s.holds("db", "password", canaryValue+"2") })
 
@@ -207,7 +207,7 @@ func TestSecretInTheHandsOfPeople(t *testing.T) {
 	s.MustKubectl("", "-n", s.namespace, "label", "secret", "db", "secrets-store.csi.k8s.io/managed-")
 	version := s.secret("db").ResourceVersion
 	n.Secret("db", canaryValue+"3")
-	s.told("SecretConflict", "/db exists and is not the driver's")
+	s.reported("SecretConflict", "/db exists and is not the driver's")
 	s.publish(n, s.pod("c"), "web")
 	if got := s.secret("db"); got.ResourceVersion != version {
 		t.Errorf("it was written: %v", got)
@@ -234,7 +234,7 @@ func TestLabelTakenAwayWithoutThePolicy(t *testing.T) {
 	s.MustKubectl("", "-n", s.namespace, "label", "secret", "db", "secrets-store.csi.k8s.io/managed-")
 	version := s.secret("db").ResourceVersion
 	n.Secret("db", canaryValue+"2")
-	s.told("SecretConflict", "/db exists and is not the driver's")
+	s.reported("SecretConflict", "/db exists and is not the driver's")
 	if got := s.secret("db"); got.ResourceVersion != version {
 		t.Errorf("it was written: %v", got)
 	}

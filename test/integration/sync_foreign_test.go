@@ -54,7 +54,7 @@ func TestForeignSecretIsLeftAlone(t *testing.T) {
 	s.publish(n, pod, "web")
 	s.want("ours", "password", canaryValue+"1")
 	for name := range before {
-		s.told(pod.Name, "SecretConflict", "/"+name+" exists and is not the driver's", "left as it is")
+		s.reported(pod.Name, "SecretConflict", "/"+name+" exists and is not the driver's", "left as it is")
 	}
 	n.Secret("db", canaryValue+"2")
 	s.Eventually("the rotation", func() bool { return s.holds("ours", "password", canaryValue+"2") })
@@ -79,7 +79,7 @@ func TestReplacedSecretIsLeftAlone(t *testing.T) {
 	s.MustKubectl("", "-n", s.namespace, "delete", "secret", "db")
 	was := s.create("kubectl", secretOf("db", nil, "password", "theirs", "more", "theirs"))
 	n.Secret("db", canaryValue+"2")
-	s.told("SecretConflict", "/db exists and is not the driver's")
+	s.reported("SecretConflict", "/db exists and is not the driver's")
 	s.publish(n, s.pod("b"), "web")
 	if is := s.secret("db"); is == nil || is.ResourceVersion != was.ResourceVersion {
 		t.Errorf("it was touched: %v", is)
@@ -136,7 +136,7 @@ func TestUpstreamsSecretIsTakenOver(t *testing.T) {
 	if got := s.owners("db"); got != owners {
 		t.Errorf("owners %q", got)
 	}
-	s.told("a SecretConflict", "/db was taken over from the Secrets Store CSI Driver", `"csi-secrets-store"`, "keys dropped, password, same")
+	s.reported("a SecretConflict", "/db was taken over from the Secrets Store CSI Driver", `"csi-secrets-store"`, "keys dropped, password, same")
 	// a key that the class drops now goes, and the owners stay
 	s.class("web", []string{"db", "same"}, secretObject{"secretName": "db", "type": "Opaque", "data": data("db", "password")})
 	s.Eventually("the key's end", func() bool { return s.holds("db", "password", canaryValue+"2") })
@@ -157,7 +157,7 @@ func TestEditedSecretIsPutRight(t *testing.T) {
 	s.MustKubectl("", "-n", s.namespace, "patch", "secret", "db", "--field-manager=kubectl-edit", "-p", `{"stringData":{"password":"mine","more":"mine"}}`)
 	s.class("web", []string{"db"}, secretObject{"secretName": "db", "labels": map[string]string{"a": "b"}, "data": data("db", "password")})
 	s.Eventually("our value", func() bool { return s.holds("db", "password", canaryValue+"1", "more", "mine") })
-	s.told("SecretConflict", "/db had other values", "data.password", `"kubectl-edit"`)
+	s.reported("SecretConflict", "/db had other values", "data.password", `"kubectl-edit"`)
 }
 
 // Two classes feed one Secret; where they want different values of one key, neither wipes the other's.
@@ -181,7 +181,7 @@ func TestTwoClassesOfOneSecret(t *testing.T) {
 	s.class("red", []string{"password"}, secretObject{"secretName": "both", "data": data("password", "user")})
 	red := s.pod("red")
 	s.publish(n, red, "red")
-	s.told("red SecretConflict", "/both is not written", "data.user of class blue")
+	s.reported("red SecretConflict", "/both is not written", "data.user of class blue")
 	s.want("both", "user", canaryValue+"user2", "password", canaryValue+"password")
 
 	// once blue asks no more for the Secret, its key is red's
@@ -189,7 +189,7 @@ func TestTwoClassesOfOneSecret(t *testing.T) {
 	s.Eventually("red's value", func() bool {
 		return s.holds("both", "user", canaryValue+"password", "password", canaryValue+"password")
 	})
-	s.told("red SecretConflict", "/both had other values", "data.user", `"keyvault-csi/blue"`)
+	s.reported("red SecretConflict", "/both had other values", "data.user", `"keyvault-csi/blue"`)
 }
 
 // A class that was renamed: the new one takes the Secret over from the one that is gone.
@@ -209,7 +209,7 @@ func TestRenamedClass(t *testing.T) {
 	s.class("new", []string{"db"}, secretObject{"secretName": "db", "data": data("db", "password")})
 	s.publish(n, s.pod("new"), "new")
 	s.want("db", "password", canaryValue+"2")
-	s.told("new SecretConflict", "/db had other values", "keyvault-csi/old-x")
+	s.reported("new SecretConflict", "/db had other values", "keyvault-csi/old-x")
 }
 
 // What Kubernetes does not let anybody change is told with the way out.
@@ -228,8 +228,8 @@ func TestImmutableSecretsAndTypes(t *testing.T) {
 	s.class("web", []string{"db"}, secretObject{"secretName": "fixed", "data": data("db", "password")},
 		secretObject{"secretName": "typed", "data": data("db", "password")})
 	s.publish(n, s.pod("a"), "web")
-	s.told("FailedToCreateSecret", "/fixed is immutable", "delete the Secret")
-	s.told("FailedToCreateSecret", "/typed has another type than the class asks for (Opaque)", "delete the Secret")
+	s.reported("FailedToCreateSecret", "/fixed is immutable", "delete the Secret")
+	s.reported("FailedToCreateSecret", "/typed has another type than the class asks for (Opaque)", "delete the Secret")
 	s.want("fixed", "password", "older")
 	s.MustKubectl("", "-n", s.namespace, "delete", "secret", "fixed", "typed")
 	s.Eventually("new ones", func() bool {

@@ -129,7 +129,7 @@ func TestSecretsAreCaughtUpWith(t *testing.T) {
 			if got := n.Read("a", "db"); got != canaryValue+"1" {
 				t.Errorf("the file holds %q", got)
 			}
-			s.told("a FailedToCreateSecret", "/db is not written")
+			s.reported("a FailedToCreateSecret", "/db is not written")
 			n.Secret("db", canaryValue+"2")
 			n.Eventually("the rotation of the file", func() bool { return n.Read("a", "db") == canaryValue+"2" })
 			w.set(nil)

@@ -182,12 +182,12 @@ func TestOwnerReferencesPermissionEnforcement(t *testing.T) {
 		t.Errorf("owners %q", got)
 	}
 	s.publish(n, s.pod("another"), "web")
-	s.told("another FailedToCreateSecret", "/db exists, but the driver may not add an owner", "rbac.ownerReferences")
+	s.reported("another FailedToCreateSecret", "/db exists, but the driver may not add an owner", "rbac.ownerReferences")
 
 	// what the Secrets Store CSI Driver left is the class's all the same: a key that the class drops goes
 	s.create("csi-secrets-store", secretOf("old", managed(), "password", canaryValue+"0", "dropped", canaryValue+"0"))
 	s.class("taken", []string{"db"}, secretObject{"secretName": "old", "data": data("db", "password")})
 	s.publish(n, s.pod("b"), "taken")
 	s.want("old", "password", canaryValue+"1")
-	s.told("FailedToCreateSecret", "/old exists, but the driver may not add an owner")
+	s.reported("FailedToCreateSecret", "/old exists, but the driver may not add an owner")
 }

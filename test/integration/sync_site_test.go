@@ -176,8 +176,8 @@ func (s *syncSite) events() string {
 		`jsonpath={range .items[*]}{.involvedObject.name}{" "}{.reason}{": "}{.message}{"\n"}{end}`)
 }
 
-// told waits for an event with these words.
-func (s *syncSite) told(words ...string) {
+// reported waits for an event with these words.
+func (s *syncSite) reported(words ...string) {
 	s.Helper()
 	deadline := time.Now().Add(2 * time.Minute)
 	for {

@@ -51,7 +51,7 @@ func TestSyncedSecret(t *testing.T) {
 	if s.owners("tls") != s.owners("db") {
 		t.Errorf("owners %q", s.owners("tls"))
 	}
-	s.told("web-1-a", "SecretRotationComplete", "db was created")
+	s.reported("web-1-a", "SecretRotationComplete", "db was created")
 
 	secrets, pods, list = s.during(func() {
 		for range 20 {
@@ -79,7 +79,7 @@ func TestSyncedSecret(t *testing.T) {
 	if secrets > 2 || pods > 0 {
 		t.Error("at most 2 requests")
 	}
-	s.told("SecretRotationComplete", "db was updated")
+	s.reported("SecretRotationComplete", "db was updated")
 
 	other := s.pod("bare")
 	secrets, pods, _ = s.during(func() { s.publish(n, other, "web") })
@@ -139,10 +139,10 @@ func TestOneBadObjectStopsNothing(t *testing.T) {
 		secretObject{"secretName": "too", "labels": map[string]string{"a b": "c"}, "data": data("db", "k")})
 	s.publish(n, s.pod("p"), "web")
 	s.want("good", "k", canaryValue+"1")
-	s.told("FailedToCreateSecret", "missing", `"nope" is not mounted`)
-	s.told("FailedToCreateSecret", "/tls cannot be created", "neither PEM nor PFX")
-	s.told("FailedToCreateSecret", "/good is in secretObjects more than once")
-	s.told("FailedToCreateSecret", "/too cannot be created", `"a b" is not a label's key`)
+	s.reported("FailedToCreateSecret", "missing", `"nope" is not mounted`)
+	s.reported("FailedToCreateSecret", "/tls cannot be created", "neither PEM nor PFX")
+	s.reported("FailedToCreateSecret", "/good is in secretObjects more than once")
+	s.reported("FailedToCreateSecret", "/too cannot be created", `"a b" is not a label's key`)
 }
 
 // TestManyPodsOfOneClass starts 100 Pods of one owner together.

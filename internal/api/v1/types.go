@@ -50,7 +50,7 @@ type SecretProviderClassSpec struct {
 // that is past. The controller syncs the class's SecretSyncs when it changes.
 const RotateAtAnnotation = "keyvault-csi/rotate-at"
 
-// RefreshAnnotation on a class makes every node refresh the class's volumes when it changes, whatever the nodes' clocks say: its
+// RefreshAnnotation on a class makes every node refresh the class's volumes when it changes, also where the nodes' clocks differ: its
 // value is a schedule.Request. The controller syncs the class's SecretSyncs when it changes.
 const RefreshAnnotation = "keyvault-csi/refresh"
 
