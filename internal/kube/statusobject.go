@@ -20,10 +20,12 @@ const (
 	LastSuccessAnnotation = "keyvault-csi/last-success"
 	// StaleSinceAnnotation is how old the content is, where it is a last known good one.
 	StaleSinceAnnotation = "keyvault-csi/stale-since"
-	// FailingSinceAnnotation, FailureReasonAnnotation and FailureAnnotation tell of refreshes that fail now.
-	FailingSinceAnnotation  = "keyvault-csi/failing-since"
+	// FailingSinceAnnotation is since when refreshes fail.
+	FailingSinceAnnotation = "keyvault-csi/failing-since"
+	// FailureReasonAnnotation is why they fail, as a word.
 	FailureReasonAnnotation = "keyvault-csi/failure-reason"
-	FailureAnnotation       = "keyvault-csi/failure"
+	// FailureAnnotation is why they fail, as a sentence.
+	FailureAnnotation = "keyvault-csi/failure"
 
 	// maxName and maxLabel are Kubernetes' limits, in bytes.
 	maxName  = 253
