@@ -254,7 +254,7 @@ func run(ctx context.Context, f *flags) (err error) {
 	trimming, stop := context.WithCancel(ctx)
 	go func() {
 		defer close(trimmed)
-		footprint.Trim(trimming, clock.RealClock{}, log)
+		footprint.TrimAfterStart(trimming, clock.RealClock{}, log)
 	}()
 	defer func() { <-trimmed }()
 	defer stop()

@@ -187,7 +187,7 @@ func serve(ctx context.Context, f *driverFlags, d *driver.Driver, seen *observed
 	group.Go(func() error { return pprof.serve(ctx, log, "pprof") })
 	group.Go(func() error { return local.serve(ctx, log, "admin") })
 	group.Go(func() error {
-		footprint.Trim(ctx, clock.RealClock{}, log)
+		footprint.TrimAfterStart(ctx, clock.RealClock{}, log)
 		return nil
 	})
 	group.Go(func() error {

@@ -19,28 +19,22 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 )
 
-const (
-	// settle is after how long the work of the start is over.
-	settle = 10 * time.Second
-	// every is how often pages are let go that were needed in between.
-	every = time.Minute
-)
+// settle is after how long the work of the start is over.
+const settle = 10 * time.Second
 
-// Trim lets go of the program's pages after the start, and now and then, until ctx ends. More than half of the resident memory of an idle
-// process are pages of its own file, most of which only the start needs.
-func Trim(ctx context.Context, clk clock.Clock, log *slog.Logger) {
-	for wait := settle; ; wait = every {
-		timer := clk.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-timer.C():
-		}
-		if err := (safe.Handler{Log: log}).Do(ctx, "let go of the program's pages", dropProgramPages); err != nil {
-			log.DebugContext(ctx, "pages of the program stay in memory", logkeys.Error, err)
-			return
-		}
+// TrimAfterStart lets go of the program's pages when the start is over, unless ctx ends before: more than half of the resident memory of an idle
+// process are pages of its own file, most of which only the start needs. It does so once: those that are used again cost the call that uses
+// them a few milliseconds.
+func TrimAfterStart(ctx context.Context, clk clock.Clock, log *slog.Logger) {
+	timer := clk.NewTimer(settle)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-timer.C():
+	}
+	if err := (safe.Handler{Log: log}).Do(ctx, "let go of the program's pages", dropProgramPages); err != nil {
+		log.DebugContext(ctx, "pages of the program stay in memory", logkeys.Error, err)
 	}
 }
 

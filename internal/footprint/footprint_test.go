@@ -86,16 +86,23 @@ func TestProgramRange(t *testing.T) {
 	}
 }
 
-func TestTrimEndsWithItsContext(t *testing.T) {
+func TestTrimAfterStart(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
-			Trim(ctx, clock.RealClock{}, slog.New(slog.DiscardHandler))
+			TrimAfterStart(ctx, clock.RealClock{}, log)
 			close(ended)
 		}()
-		time.Sleep(time.Hour)
+		time.Sleep(settle / 2)
 		cancel()
 		<-ended
 	})
+	touch(t)
+	before := fileKiB(t)
+	synctest.Test(t, func(t *testing.T) { TrimAfterStart(t.Context(), clock.RealClock{}, log) })
+	if after := fileKiB(t); after > before*3/4 {
+		t.Errorf("%d KiB of files before, %d after", before, after)
+	}
 }

@@ -241,7 +241,7 @@ func TestFiguresOfMemory(t *testing.T) {
 		for ; mounted < count; mounted++ {
 			publish(n, fmt.Sprintf("pod-%d", mounted), "c")
 		}
-		time.Sleep(70 * time.Second) // garbage is collected, and the program's pages are let go, once in a while
+		time.Sleep(70 * time.Second) // garbage is collected once in a while
 		before := cpu(n)
 		time.Sleep(time.Minute)
 		used, rss, own := cpu(n)-before, procStatus(n, "VmRSS"), procStatus(n, "RssAnon")
