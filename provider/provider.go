@@ -70,6 +70,9 @@ type Options struct {
 	CAFile string
 	// Dial replaces the network's dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Transport sends the requests to vaults, Entra ID and the instance metadata service, in place of the one that CAFile and Dial
+	// configure. Inspect goes on using that one, since it reports each step of a connection.
+	Transport http.RoundTripper
 	// TokenProxy is the AKS token proxy.
 	TokenProxy identity.ProxyOptions
 	// CacheTTL is how long a value is kept for others of the same identity.
@@ -155,7 +158,10 @@ func New(o Options) (*Provider, error) {
 		Limits:  limits,
 		OnPanic: func(value any) { _ = p.safe.Recovered(context.Background(), "limiter", value) },
 	})
-	client, bounded := transport.Client{RoundTripper: p.transport}, vault.TryTimeout(tryTimeout)
+	if o.Transport == nil {
+		o.Transport = p.transport
+	}
+	client, bounded := transport.Client{RoundTripper: o.Transport}, vault.TryTimeout(tryTimeout)
 	p.identities = identity.New(identity.Options{
 		Transport: client,
 		Limiters:  p.limiters,

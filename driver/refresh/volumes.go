@@ -39,13 +39,25 @@ type Secrets interface {
 	Forget(ref volume.Ref)
 }
 
+// Mounts mounts, fills and unmounts volumes; *tmpfs.Mounts in production, whose methods say what each returns. Calls for one target do not
+// overlap.
+type Mounts interface {
+	State(target string) (tmpfs.State, error)
+	Adopt(target string) (lacks []string, err error)
+	Lacks(target string) []string
+	Mount(target string, exec bool) error
+	Write(target string, files []volume.File, group *int64) (changed bool, err error)
+	Sweep(target string) (again time.Duration, err error)
+	Unmount(target string) error
+}
+
 // Options configure New. Fields without a stated default are required.
 type Options struct {
 	// Node is the node's name; it spreads refreshes over the interval.
 	Node     string
 	Classes  Classes
 	Provider volume.Provider
-	Mounts   *tmpfs.Mounts
+	Mounts   Mounts
 	// Secrets writes Kubernetes Secrets; nil where Secret sync is off.
 	Secrets Secrets
 	// SecretsTimeout bounds how long a Pod's start waits for its Secrets.
