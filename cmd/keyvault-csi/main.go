@@ -24,7 +24,7 @@ func main() {
 		if !errors.Is(err, cli.ErrReported) {
 			_, _ = fmt.Fprintln(os.Stderr, "keyvault-csi:", err)
 		}
-		os.Exit(1)
+		os.Exit(cli.ExitCode(err))
 	}
 }
 

@@ -12,6 +12,24 @@ import (
 // ErrReported is the error of a command that failed and has already printed why.
 var ErrReported = errors.New("reported")
 
+// unusable is the error of a command that could not do what it was asked for, as distinct from one that found something.
+type unusable struct{ error }
+
+// Unwrap returns the cause.
+func (e unusable) Unwrap() error { return e.error }
+
+// ExitCode is the exit code of the program after an error of its commands.
+func ExitCode(err error) int {
+	var e unusable
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &e):
+		return 2
+	}
+	return 1
+}
+
 // AddTo adds the commands to the root command, and examples to its shell completion.
 func AddTo(root *cobra.Command, build Build) {
 	root.AddCommand(newValidateCommand(build), newPreviewCommand(build), newCheckCommand(build), newStatusCommand(build),

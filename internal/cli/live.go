@@ -11,7 +11,6 @@ import (
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
-	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
 // liveFlags select the classes that `validate --live` checks.
@@ -47,8 +46,8 @@ func (f *liveFlags) check(files, names []string) error {
 		return errors.New(
 			"--kubeconfig, --context, --namespace and --all-namespaces need --live: files are checked offline",
 		)
-	case f.live && len(files) > 0:
-		return errors.New("--live and -f are mutually exclusive: check the cluster or files")
+	case f.live && len(files) > 0 && f.allNamespaces:
+		return errors.New("--all-namespaces and -f are mutually exclusive: with -f and --live, the cluster is asked for what the files name")
 	case f.allNamespaces && (f.namespace != "" || len(names) > 0):
 		return errors.New("--all-namespaces and --namespace or names are mutually exclusive")
 	}
@@ -58,67 +57,58 @@ func (f *liveFlags) check(files, names []string) error {
 // validate checks classes of the cluster: those named, or all of the namespace or of the cluster.
 func (f *liveFlags) validate(
 	ctx context.Context,
+	cluster *kube.Caller,
 	names []string,
-	o class.Options,
-	rules classfile.Rules,
+	set *classfile.Set,
 	shown *progress,
-) (findings []classfile.Finding, classes int, err error) {
-	findings = []classfile.Finding{}
-	cluster, err := kube.NewCaller(f.caller())
-	if err != nil {
-		return nil, 0, err
-	}
-	defer shown.end()
+) ([]classfile.Finding, error) {
 	shown.begin("reading classes")
 	take := func(c *v1.SecretProviderClass) error {
-		found, err := checkLive(c, o, rules)
-		findings, classes = append(findings, found...), classes+1
-		if classes%progressEvery == 0 {
-			shown.begin(count(classes, "class"))
+		if set.Classes%progressEvery == 0 {
+			shown.begin(count(set.Classes, "class"))
 		}
-		return err
+		return addLive(c, set)
 	}
+	err := f.each(ctx, cluster, names, take) // what could be read is worth its findings
+	findings := set.Finish(ctx, nil)
+	for i := range findings {
+		findings[i].Line = 0
+	}
+	return findings, err
+}
+
+// each gives the named classes, or all of the namespace or of the cluster.
+func (f *liveFlags) each(ctx context.Context, cluster *kube.Caller, names []string, take func(*v1.SecretProviderClass) error) error {
 	for _, name := range names {
 		found, err := cluster.Class(ctx, cluster.Namespace(), name)
 		if err != nil {
-			return findings, classes, err // what could be read is worth its findings
+			return err //nolint:wrapcheck // says all
 		}
 		if err := take(found); err != nil {
-			return findings, classes, err
+			return err
 		}
 	}
-	if len(names) == 0 {
-		namespace := cluster.Namespace()
-		if f.allNamespaces {
-			namespace = ""
-		}
-		if err := cluster.EachClass(ctx, namespace, take); err != nil {
-			return findings, classes, err
-		}
+	if len(names) > 0 {
+		return nil
 	}
-	return findings, classes, nil
+	namespace := cluster.Namespace()
+	if f.allNamespaces {
+		namespace = ""
+	}
+	return cluster.EachClass(ctx, namespace, take) //nolint:wrapcheck // says all
 }
 
 // progressEvery is after how many classes the count on the terminal changes.
 const progressEvery = 100
 
-// checkLive checks a class like a file. Its findings name the class instead of file and line.
-func checkLive(c *v1.SecretProviderClass, o class.Options, rules classfile.Rules) ([]classfile.Finding, error) {
-	if !class.Served(c.Spec.Provider) {
-		return []classfile.Finding{{
-			Severity: classfile.Note, Class: c.Namespace + "/" + c.Name,
-			Message: fmt.Sprintf("spec.provider %q is another driver's: the class is ignored", c.Spec.Provider),
-		}}, nil
-	}
+// addLive checks a class like a file. Its findings name the class instead of file and line.
+func addLive(c *v1.SecretProviderClass, set *classfile.Set) error {
 	c.APIVersion, c.Kind = "secrets-store.csi.x-k8s.io/v1", "SecretProviderClass"
-	c.Status = v1.SecretProviderClassStatus{}
+	c.Status, c.ManagedFields = v1.SecretProviderClassStatus{}, nil
 	text, err := json.Marshal(c)
 	if err != nil {
-		return nil, fmt.Errorf("secretproviderclass %s/%s: %w", c.Namespace, c.Name, err)
+		return fmt.Errorf("secretproviderclass %s/%s: %w", c.Namespace, c.Name, err)
 	}
-	findings, _ := classfile.Check("", text, o, rules)
-	for i := range findings {
-		findings[i].Line = 0
-	}
-	return findings, nil
+	set.Add("", text, true)
+	return nil
 }

@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -239,8 +236,13 @@ func (s *subjects) namespace() string {
 }
 
 // addFile adds the classes of a file, with their mistakes.
-func (s *subjects) addFile(path string, data []byte) error {
-	findings, _ := classfile.Check(path, data, s.parse, classfile.Rules{})
+func (s *subjects) addFile(path string, data []byte, named bool) error {
+	set := classfile.NewSet(s.parse, classfile.Rules{})
+	set.Add(path, data, named)
+	findings := set.Finish(context.Background(), nil)
+	if set.Classes == 0 && !named && len(findings) == 0 {
+		return nil
+	}
 	for _, f := range findings {
 		if f.Severity == classfile.Error && f.Class == "" {
 			return errors.New(f.String())
@@ -308,38 +310,11 @@ func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volu
 	return req, nil
 }
 
-// readClassFiles calls take for the named file, for each class file below the named directory, or for standard input
-// (-).
-func readClassFiles(name string, stdin io.Reader, take func(path string, data []byte) error) error {
-	if name == "-" {
-		data, err := io.ReadAll(stdin)
-		if err != nil {
-			return fmt.Errorf("standard input: %w", err)
-		}
-		return take("<stdin>", data)
-	}
-	return filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		if path != name && !slices.Contains(classExtensions(), filepath.Ext(path)) {
-			return nil
-		}
-		data, err := os.ReadFile(path) //nolint:gosec // the person's choice
-		if err != nil {
-			return err
-		}
-		return take(path, data)
-	})
-}
-
-func classExtensions() []string { return []string{".yaml", ".yml", ".json"} }
-
 // readSecretFile reads a Secret's manifest, or a plain map of its keys. Errors never quote the file.
 func readSecretFile(path string) (volume.Secrets, error) {
 	data, err := os.ReadFile(path) //nolint:gosec // the person's choice
 	if err != nil {
-		return nil, fmt.Errorf("--node-publish-secret-file: %w", err)
+		return nil, fmt.Errorf("--node-publish-secret-file: %w", fileError(path, err))
 	}
 	var manifest struct {
 		Kind       string            `json:"kind"`

@@ -3,6 +3,9 @@
 package yamlnode
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -94,4 +97,108 @@ func Problem(err error) (problem string, line int) {
 		text = text[:at[0]] + text[at[1]:]
 	}
 	return strings.ReplaceAll(text, "\n", "; "), line
+}
+
+const (
+	// maxExact bounds the lines of a document in which Locate looks for the exact line, since it parses once for each line.
+	maxExact = 2000
+	// maxExactSize bounds the size of that document, in bytes.
+	maxExactSize = 128 << 10
+)
+
+// Locate returns what is wrong with a text that is not YAML, how to fix it, and the line, from 1. The parser names the line where the
+// surrounding mapping begins, or the one after the mistake; Locate returns the first line without which the text before it is YAML. It costs
+// a parse for each line, so it is for tools.
+func Locate(text string, err error) (problem, fix string, line int) {
+	problem, line = Problem(err)
+	lines := strings.SplitAfter(text, "\n")
+	from, to := documentAround(lines, line)
+	if to-from > maxExact || to-from == 0 {
+		return problem, fixOf(problem, ""), max(line, 1)
+	}
+	size := 0
+	for _, l := range lines[from:to] {
+		size += len(l)
+	}
+	if size > maxExactSize {
+		return problem, fixOf(problem, ""), max(line, 1)
+	}
+	good := func(end int) bool { return parses(strings.Join(lines[from:end], "")) }
+	for i := from; i < to; i++ {
+		if indent := lines[i][:len(lines[i])-len(strings.TrimLeft(lines[i], " \t"))]; strings.Contains(indent, "\t") &&
+			strings.TrimSpace(lines[i]) != "" && !good(i+1) {
+			return "has a tab in its indentation", "write spaces", i + 1
+		}
+	}
+	exact := to
+	for exact > from && !good(exact-1) {
+		exact--
+	}
+	if exact == from {
+		exact = max(line, 1)
+	}
+	// a line without a colon joins the next one, whose colon is then one too many
+	for before := exact - 2; strings.Contains(problem, "mapping values are not allowed") && before >= from; before-- {
+		above := strings.TrimSpace(lines[before])
+		if above == "" || strings.HasPrefix(above, "#") {
+			continue
+		}
+		if !strings.Contains(above, ": ") && !strings.HasSuffix(above, ":") && !strings.HasPrefix(above, "- ") {
+			return "has no colon and space after its key", "write KEY: VALUE", before + 1
+		}
+		break
+	}
+	at := ""
+	if exact <= len(lines) && exact > 0 {
+		at = lines[exact-1]
+	}
+	return problem, fixOf(problem, at), exact
+}
+
+// documentAround returns the range of lines of the document that has the line, which is counted from 1.
+func documentAround(lines []string, line int) (from, to int) {
+	to = len(lines)
+	for i, l := range lines {
+		if !strings.HasPrefix(l, "---") || i == 0 {
+			continue
+		}
+		if i < line {
+			from = i
+		} else {
+			return from, i
+		}
+	}
+	return from, to
+}
+
+// parses reports whether a text is YAML.
+func parses(text string) bool {
+	decoder := yaml.NewDecoder(bytes.NewReader([]byte(text)))
+	for {
+		var doc yaml.Node
+		if err := decoder.Decode(&doc); err != nil {
+			return errors.Is(err, io.EOF)
+		}
+	}
+}
+
+// fixOf says what to do about a problem in a line.
+func fixOf(problem, line string) string {
+	switch {
+	case strings.Contains(line, "{{"):
+		return "it is a template: render it first, and check what comes of it"
+	case strings.Contains(problem, "mapping values are not allowed"):
+		return "correct the indentation, or put a value that has a colon in quotes"
+	case strings.Contains(problem, "cannot start any token"):
+		return "put the value in quotes"
+	case strings.Contains(problem, "quoted scalar"), strings.Contains(problem, "end of stream"):
+		return "close the quote or the bracket that begins here"
+	case strings.Contains(problem, "expected ':'"):
+		return "write KEY: VALUE"
+	case strings.Contains(problem, "expected ',' or"):
+		return "close the bracket"
+	case strings.Contains(problem, "unknown anchor"):
+		return "define the anchor, or put the value in quotes"
+	}
+	return "correct the indentation: align it with the lines above"
 }

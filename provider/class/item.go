@@ -76,7 +76,7 @@ func (o *itemParser) read(text string, place Place, most int, structured ...stri
 		o.wrong("", "", fmt.Sprintf("is %d bytes long", len(text)), fmt.Sprintf("write at most %d", most))
 		return false
 	}
-	fields, mistakes := readFields(text)
+	fields, mistakes := readFields(text, o.opts.Lint)
 	known := o.known(place)
 	for _, f := range fields {
 		if slices.Contains(known, f.name) {
@@ -118,6 +118,11 @@ func (o *itemParser) boolean(field string) (value bool) {
 func (o *itemParser) look() Look {
 	look := readLook(o.class.Files, o.get, o.wrong)
 	look.GroupWins = o.get("fileGroup") != ""
+	if text := o.get("filePermission"); text != "" && o.opts.Lint {
+		if problem, fix := oddMode(text); problem != "" {
+			o.doubt("filePermission", text, problem, fix)
+		}
+	}
 	return look
 }
 

@@ -1,6 +1,7 @@
 package class
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -56,10 +57,27 @@ func valueOf(node *yaml.Node) value {
 
 // suggestion says what to do about an unknown name.
 func suggestion(name string, known []string) string {
-	if near := Nearest(name, known); near != "" {
+	if near := cmp.Or(Nearest(name, known), containing(name, known)); near != "" {
 		return "did you mean " + near + "?"
 	}
 	return "remove it"
+}
+
+// containing returns the only known name that has the name in it, as objectAlias has alias.
+func containing(name string, known []string) (found string) {
+	if len(name) < 4 {
+		return ""
+	}
+	for _, k := range known {
+		if !strings.Contains(strings.ToLower(k), strings.ToLower(name)) {
+			continue
+		}
+		if found != "" {
+			return ""
+		}
+		found = k
+	}
+	return found
 }
 
 func (n *nestedParser) lineOf(name string) int {

@@ -44,7 +44,7 @@ func (p *parser) objects(raw string, vault string, fallbacks []string) {
 
 // items reads a parameter that holds a list of texts. What is wrong with the list is noted.
 func (p *parser) items(name, raw, shape string) []item {
-	list, warnings, mistakes := readItems(raw, shape)
+	list, warnings, mistakes := readItems(raw, shape, p.opts.Lint)
 	for _, w := range warnings {
 		w.Parameter, w.Index = name, max(w.Index, -1)
 		p.warnings = append(p.warnings, w)
@@ -133,6 +133,9 @@ func (o *objectParser) vault(fallback string) string {
 		o.usesDefault = true
 		return fallback
 	}
+	if o.opts.Lint && name != "" && vaultPattern.MatchString(name) && !isVaultName(name) {
+		o.doubt("keyvaultName", name, vaultNameProblem, vaultNameFix)
+	}
 	field, value := "keyvaultName", name
 	if uri != "" {
 		field, value = "keyvaultURI", uri
@@ -212,6 +215,8 @@ func (o *objectParser) checkVersions(object *Object) {
 			object.History = maxHistory
 		case n > 1:
 			object.History = int(n)
+		case n < 0 && o.opts.Lint:
+			o.doubt("objectVersionHistory", text, "is negative, so the current version alone is written", "write how many versions, or remove it")
 		}
 	}
 	if object.History > 1 && object.Path != "" && !strings.Contains(object.Path, "..") {
@@ -228,6 +233,9 @@ func (o *objectParser) checkVersions(object *Object) {
 	}
 	if object.Version != "" && !versionPattern.MatchString(object.Version) {
 		o.wrong("objectVersion", object.Version, "is not a version", "write the 32 digits of the version's id, latest or latestEnabled")
+	} else if o.opts.Lint && object.Version != "" && !isVersion(object.Version) {
+		o.doubt("objectVersion", object.Version, "cannot exist: Key Vault's versions have 32 hexadecimal digits",
+			"copy the version's id from the vault, or write latest")
 	}
 }
 

@@ -49,6 +49,9 @@ type Options struct {
 	SplitCertAndKey bool
 	// AllowedHosts are vault hosts, or suffixes with a leading dot, that keyvaultURI may name beside the cloud's own.
 	AllowedHosts []string
+	// Lint adds warnings about what the driver accepts and the services do not, and looks for the exact lines of mistakes in YAML. It is for
+	// tools: it costs more.
+	Lint bool
 }
 
 // reserved are keys of the volume context that are no parameters.

@@ -1,6 +1,7 @@
 package class
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -30,11 +31,11 @@ const objectsShape = "write a mapping with the key array, whose items are string
 // readItems reads a parameter that holds a YAML mapping whose key array holds strings. The text is trimmed first, as the Azure provider
 // does it, and lines are counted in the text before that. A warning or a mistake has no Parameter yet. An item that is no string does not
 // hide the others.
-func readItems(raw, shape string) (items []item, warnings, mistakes []Mistake) {
+func readItems(raw, shape string, exact bool) (items []item, warnings, mistakes []Mistake) {
 	text := strings.TrimSpace(raw)
 	trimmed, _, _ := strings.Cut(raw, text)
 	above := strings.Count(trimmed, "\n")
-	top, warning, mistake := readDocument(text, shape)
+	top, warning, mistake := readDocument(text, shape, exact)
 	if warning != nil {
 		warnings = append(warnings, *warning)
 	}
@@ -59,7 +60,7 @@ func mistakeAt(line int, problem, fix string) *Mistake {
 }
 
 // readDocument reads the first YAML document of the text.
-func readDocument(text, shape string) (top *yaml.Node, warning, mistake *Mistake) {
+func readDocument(text, shape string, exact bool) (top *yaml.Node, warning, mistake *Mistake) {
 	if n := indicators(text); n > maxIndicators {
 		return nil, nil, mistakeAt(1, fmt.Sprintf("has %d YAML indicators", n), fmt.Sprintf("split the class: at most %d", maxIndicators))
 	}
@@ -68,13 +69,13 @@ func readDocument(text, shape string) (top *yaml.Node, warning, mistake *Mistake
 	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil, nil, mistakeAt(1, "is empty", shape)
 	} else if err != nil {
-		problem, line := yamlProblem(err)
-		return nil, nil, mistakeAt(line, "is not YAML: "+problem, shape)
+		problem, fix, line := yamlProblem(text, err, exact)
+		return nil, nil, mistakeAt(line, "is not YAML: "+problem, cmp.Or(fix, shape))
 	}
 	switch err := decoder.Decode(&next); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
-		problem, line := yamlProblem(err)
+		problem, _, line := yamlProblem(text, err, exact)
 		return nil, nil, mistakeAt(line, "has text after the end of its YAML: "+problem, "correct the indentation: "+shape)
 	default:
 		warning = mistakeAt(next.Line, "has a second YAML document, which is ignored", "remove the line --- and what follows it")
@@ -195,12 +196,12 @@ type fieldMistake struct {
 }
 
 // readFields reads the YAML mapping of one object, its merge keys resolved. A null or empty text is an object without fields.
-func readFields(text string) (fields []field, mistakes []fieldMistake) {
+func readFields(text string, exact bool) (fields []field, mistakes []fieldMistake) {
 	const fix = "write a mapping: objectName: NAME, objectType: secret"
 	var doc yaml.Node
 	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
-		problem, line := yamlProblem(err)
-		return nil, []fieldMistake{{problem: "is not YAML: " + problem, fix: fix, line: max(line, 1)}}
+		problem, better, line := yamlProblem(text, err, exact)
+		return nil, []fieldMistake{{problem: "is not YAML: " + problem, fix: cmp.Or(better, fix), line: max(line, 1)}}
 	}
 	if len(doc.Content) == 0 {
 		return nil, nil
@@ -228,8 +229,13 @@ func readFields(text string) (fields []field, mistakes []fieldMistake) {
 	return fields, mistakes
 }
 
-// yamlProblem returns the YAML parser's message, cut to a readable length, and its line.
-func yamlProblem(err error) (problem string, line int) {
-	problem, line = yamlnode.Problem(err)
-	return shorten(problem), line
+// yamlProblem returns the YAML parser's message, cut to a readable length, and its line. With exact it looks for the line itself, and for the
+// fix.
+func yamlProblem(text string, err error, exact bool) (problem, fix string, line int) {
+	if exact {
+		problem, fix, line = yamlnode.Locate(text, err)
+	} else {
+		problem, line = yamlnode.Problem(err)
+	}
+	return shorten(problem), fix, line
 }

@@ -54,7 +54,7 @@ func TestValidateLiveKeepsWhatItHas(t *testing.T) {
 		wants          []string
 	}{
 		{2, 0, []string{"a-warning: warning: tenentID", "511 classes checked, 1 finding"}},
-		{1000, 1, []string{"a-warning: warning: tenentID", "500 classes checked, 1 finding", "not all classes were checked"}},
+		{1000, 2, []string{"a-warning: warning: tenentID", "500 classes checked, 1 finding", "not everything was checked"}},
 	} {
 		failures(tt.failures)
 		exit, printed := validateLive(t, kubeconfig, "-A")
@@ -68,7 +68,7 @@ func TestValidateLiveKeepsWhatItHas(t *testing.T) {
 		}
 	}
 	exit, printed := validateLive(t, kubeconfig, "-n", s.shop, "a-warning", "nowhere")
-	if exit != 1 || !strings.Contains(printed, "a-warning: warning") || !strings.Contains(printed, "nowhere was not found") {
+	if exit != 2 || !strings.Contains(printed, "a-warning: warning") || !strings.Contains(printed, "nowhere was not found") {
 		t.Errorf("one of two names: exit %d: %s", exit, printed)
 	}
 }
@@ -100,7 +100,7 @@ func TestValidateLive(t *testing.T) {
 		return out.String()
 	}
 
-	run(1, []string{"refuses you", "list secretproviderclasses"}, "-n", namespace)
+	run(2, []string{"refuses you", "list secretproviderclasses"}, "-n", namespace)
 	c.ApplyYAML("apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: viewer}\nrules:\n" +
 		"- {apiGroups: [secrets-store.csi.x-k8s.io], resources: [secretproviderclasses], verbs: [get, list]}\n" +
 		"---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: viewer}\n" +
@@ -110,9 +110,9 @@ func TestValidateLive(t *testing.T) {
 		_, err := c.Plane.Kubectl(kubeconfig, "", "get", "--raw", "/apis/secrets-store.csi.x-k8s.io/v1/secretproviderclasses")
 		return err != nil && !strings.Contains(strings.ToLower(err.Error()), "forbidden")
 	})
-	run(1, []string{"CustomResourceDefinitions are not installed"}, "-A")
+	run(2, []string{"CustomResourceDefinitions are not installed"}, "-A")
 	c.ApplyCRDs()
-	run(1, []string{"no SecretProviderClass was found"}, "-A")
+	run(2, []string{"no SecretProviderClass was found"}, "-A")
 
 	c.ApplyYAML(fmt.Sprintf(class, "good", namespace))
 	run(0, []string{"1 class checked, 0 findings"}, "-n", namespace)
@@ -133,12 +133,12 @@ func TestValidateLive(t *testing.T) {
 	}, "-n", namespace)
 	run(0, []string{"warned: warning", "1 class checked, 1 finding"}, "-n", namespace, "warned")
 	run(1, []string{"warned: warning"}, "-n", namespace, "--strict", "warned")
-	run(1, []string{namespace + "/nowhere was not found"}, "-n", namespace, "nowhere")
-	run(0, []string{other + `/foreign: note: spec.provider "vault" is another driver's`, "601 classes checked"}, "-n", other)
-	run(1, []string{"604 classes checked, 4 findings"}, "-A")
-	run(1, []string{"mutually exclusive"}, "-f", "x.yaml")
-	run(1, []string{"mutually exclusive"}, "-A", "-n", namespace)
-	run(1, []string{`context "elsewhere" does not exist`}, "--context", "elsewhere")
+	run(2, []string{namespace + "/nowhere was not found"}, "-n", namespace, "nowhere")
+	run(0, []string{other + `/foreign: note: the class is for the provider "vault"`, "601 classes checked"}, "-n", other)
+	run(1, []string{"604 classes checked, 3 findings", ", 1 note"}, "-A")
+	run(2, []string{"mutually exclusive"}, "-f", "x.yaml", "-A")
+	run(2, []string{"mutually exclusive"}, "-A", "-n", namespace)
+	run(2, []string{`context "elsewhere" does not exist`}, "--context", "elsewhere")
 	var findings []struct {
 		File, Severity, Class, Message string
 		Line                           int

@@ -90,7 +90,7 @@ func TestFindings(t *testing.T) {
 			"f.yaml:9: warning: shop/app: ", "objectz"}},
 		"number":          {"tenantID: tenant", "tenantID: 5", []string{"f.yaml:8: error: shop/app: parameter tenantID is not a string", `write tenantID: "5"`}},
 		"boolean":         {"tenantID: tenant", "tenantID: tenant\n    useVMManagedIdentity: true", []string{"f.yaml:9: error: ", `write useVMManagedIdentity: "true"`}},
-		"list":            {"objects: |", "objects:", []string{"f.yaml:11: error: ", "parameter objects is not a string"}},
+		"list":            {"objects: |", "objects:", []string{"f.yaml:10: error: ", "parameter objects is not a string"}},
 		"twice":           {"tenantID: tenant", "tenantID: tenant\n    tenantID: tenant", []string{"f.yaml:9: error: ", "is a duplicate"}},
 		"provider":        {"provider: azure", "provider: vault", []string{"f.yaml:5: note: ", `provider "vault", which this driver does not serve`}},
 		"no provider":     {"  provider: azure\n", "", []string{"f.yaml:5: error: ", "spec.provider is not set"}},
@@ -106,7 +106,8 @@ func TestFindings(t *testing.T) {
 		"tab":           {"spec:", "\tspec:", []string{"f.yaml:4: error: is not YAML"}},
 		"not an object": {good, "- a\n", []string{"f.yaml:1: error: the document is not a Kubernetes object"}},
 		"no kind":       {"kind: SecretProviderClass\n", "", []string{"f.yaml:1: error: the document has no kind"}},
-		"another kind":  {"kind: SecretProviderClass", "kind: Pod", []string{"f.yaml:2: note: kind Pod is ignored"}},
+		"another kind":  {"kind: SecretProviderClass", "kind: Pod", []string{"f.yaml:2: error: kind \"Pod\" is not known: did you mean SecretProviderClass?"}},
+		"ignored kind":    {good, "apiVersion: v1\nkind: Pod\n", []string{"f.yaml:2: note: kind Pod is ignored"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !strings.Contains(good, tc.from) {
@@ -190,6 +191,8 @@ func FuzzCheck(f *testing.F) {
 	f.Add([]byte("kind: SecretProviderClass\nspec: {parameters: {objects: >-\n  array: [x]}}"))
 	f.Add([]byte("kind: SecretProviderClass\nspec: {<<: *x}"))
 	f.Add([]byte("{"))
+	f.Add([]byte(shopSet))
+	f.Add([]byte("kind: Pod\nspec: &a {volumes: [{csi: *a, driver: secrets-store.csi.k8s.io}], containers: [*a]}"))
 	f.Add([]byte("\xff---\n...\n"))
 	o := options(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -197,6 +200,9 @@ func FuzzCheck(f *testing.F) {
 		if classes < 0 {
 			t.Error(classes)
 		}
+		set := NewSet(o, Rules{Lint: true})
+		set.Add("f.yaml", data, true)
+		findings = append(findings, set.Finish(t.Context(), nil)...)
 		for _, one := range findings {
 			if one.Line < 1 || one.File != "f.yaml" || one.Message == "" || strings.ContainsAny(one.String(), "\n\r") {
 				t.Errorf("%q gives %+v", data, one)
