@@ -55,7 +55,6 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (refresh.Public
 				ServiceAccount: context[keyServiceAccount],
 			},
 		},
-		Attributes: make(map[string]string, len(context)),
 	}
 	var wrong problems
 	wrong.require(req.GetVolumeId() != "", "volume id is missing")
@@ -71,19 +70,24 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (refresh.Public
 	wrong.require(context[keyEphemeral] != "false",
 		"volume is not ephemeral: declare it inline in the pod (volumes[].csi), not as a PersistentVolume")
 	wrong.require(p.Ref.Class != "", "secretProviderClass is not set in the pod's volumeAttributes")
-	for _, key := range []string{keyPodName, keyPodNamespace, keyPodUID, keyServiceAccount} {
-		wrong.require(context[key] != "",
-			"volume context has no "+key+": the CSIDriver object must have podInfoOnMount: true")
+	for _, key := range [...]string{keyPodName, keyPodNamespace, keyPodUID, keyServiceAccount} {
+		if context[key] == "" {
+			wrong.require(false, "volume context has no "+key+": the CSIDriver object must have podInfoOnMount: true")
+		}
 	}
 	for key, value := range context {
 		// a key with kubelet's prefix that is not known here was written by the author of the Pod
-		if !strings.HasPrefix(key, kubeletPrefix) && key != keyClass {
-			p.Attributes[key] = value
+		if strings.HasPrefix(key, kubeletPrefix) || key == keyClass {
+			continue
 		}
+		if p.Attributes == nil {
+			p.Attributes = map[string]string{}
+		}
+		p.Attributes[key] = value
 	}
 	p.Ref.Attributes = volume.HashAttributes(p.Attributes)
 	p.FSGroup = parseGroup(&wrong, req.GetVolumeCapability().GetMount().GetVolumeMountGroup())
-	p.Tokens, p.Secrets = takeTokens(&wrong, req)
+	p.Tokens, p.Secrets = takeTokens(&wrong, req, d.volumes.Tokens(req.GetTargetPath()))
 	return p, wrong.err()
 }
 
@@ -94,7 +98,7 @@ func (d *Driver) checkTarget(wrong *problems, target string) {
 		wrong.require(false, "target path is missing")
 	case !filepath.IsAbs(target) || filepath.Clean(target) != target:
 		wrong.require(false, "target path "+strconv.Quote(target)+" is not an absolute, clean path")
-	case !strings.HasPrefix(target, d.kubeletDir+string(filepath.Separator)):
+	case !strings.HasPrefix(target, d.kubeletDir) || target[len(d.kubeletDir)] != filepath.Separator:
 		wrong.require(false, "target path "+strconv.Quote(target)+" is outside the kubelet directory "+
 			strconv.Quote(d.kubeletDir)+": set --kubelet-dir to kubelet's root directory")
 	}
@@ -115,19 +119,18 @@ func parseGroup(wrong *problems, text string) *int64 {
 
 // takeTokens finds the service account tokens: in secrets where the CSIDriver object has serviceAccountTokenInSecrets,
 // else in the volume context. Where secrets has them those in the context are ignored, since a pod's author can write
-// that key. What is left of secrets is nodePublishSecretRef's.
-func takeTokens(wrong *problems, req *csi.NodePublishVolumeRequest) (map[string]volume.Token, volume.Secrets) {
+// that key. What is left of secrets is nodePublishSecretRef's. Known are those of the last call for the volume.
+func takeTokens(wrong *problems, req *csi.NodePublishVolumeRequest, known volume.Tokens) (volume.Tokens, volume.Secrets) {
 	text, inSecrets := req.GetSecrets()[keyTokens]
 	if !inSecrets {
 		text = req.GetVolumeContext()[keyTokens]
 	}
-	var tokens map[string]volume.Token
+	var tokens volume.Tokens
 	if text != "" {
-		parsed, err := volume.ParseTokens(text)
-		if err != nil {
+		var err error
+		if tokens, err = known.Renewed(text); err != nil {
 			wrong.require(false, "service account tokens are not readable: "+err.Error())
 		}
-		tokens = parsed
 	}
 	var secrets volume.Secrets
 	for key, value := range req.GetSecrets() {

@@ -31,6 +31,10 @@ func (p *Provider) Bind(ctx context.Context, req volume.Request) (volume.Binding
 }
 
 func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, error) {
+	if known, ok := req.Known.(*binding); ok && known.lasting {
+		known.identity.Use()
+		return known, nil
+	}
 	parsed, err := p.parse(req)
 	if err != nil {
 		return nil, err
@@ -43,7 +47,9 @@ func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, erro
 	if err != nil {
 		return nil, err
 	}
-	return newBinding(p, parsed, id, nodeOf), nil
+	b := newBinding(p, parsed, id, nodeOf)
+	b.lasting = nodeOf == "" && !p.asksAccount(parsed, req) && class.Merge(req.Parameters, req.Attributes)[cloudFile] == ""
+	return b, nil
 }
 
 // nodeIdentityOf returns the namespace whose right to use the node's identity the binding depends on; empty where it depends on none. A
@@ -77,8 +83,7 @@ func (p *Provider) identify(ctx context.Context, parsed *class.Class, req volume
 
 // account asks for the service account's annotations where the class leaves out what they may hold.
 func (p *Provider) account(ctx context.Context, c *class.Class, req volume.Request) (identity.Account, error) {
-	if p.options.Accounts == nil || p.options.Person || c.Mode == class.ManagedIdentity || len(req.Secrets) > 0 ||
-		c.ClientID != "" && c.TenantID != "" {
+	if !p.asksAccount(c, req) {
 		return identity.Account{}, nil
 	}
 	found, err := p.options.Accounts.Annotations(ctx, req.Pod.Namespace, req.Pod.ServiceAccount)
@@ -88,13 +93,21 @@ func (p *Provider) account(ctx context.Context, c *class.Class, req volume.Reque
 	return identity.Account{ClientID: found[clientAnnotation], TenantID: found[tenantAnnotation]}, nil
 }
 
+// asksAccount reports whether the identity depends on the service account's annotations.
+func (p *Provider) asksAccount(c *class.Class, req volume.Request) bool {
+	return p.options.Accounts != nil && !p.options.Person && c.Mode != class.ManagedIdentity && len(req.Secrets) == 0 &&
+		(c.ClientID == "" || c.TenantID == "")
+}
+
 // binding implements volume.Binding. It is immutable.
 type binding struct {
 	provider *Provider
 	class    *class.Class
 	identity *identity.Identity
 	// nodeOf is the namespace that must have the right to use the node's identity; empty where none must.
-	nodeOf      string
+	nodeOf string
+	// lasting is true where an equal request makes an equal binding at any time: it depends on no file, service account or namespace.
+	lasting     bool
 	key         string
 	scheduleKey string
 	warnings    []string
@@ -132,6 +145,9 @@ func (b *binding) RotationInterval() (time.Duration, bool) {
 	return *b.class.RotationInterval, true
 }
 
+// cloudFile is the parameter that names the file of a custom cloud.
+const cloudFile = "cloudEnvFileName"
+
 // mostClasses bounds the parsed classes that are remembered.
 const mostClasses = 4096
 
@@ -150,7 +166,7 @@ func newClassCache(o class.Options) *classCache {
 
 func (c *classCache) get(req volume.Request) (*class.Class, error) {
 	parameters := class.Merge(req.Parameters, req.Attributes)
-	if parameters["cloudEnvFileName"] != "" {
+	if parameters[cloudFile] != "" {
 		return c.parse(parameters) // the file may change while the class does not
 	}
 	h := sha256.New()

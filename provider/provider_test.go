@@ -1,14 +1,10 @@
 package provider_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,19 +76,7 @@ func (w *world) dial(ctx context.Context, network, address string) (net.Conn, er
 			return nil, err
 		}
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, w.Address())
-	if err != nil {
-		return nil, err
-	}
-	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: address}, Host: address, Header: http.Header{}}
-	if err := request.Write(conn); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), request) //nolint:bodyclose // a tunnel has none
-	if err != nil || resp.StatusCode != http.StatusOK {
-		return nil, errors.Join(fmt.Errorf("CONNECT: %v %w", resp, err), conn.Close())
-	}
-	return conn, nil
+	return w.Dial(ctx, network, address)
 }
 
 func (w *world) failing(f func(string) error) {

@@ -154,13 +154,19 @@ func (t *table) get(ctx context.Context, q query) (answer, error) {
 		t.observer.Source("cached")
 		return a, nil
 	}
+	asked := q
 	if now := t.clock.Now(); q.notBefore.After(now) {
 		q.notBefore = now // no answer is newer than that
 	}
 	q.deadline, _ = ctx.Deadline()
 	for {
 		a, shared, err := t.flights.Do(ctx, q.key,
-			func(ctx context.Context) (answer, error) { return t.request(ctx, q) })
+			func(ctx context.Context) (answer, error) {
+				if a, ok := t.recent(asked); ok { // a request that ended since the look above
+					return a, nil
+				}
+				return t.request(ctx, q)
+			})
 		if err == nil && a.absent != nil && !q.optional {
 			err = a.absent
 		}
@@ -171,10 +177,12 @@ func (t *table) get(ctx context.Context, q query) (answer, error) {
 			continue // the request under way had begun too early
 		case shared:
 			t.observer.Source("joined")
+		case a.shared:
+			t.observer.Source("cached")
 		default:
 			t.observer.Source("requested")
 		}
-		a.shared = shared
+		a.shared = a.shared || shared
 		return a, nil
 	}
 }

@@ -417,3 +417,30 @@ func TestValuesAreComparedWithLists(t *testing.T) {
 		}
 	}
 }
+
+// clockWithHook calls the hook once, when the time is next asked for.
+type clockWithHook struct {
+	clock.RealClock
+	hook func()
+}
+
+func (c *clockWithHook) Now() time.Time {
+	if hook := c.hook; hook != nil {
+		c.hook = nil
+		hook()
+	}
+	return c.RealClock.Now()
+}
+
+func TestAnswerThatCameSinceTheLookIsTaken(t *testing.T) {
+	reported := &counter{}
+	tab := newSource(10*time.Second, reported)
+	defer tab.close()
+	tab.clock = &clockWithHook{hook: func() { mustGet(t, tab, time.Time{}, 0, saying("one")) }}
+	if a := mustGet(t, tab, time.Time{}, 0, silence); a.Object.Value != "one" || !a.shared {
+		t.Errorf("got %+v", a)
+	}
+	if want := []string{"requested", "cached"}; !slices.Equal(reported.reported(), want) {
+		t.Errorf("reported %v", reported.reported())
+	}
+}

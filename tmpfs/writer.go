@@ -255,7 +255,12 @@ func (w *writer) linkNames() error {
 			if err := w.root.RemoveAll(name); err != nil {
 				return fmt.Errorf("clear %s: %w", name, err)
 			}
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist):
+			if err := w.root.Symlink(want, name); err != nil { // nothing has to make way
+				return fmt.Errorf("link %s: %w", name, err)
+			}
+			continue
+		case err != nil:
 			return fmt.Errorf("read %s: %w", name, err)
 		}
 		if err := w.place(want, nextNameLink, name); err != nil {
@@ -283,10 +288,14 @@ func (w *writer) swap(generation string) error { return w.place(generation, next
 
 // place makes name a link to the target by one rename.
 func (w *writer) place(target, temporary, name string) error {
-	if err := w.root.RemoveAll(temporary); err != nil {
-		return fmt.Errorf("clear %s: %w", temporary, err)
+	err := w.root.Symlink(target, temporary)
+	if errors.Is(err, fs.ErrExist) { // a killed process left it
+		if err := w.root.RemoveAll(temporary); err != nil {
+			return fmt.Errorf("clear %s: %w", temporary, err)
+		}
+		err = w.root.Symlink(target, temporary)
 	}
-	if err := w.root.Symlink(target, temporary); err != nil {
+	if err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
 	if err := w.root.Rename(temporary, name); err != nil {
@@ -309,7 +318,7 @@ func (w *writer) sweep(current string) {
 			errs = append(errs, w.root.RemoveAll(name))
 		}
 	}
-	_, err = w.sweepGenerations(current, Retention)
+	_, err = w.removeReplaced(entries, current, Retention)
 	w.unswept = errors.Join(append(errs, err)...)
 }
 
@@ -319,6 +328,11 @@ func (w *writer) sweepGenerations(current string, age time.Duration) (again time
 	if err != nil {
 		return 0, fmt.Errorf("list the volume: %w", err)
 	}
+	return w.removeReplaced(entries, current, age)
+}
+
+// removeReplaced is sweepGenerations of a volume that has been listed.
+func (w *writer) removeReplaced(entries []fs.DirEntry, current string, age time.Duration) (again time.Duration, err error) {
 	var errs []error
 	for _, e := range entries {
 		if !isGeneration(e) || e.Name() == current {

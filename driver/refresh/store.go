@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/expiry"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/schedule"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
@@ -64,6 +65,7 @@ func (s *store) published(b bound, bundle *volume.Bundle, now time.Time) *volume
 		Detection: bundle.Detection,
 	}}
 	g := s.join(state)
+	s.share(g, state.snapshot)
 	if bundle.Provisional() {
 		if bundle.Cause != nil {
 			state.snapshot.Failure = state.snapshot.Failure.Next(now, bundle.Cause)
@@ -85,8 +87,32 @@ func (s *store) published(b bound, bundle *volume.Bundle, now time.Time) *volume
 func (s *store) republished(b bound, now time.Time) (c change, warning string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := s.volumes[b.Ref.TargetPath]
+	if before != nil && before.binding == b.binding && before.class == b.class && before.resolveErr == nil && s.groups[b.binding.Key()].failures == 0 {
+		return change{before: before, after: before}, "" // most calls: all is as it was
+	}
 	defer s.awake()
-	return s.renew(s.volumes[b.Ref.TargetPath], b, now)
+	return s.renew(before, b, now)
+}
+
+// known returns the volume's binding where it is that of an equal publication and the same class; else nil.
+func (s *store) known(p Publication, class *v1.SecretProviderClass) volume.Binding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state := s.volumes[p.Ref.TargetPath]; state != nil && state.class == class && state.Publication.equal(p) {
+		return state.binding
+	}
+	return nil
+}
+
+// tokens returns those of the volume at the target; none where it is not known.
+func (s *store) tokens(target string) volume.Tokens {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state := s.volumes[target]; state != nil {
+		return state.Tokens
+	}
+	return volume.Tokens{}
 }
 
 // rebound takes an edited class for a volume, unless the volume is gone or was published again meanwhile.
@@ -524,6 +550,24 @@ func (s *store) join(state *volumeState) *refreshGroup {
 	g.members[target] = struct{}{}
 	s.volumes[target] = state
 	return g
+}
+
+// share lets a new snapshot hold the lists of another volume of its group where they are equal: replicas have the same objects. The caller
+// holds the lock.
+func (s *store) share(g *refreshGroup, snapshot *volume.Snapshot) {
+	for target := range g.members {
+		other := s.volumes[target].snapshot
+		if other == snapshot {
+			continue
+		}
+		if slices.Equal(snapshot.Objects, other.Objects) {
+			snapshot.Objects = other.Objects
+		}
+		if maps.Equal(snapshot.Started, other.Started) {
+			snapshot.Started = other.Started
+		}
+		return
+	}
 }
 
 // drop takes the volume out of its group, and with its last volume the group. The caller holds the lock.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -79,9 +80,17 @@ type Publication struct {
 	FSGroup *int64
 	// Attributes, Tokens and Secrets are those of volume.Request.
 	Attributes map[string]string
-	Tokens     map[string]volume.Token
+	Tokens     volume.Tokens
 	Secrets    volume.Secrets
 }
+
+// equal reports whether kubelet says the same again.
+func (p Publication) equal(other Publication) bool {
+	return p.Ref == other.Ref && equalGroups(p.FSGroup, other.FSGroup) && p.Tokens.Equal(other.Tokens) &&
+		maps.Equal(p.Attributes, other.Attributes) && maps.Equal(p.Secrets, other.Secrets)
+}
+
+func equalGroups(a, b *int64) bool { return a == b || a != nil && b != nil && *a == *b }
 
 // ErrUnpublished is why a publish ends whose volume is unpublished meanwhile.
 var ErrUnpublished = errors.New("the volume was unpublished while it was being published")
@@ -193,8 +202,9 @@ func (v *Volumes) bind(ctx context.Context, p Publication) (bound, error) {
 		Provider:   class.Spec.Provider,
 		Parameters: class.Spec.Parameters,
 		Attributes: p.Attributes,
-		Tokens:     p.Tokens,
+		Tokens:     p.Tokens.ByAudience,
 		Secrets:    p.Secrets,
+		Known:      v.store.known(p, class),
 	})
 	if err != nil {
 		return bound{}, err //nolint:wrapcheck // says all
@@ -229,6 +239,9 @@ func (v *Volumes) forgetSecrets(ref volume.Ref) {
 		v.Secrets.Forget(ref)
 	}
 }
+
+// Tokens returns those that kubelet passed last for the volume at the target.
+func (v *Volumes) Tokens(target string) volume.Tokens { return v.store.tokens(target) }
 
 // Snapshots returns what is known about every volume, in no order.
 func (v *Volumes) Snapshots() []*volume.Snapshot { return v.store.snapshots() }

@@ -75,7 +75,7 @@ func (l *Locks[K]) join(key K, cancel *context.CancelCauseFunc) *lock {
 	defer l.mu.Unlock()
 	one, ok := l.keys[key]
 	if !ok {
-		one = &lock{token: make(chan struct{}, 1), cancels: map[*context.CancelCauseFunc]struct{}{}}
+		one = &lock{token: make(chan struct{}, 1)}
 		one.token <- struct{}{}
 		if l.keys == nil {
 			l.keys = map[K]*lock{}
@@ -84,6 +84,9 @@ func (l *Locks[K]) join(key K, cancel *context.CancelCauseFunc) *lock {
 	}
 	one.users++
 	if cancel != nil {
+		if one.cancels == nil {
+			one.cancels = map[*context.CancelCauseFunc]struct{}{}
+		}
 		one.cancels[cancel] = struct{}{}
 	}
 	return one

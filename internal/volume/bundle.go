@@ -178,7 +178,7 @@ type Binding interface {
 // Provider turns requests into bindings.
 type Provider interface {
 	// Bind resolves a class for a pod, and takes the request's tokens as the newest of its identity. It does not talk
-	// to vault or Entra, costs microseconds when the class is known, and is called at every republish. Errors are of
-	// type *Error and name every mistake of the class.
+	// to vault or Entra, costs microseconds when the class is known, and is called at every republish. It may return the
+	// request's Known binding. Errors are of type *Error and name every mistake of the class.
 	Bind(ctx context.Context, req Request) (Binding, error)
 }

@@ -87,4 +87,6 @@ type Request struct {
 	Tokens map[string]Token
 	// Secrets are those of nodePublishSecretRef; nil where the pod names none.
 	Secrets Secrets
+	// Known is the binding of the last request for this volume, where that was equal; else nil.
+	Known Binding
 }

@@ -40,6 +40,13 @@ func (i *Identity) GoString() string { return i.String() }
 // LogValue keeps slog from printing credentials.
 func (i *Identity) LogValue() slog.Value { return slog.StringValue(i.String()) }
 
+// Use notes that the identity is in use, as Resolve does.
+func (i *Identity) Use() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.used = i.registry.options.Clock.Now()
+}
+
 // update takes what is newer in an identity of the same key, and notes that it is used.
 func (i *Identity) update(newer *Identity, now time.Time) {
 	i.mu.Lock()

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"regexp"
@@ -30,6 +31,8 @@ type Reference struct {
 	Line int
 	// Pattern is true where Path is a pattern with wildcards.
 	Pattern bool
+	// at is the offset in the text.
+	at parse.Pos
 }
 
 // Template is a template without mistakes of its own. It is immutable.
@@ -56,7 +59,7 @@ func Parse(path, text string) (*Template, []Mistake) {
 		slices.SortStableFunc(r.mistakes, func(a, b Mistake) int { return a.Line - b.Line })
 		return nil, slices.Compact(r.mistakes)
 	}
-	slices.SortFunc(r.t.references, func(a, b Reference) int { return a.Line - b.Line })
+	slices.SortFunc(r.t.references, func(a, b Reference) int { return cmp.Compare(a.at, b.at) })
 	return r.t, nil
 }
 
@@ -196,7 +199,7 @@ func (r *reader) call(name *parse.IdentifierNode, arguments []parse.Node, piped 
 }
 
 func (r *reader) reference(function string, n *parse.StringNode) {
-	found := Reference{Path: n.Text, Line: r.line(n), Pattern: function == FuncFiles}
+	found := Reference{Path: n.Text, Line: r.line(n), Pattern: function == FuncFiles, at: n.Pos}
 	if found.Pattern {
 		if _, err := path.Match(n.Text, ""); err != nil {
 			r.wrong(n, fmt.Sprintf("has the pattern %q, which is malformed", printable.Cut(n.Text, maxShown)), `write one like "ca/*"`)

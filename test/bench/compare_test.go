@@ -193,7 +193,7 @@ func (c *comparison) remove(name string, requests []*csi.NodePublishVolumeReques
 }
 
 // processor is the processor time of all threads of a process so far, exact while none of them ends.
-func processor(c *comparison, pid int) time.Duration {
+func processor(c testing.TB, pid int) time.Duration {
 	c.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(threads) == 0 {
@@ -386,9 +386,9 @@ func TestFiguresOfStorms(t *testing.T) {
 					c.Emulator.SetLatency(latency * time.Millisecond)
 					requests := c.requests("c", accounts...)
 					counts(c.Node)
-					before := processor(c, c.sides[name].pid())
+					before := processor(c.TB, c.sides[name].pid())
 					each, all := c.together(name, requests)
-					used[name] = append(used[name], processor(c, c.sides[name].pid())-before)
+					used[name] = append(used[name], processor(c.TB, c.sides[name].pid())-before)
 					half[name], last[name] = append(half[name], percentile(each, 50)), append(last[name], all)
 					v, e := counts(c.Node)
 					vault[name], entra[name] = max(vault[name], v), max(entra[name], e)

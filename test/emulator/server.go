@@ -7,6 +7,7 @@
 package emulator
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -154,6 +155,26 @@ func (s *Server) Address() string { return s.listener.Addr().String() }
 
 // ProxyURL is what HTTPS_PROXY and HTTP_PROXY are to be.
 func (s *Server) ProxyURL() *url.URL { return &url.URL{Scheme: "http", Host: s.Address()} }
+
+// Dial reaches every host through the emulator, as if it were the network.
+func (s *Server) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, s.Address())
+	if err != nil {
+		return nil, err
+	}
+	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: address}, Host: address, Header: http.Header{}}
+	if err := request.Write(conn); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), request)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("CONNECT: %w", err), conn.Close())
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.Join(fmt.Errorf("CONNECT: %s", resp.Status), conn.Close())
+	}
+	return conn, nil
+}
 
 // CAPEM is the certificate of the emulator's authority, for SSL_CERT_FILE.
 func (s *Server) CAPEM() []byte { return s.authority.pem }

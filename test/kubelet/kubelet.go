@@ -263,6 +263,11 @@ func (n *Node) Eventually(what string, ok func() bool) {
 // Class writes a class of the namespace default. Parameters that are missing are those of Seed.
 func (n *Node) Class(name string, parameters map[string]string) {
 	n.Helper()
+	n.ClassFile(name+".json", string(ClassJSON(name, parameters)))
+}
+
+// ClassJSON is a class of the namespace default. Parameters that are missing are those of Seed; one that is "-" is left out.
+func ClassJSON(name string, parameters map[string]string) []byte {
 	all := map[string]string{"keyvaultName": Vault, "tenantID": Tenant, "clientID": Client}
 	maps.Copy(all, parameters)
 	for k, v := range all {
@@ -276,9 +281,9 @@ func (n *Node) Class(name string, parameters map[string]string) {
 		"spec":     map[string]any{"provider": "azure", "parameters": all},
 	})
 	if err != nil {
-		n.Fatal(err)
+		panic(err) // strings marshal
 	}
-	n.ClassFile(name+".json", string(data))
+	return data
 }
 
 // ClassFile writes a file of the class directory by a rename; the driver's next call sees it.

@@ -16,9 +16,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
@@ -26,6 +27,10 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
+
+// settled is how old the time of a directory must be to show a later change: file systems count time in ticks of some milliseconds, FAT in
+// ticks of two seconds.
+const settled = 3 * time.Second
 
 // Dir is a directory of classes. Files end in .yaml, .yml or .json and may hold several documents; documents of other
 // kinds are passed over. A class without a namespace belongs to the namespace default.
@@ -39,8 +44,12 @@ type Dir struct {
 
 	mu      sync.Mutex
 	classes map[types.NamespacedName]*v1.SecretProviderClass
-	// state differs when the files are not those that were read.
-	state string
+	// states are those of the files when they were read.
+	states []fileState
+	// listed is the directory's own state when files was read from it; zero where it may have changed since without a new time.
+	listed fileState
+	// files are the paths of the class files.
+	files []string
 	// changes are what Watch is to report.
 	changes map[types.NamespacedName]struct{}
 	// broken holds what is wrong with files that could not be read.
@@ -133,14 +142,15 @@ func (d *Dir) takeChanges() []types.NamespacedName {
 func (d *Dir) read() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	files, state, err := d.list()
-	if err != nil || state == d.state {
+	states, err := d.list()
+	if err != nil || d.classes != nil && slices.Equal(states, d.states) {
 		return err
 	}
 	found := map[types.NamespacedName]*v1.SecretProviderClass{}
 	origin := map[types.NamespacedName]string{}
 	d.broken = nil
-	for _, file := range files {
+	for _, state := range states {
+		file := state.name
 		classes, err := readFile(filepath.Join(d.path, file))
 		if err != nil {
 			d.broken = append(d.broken, fmt.Sprintf("%s: %v", file, err))
@@ -161,30 +171,55 @@ func (d *Dir) read() error {
 		d.log.Error("class file is not usable", "problem", b)
 	}
 	d.replace(found)
-	d.state = state
+	d.states = states
 	return nil
 }
 
-// list returns the class files, and a text that is another one after any change of them.
-func (d *Dir) list() (files []string, state string, err error) {
-	entries, err := os.ReadDir(d.path)
+// fileState differs after any change of a file, by a rename too.
+type fileState struct {
+	name  string
+	inode uint64
+	size  int64
+	at    time.Time
+}
+
+func stateOf(path, name string) (fileState, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil { // through links, as ConfigMaps have them
+		return fileState{}, fmt.Errorf("look at %s: %w", path, err)
+	}
+	return fileState{name: name, inode: st.Ino, size: st.Size, at: time.Unix(st.Mtim.Unix())}, nil
+}
+
+// list returns the state of each class file. The caller holds the lock.
+func (d *Dir) list() ([]fileState, error) {
+	dir, err := stateOf(d.path, "")
 	if err != nil {
-		return nil, "", fmt.Errorf("class directory: %w", err)
+		return nil, fmt.Errorf("class directory: %w", err)
 	}
-	var b strings.Builder
-	for _, entry := range entries {
-		if !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry.Name())) {
-			continue
-		}
-		info, err := os.Stat(filepath.Join(d.path, entry.Name())) // through links, as ConfigMaps have them
+	if dir != d.listed {
+		entries, err := os.ReadDir(d.path)
 		if err != nil {
-			continue // removed meanwhile
+			return nil, fmt.Errorf("class directory: %w", err)
 		}
-		files = append(files, entry.Name())
-		stat, _ := info.Sys().(*syscall.Stat_t)
-		_, _ = fmt.Fprintf(&b, "%s %d %d %d\n", entry.Name(), stat.Ino, info.Size(), info.ModTime().UnixNano())
+		d.files = nil
+		for _, entry := range entries {
+			if slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry.Name())) {
+				d.files = append(d.files, filepath.Join(d.path, entry.Name()))
+			}
+		}
+		d.listed = fileState{}
+		if age := time.Since(dir.at); age > settled {
+			d.listed = dir
+		}
 	}
-	return files, b.String(), nil
+	states := make([]fileState, 0, len(d.files))
+	for _, path := range d.files {
+		if state, err := stateOf(path, filepath.Base(path)); err == nil { // else removed meanwhile
+			states = append(states, state)
+		}
+	}
+	return states, nil
 }
 
 // replace takes the classes and notes which differ. The caller holds the lock.
