@@ -159,7 +159,7 @@ func New(o Options) (*Provider, error) {
 		OnPanic: func(value any) { _ = p.safe.Recovered(context.Background(), "limiter", value) },
 	})
 	if o.Transport == nil {
-		o.Transport = p.transport
+		o.Transport = transport.NewShared(p.transport)
 	}
 	client, bounded := transport.Client{RoundTripper: o.Transport}, vault.TryTimeout(tryTimeout)
 	p.identities = identity.New(identity.Options{

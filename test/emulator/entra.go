@@ -470,9 +470,7 @@ func (s *Server) authenticate(x *exchange, v *vaultState) (caller, *reply) {
 	if !ok {
 		return deny("AKV10000: Request is missing a Bearer, PoP, or MTLS_POP token.")
 	}
-	var claims accessClaims
-	_, err := jwt.ParseWithClaims(bearer, &claims, func(*jwt.Token) (any, error) { return s.signer.Public(), nil },
-		jwt.WithValidMethods([]string{"ES256"}), jwt.WithExpirationRequired(), jwt.WithTimeFunc(s.state.now))
+	claims, err := s.verify(bearer)
 	_, suffix, _ := strings.Cut(v.host, ".")
 	switch {
 	case errors.Is(err, jwt.ErrTokenExpired):
@@ -487,6 +485,26 @@ func (s *Server) authenticate(x *exchange, v *vaultState) (caller, *reply) {
 		return deny("AKV10032: Invalid issuer. Expected one of https://sts.windows.net/" + v.tenant + "/, found " + claims.Issuer + ".")
 	}
 	return caller{clientID: claims.AppID, objectID: claims.OID, tenant: claims.Tenant}, nil
+}
+
+// mostVerified bounds the tokens whose signature is known to be right.
+const mostVerified = 10000
+
+// verify checks the signature of an access token, once, and its times. The caller holds the lock.
+func (s *Server) verify(bearer string) (accessClaims, error) {
+	options := []jwt.ParserOption{jwt.WithValidMethods([]string{"ES256"}), jwt.WithExpirationRequired(), jwt.WithTimeFunc(s.state.now)}
+	if known, ok := s.state.verified[bearer]; ok {
+		return known, jwt.NewValidator(options...).Validate(known)
+	}
+	var claims accessClaims
+	if _, err := jwt.ParseWithClaims(bearer, &claims, func(*jwt.Token) (any, error) { return s.signer.Public(), nil }, options...); err != nil {
+		return claims, err
+	}
+	if len(s.state.verified) >= mostVerified {
+		clear(s.state.verified)
+	}
+	s.state.verified[bearer] = claims
+	return claims, nil
 }
 
 // addIssuer makes the keys of a service account issuer known.

@@ -43,10 +43,12 @@ type state struct {
 	faults      []*Fault
 	requests    []Request
 	revoked     map[string]bool // token ids
-	nextFault   int
-	sealer      cipher.AEAD
-	issuance    time.Duration
-	senders     []*sender
+	// verified are access tokens whose signature is known to be right.
+	verified  map[string]accessClaims
+	nextFault int
+	sealer    cipher.AEAD
+	issuance  time.Duration
+	senders   []*sender
 	// ahead is how far the emulator's clock is ahead of the machine's.
 	ahead time.Duration
 }
@@ -69,7 +71,7 @@ func newState(sealer cipher.AEAD) *state {
 			"login.microsoftonline.us", "login.chinacloudapi.cn",
 		},
 		issuers: map[string][]crypto.PublicKey{}, tenants: map[string]map[string]*application{},
-		vaults: map[string]*vaultState{}, revoked: map[string]bool{},
+		vaults: map[string]*vaultState{}, revoked: map[string]bool{}, verified: map[string]accessClaims{},
 	}
 }
 
