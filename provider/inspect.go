@@ -49,10 +49,36 @@ type ObjectInspection struct {
 	Skipped bool
 }
 
+// Inspector inspects several classes, at once too, and looks at the way to each vault once. It is for tools.
+type Inspector struct {
+	provider *Provider
+
+	mu     sync.Mutex
+	vaults map[string]func() VaultInspection
+}
+
+// Inspector returns one that has seen no vault.
+func (p *Provider) Inspector() *Inspector {
+	return &Inspector{provider: p, vaults: map[string]func() VaultInspection{}}
+}
+
+// vault looks at the way to a vault, once for all classes.
+func (i *Inspector) vault(ctx context.Context, vaultURL string) VaultInspection {
+	i.mu.Lock()
+	look, known := i.vaults[vaultURL]
+	if !known {
+		look = sync.OnceValue(func() VaultInspection { return i.provider.inspectVault(ctx, vaultURL) })
+		i.vaults[vaultURL] = look
+	}
+	i.mu.Unlock()
+	return look()
+}
+
 // Inspect looks at each step of a fetch by itself: the identity's token, the way to each vault, each object. It goes on
 // after failures, and asks each thing once. It returns an error, of type *volume.Error, only where the class makes no
 // sense.
-func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection, error) {
+func (i *Inspector) Inspect(ctx context.Context, req volume.Request) (*Inspection, error) {
+	p := i.provider
 	parsed, err := p.parse(req)
 	if err != nil {
 		return nil, err
@@ -69,8 +95,8 @@ func (p *Provider) Inspect(ctx context.Context, req volume.Request) (*Inspection
 	in.Vaults = make([]VaultInspection, len(vaults))
 	var work sync.WaitGroup
 	work.Go(func() { in.IdentityErr = p.inspectIdentity(ctx, b, req, in) })
-	for i, v := range vaults {
-		work.Go(func() { in.Vaults[i] = p.inspectVault(ctx, v) })
+	for at, v := range vaults {
+		work.Go(func() { in.Vaults[at] = i.vault(ctx, v) })
 	}
 	work.Wait()
 	unreachable := map[string]bool{}

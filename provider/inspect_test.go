@@ -14,7 +14,7 @@ import (
 
 func TestInspect(t *testing.T) {
 	w := newWorld(t, nil)
-	in, err := w.Inspect(t.Context(), w.request(nil, "one", "gone"))
+	in, err := w.Inspector().Inspect(t.Context(), w.request(nil, "one", "gone"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func TestInspect(t *testing.T) {
 	if o := in.Objects; len(o) != 2 || o[0].Err != nil || len(o[0].Versions) != 1 || o[1].Err == nil || o[1].Err.Reason != volume.ReasonNotFound {
 		t.Errorf("%+v", o)
 	}
-	if _, err := w.Inspect(t.Context(), w.request(map[string]string{"keyvaultName": "k_v"})); volume.ReasonOf(err) != volume.ReasonInvalidClass {
+	if _, err := w.Inspector().Inspect(t.Context(), w.request(map[string]string{"keyvaultName": "k_v"})); volume.ReasonOf(err) != volume.ReasonInvalidClass {
 		t.Errorf("got %v", err)
 	}
 }
@@ -53,7 +53,7 @@ func TestInspectOfBrokenWays(t *testing.T) {
 			if tc.fault != nil {
 				w.AddFault(*tc.fault)
 			}
-			in, err := w.Inspect(t.Context(), w.request(nil, "one"))
+			in, err := w.Inspector().Inspect(t.Context(), w.request(nil, "one"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +84,7 @@ func TestInspectWithoutAnybody(t *testing.T) {
 	w := newWorld(t, nil)
 	req := w.request(nil, "one")
 	req.Tokens = nil
-	in, err := w.Inspect(t.Context(), req)
+	in, err := w.Inspector().Inspect(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestInspectWithoutAnybody(t *testing.T) {
 func TestInspectWithoutEntra(t *testing.T) {
 	w := newWorld(t, nil)
 	w.failing(noSuchHost("login."))
-	in, err := w.Inspect(t.Context(), w.request(nil, "one"))
+	in, err := w.Inspector().Inspect(t.Context(), w.request(nil, "one"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,9 +15,9 @@ import (
 )
 
 func newCheckCommand(build Build) *cobra.Command {
-	f := subjectFlags{build: build}
+	f := checkFlags{subjectFlags: subjectFlags{build: build}}
 	c := &cobra.Command{
-		Use:   "check [-f FILE...] [NAMESPACE/NAME...]",
+		Use:   "check [-f FILE...] [NAMESPACE/NAME...] | -A | --pod NAME | --workload NAME",
 		Short: "Diagnose why a pod does not get its secrets: class, identity, network, permission per object",
 		Long: `check takes each step from a SecretProviderClass to its files, and continues after a failure: the class
 itself; the identity and its token; for each vault name resolution, connection, TLS and tenant; each
@@ -28,18 +30,26 @@ authenticates as the pods of that service account do: it requests a token from t
 own rights (create serviceaccounts/token). With --node-publish-secret-file it authenticates
 as the service principal of that Secret, with --as-class as the class does.
 
-It exits with 1 if a step is not ok.
+With -A, --pod or --workload it starts from what is broken: it reads the status objects, Pods and events that you
+may read, and for each volume that fails, waits or is stale it takes the steps as the Pod does: with its
+class, its volumeAttributes and a token of its service account. It ends with the one thing to do. What
+cannot be tried from your machine, such as the node's identity, is taken from what the driver reported.
+
+Classes are checked at once; a token is requested once for each identity. It exits with 1 if a step
+is not ok, with 2 if it could not check.
 
 The statuses are ok, invalid (the class, or content that cannot become the file), refused (no token),
 denied (no permission), blocked (the vault's network rules), missing, disabled, expired,
 not-yet-valid, unreachable, throttled, failed, and skipped (not tried, because of an earlier failure).`,
 		Example: `  az login && keyvault-csi check -f class.yaml
   keyvault-csi check default/shop --service-account shop
+  keyvault-csi check -A
+  keyvault-csi check --pod shop-6d8f7c-x2k4p -n shop
+  keyvault-csi check --workload deployment/shop -n shop
   keyvault-csi check -f class.yaml --output json | jq '.[].steps[] | select(.status != "ok")'`,
 		RunE: func(cmd *cobra.Command, args []string) error { return check(cmd, args, &f) },
 	}
-	f.register(c.Flags())
-	f.complete(c)
+	f.register(c)
 	return c
 }
 
@@ -104,25 +114,39 @@ func statusOf(reason volume.Reason) string {
 	return "failed"
 }
 
-func check(cmd *cobra.Command, names []string, f *subjectFlags) error {
+func check(cmd *cobra.Command, names []string, f *checkFlags) error {
+	if err := f.check(names); err != nil {
+		return unusable{err}
+	}
+	if f.diagnoses() {
+		return diagnose(cmd, f)
+	}
 	waiting := newProgress(cmd.ErrOrStderr())
-	s, err := openSubjects(cmd.Context(), f, names, cmd.InOrStdin(), waiting)
+	s, err := openSubjects(cmd.Context(), &f.subjectFlags, names, cmd.InOrStdin(), waiting)
 	if err != nil {
 		return err
 	}
 	defer s.provider.Close()
-	all, wrong := make([]checked, 0, len(s.list)), false
-	for _, one := range s.list {
-		waiting.begin("checking " + one.name())
-		c := s.check(cmd.Context(), one, time.Now())
-		wrong = wrong || !c.OK
-		all = append(all, c)
+	what := "checking " + count(len(s.list), "class")
+	if len(s.list) == 1 {
+		what = "checking " + s.list[0].name()
 	}
+	waiting.beginMany(what, len(s.list))
+	all := make([]checked, len(s.list))
+	inspector := s.provider.Inspector()
+	err = atOnce(len(s.list), func(i int) {
+		all[i] = s.check(cmd.Context(), inspector, s.list[i], s.podOf(s.list[i].class), time.Now())
+		waiting.did()
+	})
 	waiting.end()
-	if f.output != tableOutput {
-		err = printValue(cmd.OutOrStdout(), f.output, all)
+	if err != nil {
+		return err
+	}
+	wrong := slices.ContainsFunc(all, func(c checked) bool { return !c.OK })
+	if isTable(f.output) {
+		err = printChecks(newPaper(cmd.OutOrStdout()), all, f.output == wideOutput)
 	} else {
-		err = printChecks(newPaper(cmd.OutOrStdout()), all)
+		err = printValue(cmd.OutOrStdout(), f.output, all)
 	}
 	if err == nil && wrong {
 		err = ErrReported
@@ -130,8 +154,42 @@ func check(cmd *cobra.Command, names []string, f *subjectFlags) error {
 	return err
 }
 
-func (s *subjects) check(ctx context.Context, one subject, now time.Time) (c checked) {
-	c = checked{Class: one.name(), Origin: one.origin}
+// mostAtOnce bounds how many classes are looked at at once. Vaults have limits of their own.
+const mostAtOnce = 32
+
+// atOnce calls work for 0 to n-1, some of them at once, and returns when all have returned. A panic does not stop the others, and is the error.
+func atOnce(n int, work func(i int)) error {
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	next := make(chan int)
+	safely := func(i int) {
+		defer func() {
+			if p := recover(); p != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = &volume.Error{Reason: volume.ReasonInternal, Message: fmt.Sprintf("defect in this program (%T): report it with the command", p)}
+			}
+		}()
+		work(i)
+	}
+	for range min(n, mostAtOnce) {
+		group.Go(func() {
+			for i := range next {
+				safely(i)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	group.Wait()
+	return failed
+}
+
+func (s *subjects) check(ctx context.Context, inspector *provider.Inspector, one subject, pod podIdentity, now time.Time) (c checked) {
+	c = checked{Class: one.name(), Origin: one.origin, Steps: []checkup{}}
 	defer func() {
 		c.OK = true
 		for _, step := range c.Steps {
@@ -147,12 +205,12 @@ func (s *subjects) check(ctx context.Context, one subject, now time.Time) (c che
 	if len(one.mistakes) > 0 {
 		return c
 	}
-	req, err := s.request(ctx, one.class)
+	req, err := s.request(ctx, one.class, pod)
 	if err != nil {
 		c.Steps = append(c.Steps, wrongStep("identity", "service account "+req.Pod.ServiceAccount, err))
 		return c
 	}
-	in, err := s.provider.Inspect(ctx, req)
+	in, err := inspector.Inspect(ctx, req)
 	if err != nil {
 		c.Steps = append(c.Steps, wrongStep("class", one.name(), err))
 		return c
@@ -265,8 +323,12 @@ func objectStep(o provider.ObjectInspection, now time.Time) checkup {
 	return step
 }
 
-func printChecks(p *paper, all []checked) error {
+func printChecks(p *paper, all []checked, wide bool) error {
+	good := 0
 	for i, one := range all {
+		if one.OK {
+			good++
+		}
 		if i > 0 {
 			p.line()
 		}
@@ -276,20 +338,43 @@ func printChecks(p *paper, all []checked) error {
 		notes := [][]string{nil}
 		for _, s := range one.Steps {
 			rows = append(rows, []cell{{text: s.Status, style: statusStyle(s.Status)}, {text: s.Step}, {text: s.Name}})
-			notes = append(notes, stepNotes(s))
+			notes = append(notes, stepNotes(s, wide || s.Status != statusOK || len(all) == 1))
 		}
 		p.tableWithNotes(rows, notes)
 		for _, w := range one.Warnings {
 			p.line(p.paint("warning", yellow), "  ", w)
 		}
 	}
+	if len(all) > 1 {
+		p.line()
+		p.line(fmt.Sprintf("%s checked: %s, %s", count(len(all), "class"), p.paint(fmt.Sprintf("%d ok", good), green),
+			p.paint(fmt.Sprintf("%d not ok", len(all)-good), map[bool]style{true: red}[good < len(all)])))
+		for _, one := range all {
+			if step := one.first(); step != nil {
+				p.line("  ", p.paint(one.Class, bold), "  ", step.Step, " ", step.Name, ": ", p.paint(step.Message, red))
+			}
+		}
+	}
 	return p.err
 }
 
-// stepNotes are the lines below a step.
-func stepNotes(s checkup) []string {
+// first is the first step that is not ok and was tried; nil where all are.
+func (c *checked) first() *checkup {
+	for i := range c.Steps {
+		if s := &c.Steps[i]; s.Status != statusOK && s.Status != statusSkipped {
+			return s
+		}
+	}
+	return nil
+}
+
+// stepNotes are the lines below a step, with those of the connection if they are of interest.
+func stepNotes(s checkup, way bool) []string {
 	var lines []string
 	for _, w := range s.Way {
+		if !way {
+			break
+		}
 		took := ""
 		if w.Took > 0 {
 			took = fmt.Sprintf(" (%s)", w.Took.Round(100*time.Microsecond))

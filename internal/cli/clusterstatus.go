@@ -50,6 +50,7 @@ func (f *clusterFlags) register(c *cobra.Command) {
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: as kubectl finds it")
 	flags.StringVar(&f.context, "context", "", "the kubeconfig's `context`; empty: the current one")
 	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.caller().Contexts() })
+	completeNamespaces(c, f.caller)
 }
 
 func (f *clusterFlags) caller() kube.CallerOptions {
@@ -163,8 +164,8 @@ func (f *clusterFlags) run(cmd *cobra.Command, output string, within time.Durati
 		if f.watch && isTerminal(cmd.OutOrStdout()) {
 			_, _ = io.WriteString(cmd.OutOrStdout(), "\x1b[H\x1b[2J")
 		}
-		if output == tableOutput {
-			err = printCluster(cmd.OutOrStdout(), s, time.Now())
+		if isTable(output) {
+			err = printCluster(cmd.OutOrStdout(), s, time.Now(), output == wideOutput)
 		} else {
 			err = printValue(cmd.OutOrStdout(), output, s)
 		}
@@ -374,7 +375,7 @@ func (s *ClusterStatus) keepExpiring(now time.Time, within time.Duration) {
 }
 
 // printCluster prints the status as tables, the worst first.
-func printCluster(w io.Writer, s *ClusterStatus, now time.Time) error {
+func printCluster(w io.Writer, s *ClusterStatus, now time.Time, wide bool) error {
 	p := newPaper(w)
 	looks := map[string]style{stateFailing: red, stateWaiting: yellow, stateStale: yellow, stateExpired: red, stateExpiring: yellow, stateFresh: green}
 	age := func(at *metav1.Time) string {
@@ -400,6 +401,16 @@ func printCluster(w io.Writer, s *ClusterStatus, now time.Time) error {
 			var below []string
 			if v.Message != "" {
 				below = append(below, p.paint(printable.OneLine(v.Message), looks[v.State]))
+			}
+			for _, o := range v.Objects {
+				if !wide {
+					break
+				}
+				line := printable.OneLine(o.ID + " " + cmp.Or(o.Version, "(no version)"))
+				if o.Expires != nil {
+					line += ", expires " + o.Expires.UTC().Format(time.RFC3339)
+				}
+				below = append(below, p.paint(line, faint))
 			}
 			notes = append(notes, below)
 		}

@@ -10,11 +10,12 @@ import (
 
 // complete registers shell completion of these flags: formats, files, and names from the cluster.
 func (f *subjectFlags) complete(c *cobra.Command) {
-	CompleteFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
+	CompleteFlag(c, "output", formats()...)
 	CompleteClouds(c)
 	completeFiles(c, "filename", "yaml", "yml", "json")
 	completeFiles(c, "node-publish-secret-file", "yaml", "yml", "json")
 	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.callerOptions().Contexts() })
+	completeNamespaces(c, f.callerOptions)
 	completeFrom(c, "service-account", func(cmd *cobra.Command) ([]string, error) {
 		cluster, err := kube.NewCaller(f.callerOptions())
 		if err != nil {
@@ -40,6 +41,29 @@ func (f *subjectFlags) complete(c *cobra.Command) {
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completeNamespaces offers the cluster's namespaces.
+func completeNamespaces(c *cobra.Command, options func() kube.CallerOptions) {
+	completeFrom(c, "namespace", func(cmd *cobra.Command) ([]string, error) {
+		cluster, err := kube.NewCaller(options())
+		if err != nil {
+			return nil, err
+		}
+		return cluster.Namespaces(cmd.Context())
+	})
+}
+
+// completePods offers the Pods that have a volume of the driver.
+func (f *checkFlags) completePods(c *cobra.Command) {
+	completeFrom(c, "pod", func(cmd *cobra.Command) (names []string, err error) {
+		cluster, err := kube.NewCaller(f.callerOptions())
+		if err != nil {
+			return nil, err
+		}
+		err = cluster.Pods(cmd.Context(), cluster.Namespace(), "", f.driverName, func(p kube.MountingPod) { names = append(names, p.Name) })
+		return names, err
+	})
 }
 
 // CompleteFlag offers fixed values of a flag. It panics if the command has no such flag.

@@ -32,6 +32,7 @@ func (f *liveFlags) register(c *cobra.Command) {
 	flags.StringVarP(&f.namespace, "namespace", "n", "", "with --live: the `namespace`; empty: the context's")
 	flags.BoolVarP(&f.allNamespaces, "all-namespaces", "A", false, "with --live: the classes of all namespaces")
 	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.caller().Contexts() })
+	completeNamespaces(c, f.caller)
 }
 
 func (f *liveFlags) caller() kube.CallerOptions {

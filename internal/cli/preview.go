@@ -102,7 +102,7 @@ func preview(cmd *cobra.Command, names []string, f *subjectFlags, reveal bool) e
 		all = append(all, p)
 	}
 	waiting.end()
-	if f.output != tableOutput {
+	if !isTable(f.output) {
 		err = printValue(cmd.OutOrStdout(), f.output, all)
 	} else {
 		err = printPreviews(newPaper(cmd.OutOrStdout()), all, time.Now())
@@ -145,7 +145,7 @@ func (s subject) mistake() string {
 
 // fetch does what the driver does when a pod starts.
 func (s *subjects) fetch(ctx context.Context, one subject, p *previewed) (*volume.Bundle, error) {
-	req, err := s.request(ctx, one.class)
+	req, err := s.request(ctx, one.class, s.podOf(one.class))
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,8 @@ type progress struct {
 	what     string
 	requests int
 	answers  int
+	// done of all are finished, where all is not 0.
+	done, all int
 }
 
 func newProgress(w io.Writer) *progress { return &progress{w: w, silent: !isTerminal(w)} }
@@ -27,7 +29,23 @@ func newProgress(w io.Writer) *progress { return &progress{w: w, silent: !isTerm
 func (p *progress) begin(what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.what, p.requests, p.answers = what, 0, 0
+	p.what, p.requests, p.answers, p.done, p.all = what, 0, 0, 0, 0
+	p.show()
+}
+
+// beginMany starts a step of several parts.
+func (p *progress) beginMany(what string, all int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.what, p.requests, p.answers, p.done, p.all = what, 0, 0, 0, all
+	p.show()
+}
+
+// did says that a part is done.
+func (p *progress) did() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done++
 	p.show()
 }
 
@@ -46,8 +64,11 @@ func (p *progress) show() {
 		return
 	}
 	counts := ""
+	if p.all > 1 {
+		counts = fmt.Sprintf(" %d of %d,", p.done, p.all)
+	}
 	if p.requests > 0 {
-		counts = fmt.Sprintf(" %s, %s", count(p.requests, "request"), count(p.answers, "object"))
+		counts += fmt.Sprintf(" %s, %s", count(p.requests, "request"), count(p.answers, "object"))
 	}
 	_, _ = fmt.Fprintf(p.w, "\r\x1b[K%s …%s", p.what, counts)
 }

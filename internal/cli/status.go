@@ -39,7 +39,7 @@ Pods and events that the caller may list: what fails, waits, is stale or is abou
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			within, err := f.check(f.asked() && cmd.Flags().Changed("admin-addr"))
-			if err := errors.Join(err, checkOutput(output, tableOutput, jsonOutput, yamlOutput)); err != nil {
+			if err := errors.Join(err, checkOutput(output, formats()...)); err != nil {
 				return err
 			}
 			if f.asked() {
@@ -53,15 +53,15 @@ Pods and events that the caller may list: what fails, waits, is stale or is abou
 			if err := json.Unmarshal(text, &s); err != nil {
 				return fmt.Errorf("the answer on %s is not a status: does another program listen there? %w", addr, err)
 			}
-			if output == tableOutput {
+			if isTable(output) {
 				return printStatus(cmd.OutOrStdout(), &s)
 			}
 			return printValue(cmd.OutOrStdout(), output, s)
 		},
 	}
 	c.Flags().StringVar(&addr, "admin-addr", admin.DefaultAddress, "`address` of the driver's --admin-addr")
-	c.Flags().StringVarP(&output, "output", "o", tableOutput, "`table, json or yaml`")
-	CompleteFlag(c, "output", tableOutput, jsonOutput, yamlOutput)
+	c.Flags().StringVarP(&output, "output", "o", tableOutput, "output `format`: table, wide, json or yaml")
+	CompleteFlag(c, "output", formats()...)
 	f.register(c)
 	return c
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -46,6 +47,8 @@ type subjectFlags struct {
 	constructPEMChain bool
 	tokenProxy        identity.ProxyOptions
 	accounts          bool
+	// diagnosed is true where Pods, and not flags, name service accounts.
+	diagnosed bool
 
 	build Build
 }
@@ -64,7 +67,7 @@ func (f *subjectFlags) register(fs *pflag.FlagSet) {
 		"use the service principal of this Secret's manifest `file` (nodePublishSecretRef)")
 	fs.BoolVar(&f.asClass, "as-class", false, "use the identity of the class: the managed identity of this machine")
 
-	fs.StringVarP(&f.output, "output", "o", tableOutput, "output `format`: table, json or yaml")
+	fs.StringVarP(&f.output, "output", "o", tableOutput, "output `format`: table, wide, json or yaml")
 	fs.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for answers, for each class")
 
 	fs.StringVar(&f.cloud, "cloud", "AzurePublicCloud",
@@ -85,7 +88,7 @@ func (f *subjectFlags) register(fs *pflag.FlagSet) {
 
 func (f *subjectFlags) check() error {
 	var wrong []error
-	if err := checkOutput(f.output, tableOutput, jsonOutput, yamlOutput); err != nil {
+	if err := checkOutput(f.output, formats()...); err != nil {
 		wrong = append(wrong, err)
 	}
 	identities := 0
@@ -101,7 +104,7 @@ func (f *subjectFlags) check() error {
 	if f.timeout <= 0 {
 		wrong = append(wrong, fmt.Errorf("--timeout %s is not positive", f.timeout))
 	}
-	if f.accounts && f.serviceAccount == "" {
+	if f.accounts && f.serviceAccount == "" && !f.diagnosed {
 		wrong = append(wrong, errors.New("--service-account-annotations needs --service-account"))
 	}
 	return errors.Join(wrong...)
@@ -110,6 +113,14 @@ func (f *subjectFlags) check() error {
 // asPerson reports whether the caller's own credentials are used.
 func (f *subjectFlags) asPerson() bool {
 	return f.serviceAccount == "" && f.secretFile == "" && !f.asClass
+}
+
+func (f *subjectFlags) clouds() (*cloud.Resolver, error) {
+	clouds, err := cloud.NewResolver(f.cloud, f.cloudDir)
+	if err != nil {
+		return nil, fmt.Errorf("--cloud: %w", err)
+	}
+	return clouds, nil
 }
 
 func (f *subjectFlags) callerOptions() kube.CallerOptions {
@@ -126,6 +137,43 @@ type subjects struct {
 	secrets  volume.Secrets
 	provider *provider.Provider
 	list     []subject
+
+	// asPods is true where each class is asked for as its Pods do.
+	asPods bool
+
+	mu sync.Mutex
+	// tokens are those of service accounts: each is asked for once.
+	tokens map[tokenKey]func() (volume.Token, error)
+}
+
+// tokenKey is one token of a service account.
+type tokenKey struct{ namespace, account, audience string }
+
+// podIdentity is who asks for a class: the service account of a Pod, and what the Pod's volume says.
+type podIdentity struct {
+	account    string
+	attributes map[string]string
+}
+
+// podOf is who asks for a class where no Pod is named.
+func (s *subjects) podOf(*v1.SecretProviderClass) podIdentity {
+	return podIdentity{account: s.flags.serviceAccount}
+}
+
+// token returns a token of a service account.
+func (s *subjects) token(ctx context.Context, namespace, account, audience string) (volume.Token, error) {
+	key := tokenKey{namespace, account, audience}
+	s.mu.Lock()
+	ask, known := s.tokens[key]
+	if !known {
+		ask = sync.OnceValues(func() (volume.Token, error) { return s.cluster.Token(ctx, namespace, account, audience) })
+		if s.tokens == nil {
+			s.tokens = map[tokenKey]func() (volume.Token, error){}
+		}
+		s.tokens[key] = ask
+	}
+	s.mu.Unlock()
+	return ask()
 }
 
 // subject is one class.
@@ -154,9 +202,9 @@ func openSubjects(
 	if len(f.files)+len(names) == 0 {
 		return nil, errors.New("no class given: name a file with -f, or a class of the cluster as NAMESPACE/NAME")
 	}
-	clouds, err := cloud.NewResolver(f.cloud, f.cloudDir)
+	clouds, err := f.clouds()
 	if err != nil {
-		return nil, fmt.Errorf("--cloud: %w", err)
+		return nil, err
 	}
 	s := &subjects{
 		flags: f,
@@ -214,10 +262,10 @@ func (s *subjects) openProvider(observer provider.Observer) (err error) {
 		SplitCertAndKey:      f.split,
 		KeepCertificateOrder: !f.constructPEMChain,
 		ApplicationID:        "keyvault-csi",
-		Person:               f.asPerson(),
+		Person:               f.asPerson() && !s.asPods,
 		Observer:             observer,
 	}
-	if f.accounts {
+	if f.accounts || s.asPods {
 		o.Accounts = s.cluster
 	}
 	s.provider, err = provider.New(o)
@@ -282,18 +330,19 @@ func (s *subjects) addNamed(ctx context.Context, name string) error {
 }
 
 // request is what kubelet would request for a pod of the service account.
-func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volume.Request, error) {
+func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass, pod podIdentity) (volume.Request, error) {
 	req := volume.Request{
 		Provider:   c.Spec.Provider,
 		Parameters: c.Spec.Parameters,
+		Attributes: pod.attributes,
 		Secrets:    s.secrets,
-		Pod:        volume.Pod{Namespace: c.Namespace, ServiceAccount: s.flags.serviceAccount},
+		Pod:        volume.Pod{Namespace: c.Namespace, ServiceAccount: pod.account},
 	}
-	if s.flags.serviceAccount == "" {
+	if pod.account == "" {
 		return req, nil
 	}
 	audience := identity.ExchangeAudience
-	if parsed, _, _ := class.Parse(class.Merge(c.Spec.Parameters, nil), s.parse); parsed != nil {
+	if parsed, _, _ := class.Parse(class.Merge(c.Spec.Parameters, pod.attributes), s.parse); parsed != nil {
 		switch parsed.Mode {
 		case class.ManagedIdentity:
 			return req, nil
@@ -302,7 +351,7 @@ func (s *subjects) request(ctx context.Context, c *v1.SecretProviderClass) (volu
 		case class.Automatic:
 		}
 	}
-	token, err := s.cluster.Token(ctx, c.Namespace, s.flags.serviceAccount, audience)
+	token, err := s.token(ctx, c.Namespace, pod.account, audience)
 	if err != nil {
 		return req, err
 	}

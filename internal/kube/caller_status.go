@@ -11,6 +11,7 @@ import (
 
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // eachPageOf lists objects page by page. A list of a version or a kind that the cluster does not have is empty.
@@ -155,3 +156,192 @@ func (c *Caller) LastEvents(ctx context.Context, namespace string) (map[types.UI
 	}
 	return texts, nil
 }
+
+// MountingPod is a Pod with volumes of the driver.
+type MountingPod struct {
+	Namespace, Name, Node string
+	UID                   types.UID
+	// ServiceAccount is the Pod's, default where it names none.
+	ServiceAccount string
+	Phase          string
+	Created        metav1.Time
+	Volumes        []MountedVolume
+}
+
+// MountedVolume is a volume of the driver in a Pod.
+type MountedVolume struct {
+	Name, Class string
+	// Attributes are the volumeAttributes without the class.
+	Attributes map[string]string
+	// SecretRef is the name of nodePublishSecretRef's Secret.
+	SecretRef string
+}
+
+// podObject is the part of a Pod, or of a Pod template, that is used.
+type podObject struct {
+	Metadata metav1.ObjectMeta `json:"metadata"`
+	Spec     struct {
+		NodeName       string `json:"nodeName"`
+		ServiceAccount string `json:"serviceAccountName"`
+		Volumes        []struct {
+			Name string `json:"name"`
+			CSI  *struct {
+				Driver     string            `json:"driver"`
+				Attributes map[string]string `json:"volumeAttributes"`
+				SecretRef  *struct {
+					Name string `json:"name"`
+				} `json:"nodePublishSecretRef"`
+			} `json:"csi"`
+		} `json:"volumes"`
+	} `json:"spec"`
+	Status struct {
+		Phase string `json:"phase"`
+	} `json:"status"`
+}
+
+// mounting is the Pod with its volumes of the driver.
+func (p *podObject) mounting(driver string) MountingPod {
+	m := MountingPod{
+		Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, Node: p.Spec.NodeName, UID: p.Metadata.UID, ServiceAccount: p.Spec.ServiceAccount,
+		Phase: p.Status.Phase, Created: p.Metadata.CreationTimestamp,
+	}
+	if m.ServiceAccount == "" {
+		m.ServiceAccount = "default"
+	}
+	for _, v := range p.Spec.Volumes {
+		if v.CSI == nil || v.CSI.Driver != driver {
+			continue
+		}
+		mounted := MountedVolume{Name: v.Name, Class: v.CSI.Attributes["secretProviderClass"], Attributes: map[string]string{}}
+		for key, value := range v.CSI.Attributes {
+			if key != "secretProviderClass" {
+				mounted.Attributes[key] = value
+			}
+		}
+		if v.CSI.SecretRef != nil {
+			mounted.SecretRef = v.CSI.SecretRef.Name
+		}
+		m.Volumes = append(m.Volumes, mounted)
+	}
+	return m
+}
+
+// Pod returns a Pod with its volumes of the driver. Errors are of type *volume.Error.
+func (c *Caller) Pod(ctx context.Context, namespace, name, driver string) (MountingPod, error) {
+	var pod podObject
+	err := into(core(c.api.rest.Get(), namespace, "pods", name).Do(ctx), &pod)
+	if apierrors.IsNotFound(err) {
+		return MountingPod{}, &volume.Error{Reason: volume.ReasonNotFound, Cause: err, Message: fmt.Sprintf(
+			"pod %s/%s was not found: correct the name or --namespace, or check --context", namespace, name)}
+	}
+	if err != nil {
+		return MountingPod{}, refused(fmt.Sprintf("pod %s/%s", namespace, name), "get pods", err)
+	}
+	return pod.mounting(driver), nil
+}
+
+// Pods gives the Pods of a namespace, of all where it is empty, that match a label selector and have a volume of the driver. Errors are of
+// type *volume.Error.
+func (c *Caller) Pods(ctx context.Context, namespace, selector, driver string, take func(MountingPod)) error {
+	path := "/api/v1/pods"
+	if namespace != "" {
+		path = fmt.Sprintf("/api/v1/namespaces/%s/pods", namespace)
+	}
+	err := eachPageOf(ctx, func() *rest.Request { return c.api.rest.Get().AbsPath(path) },
+		metav1.ListOptions{LabelSelector: selector}, func(page struct {
+			Metadata metav1.ListMeta `json:"metadata"`
+			Items    []podObject     `json:"items"`
+		}) string {
+			for i := range page.Items {
+				if m := page.Items[i].mounting(driver); len(m.Volumes) > 0 {
+					take(m)
+				}
+			}
+			return page.Metadata.Continue
+		})
+	if err != nil {
+		return refused("the Pods", "list pods", err)
+	}
+	return nil
+}
+
+// Workload is a Deployment or another object that makes Pods.
+type Workload struct {
+	Kind, Namespace, Name string
+	// Selector is that of its Pods.
+	Selector string
+	// Template is its Pod as it will be.
+	Template MountingPod
+}
+
+// workloadKinds are the kinds of workloads with the path of their resource.
+func workloadKinds() [][2]string {
+	return [][2]string{
+		{"deployment", "/apis/apps/v1/namespaces/%s/deployments/%s"},
+		{"statefulset", "/apis/apps/v1/namespaces/%s/statefulsets/%s"},
+		{"daemonset", "/apis/apps/v1/namespaces/%s/daemonsets/%s"},
+		{"replicaset", "/apis/apps/v1/namespaces/%s/replicasets/%s"},
+		{"job", "/apis/batch/v1/namespaces/%s/jobs/%s"},
+	}
+}
+
+// WorkloadKinds are the kinds that Workload knows.
+func WorkloadKinds() []string {
+	var names []string
+	for _, k := range workloadKinds() {
+		names = append(names, k[0])
+	}
+	return names
+}
+
+// Workload finds a workload by its name, of the kind or of any where it is empty. Errors are of type *volume.Error.
+func (c *Caller) Workload(ctx context.Context, kind, namespace, name, driver string) (*Workload, error) {
+	for _, k := range workloadKinds() {
+		if kind != "" && kind != k[0] {
+			continue
+		}
+		var object struct {
+			Spec struct {
+				Selector *metav1.LabelSelector `json:"selector"`
+				Template podObject             `json:"template"`
+			} `json:"spec"`
+		}
+		err := into(c.api.rest.Get().AbsPath(fmt.Sprintf(k[1], namespace, name)).Do(ctx), &object)
+		switch {
+		case apierrors.IsNotFound(err), kind == "" && apierrors.IsForbidden(err):
+			continue
+		case err != nil:
+			return nil, refused(fmt.Sprintf("%s %s/%s", k[0], namespace, name), "get "+k[0]+"s", err)
+		}
+		w := &Workload{Kind: k[0], Namespace: namespace, Name: name, Template: object.Spec.Template.mounting(driver)}
+		w.Template.Namespace, w.Template.Name = namespace, name
+		if object.Spec.Selector != nil {
+			w.Selector = metav1.FormatLabelSelector(object.Spec.Selector)
+		}
+		return w, nil
+	}
+	if kind == "" {
+		kind = "workload"
+	}
+	return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf(
+		"%s %s/%s was not found: correct the name or --namespace, or check --context", kind, namespace, name)}
+}
+
+// Namespaces lists the names of the namespaces.
+func (c *Caller) Namespaces(ctx context.Context) (names []string, err error) {
+	err = eachPageOf(ctx, func() *rest.Request {
+		return c.api.rest.Get().AbsPath("/api/v1/namespaces").SetHeader("Accept", metadataLists)
+	}, metav1.ListOptions{}, func(page metav1.PartialObjectMetadataList) string {
+		for i := range page.Items {
+			names = append(names, page.Items[i].Name)
+		}
+		return page.Continue
+	})
+	if err != nil {
+		return nil, refused("the namespaces", "list namespaces", err)
+	}
+	return names, nil
+}
+
+// metadataLists asks for the metadata of a list's objects alone.
+const metadataLists = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

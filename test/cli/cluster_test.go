@@ -41,7 +41,7 @@ func kubeconfig(d *session, server string, ca ...byte) string {
 }
 
 // apiServer answers as the API server does to what the tools ask: it holds one class, and gives tokens.
-func apiServer(d *session, class string) (config string) {
+func apiServer(d *session, class string, more ...func(*http.ServeMux)) (config string) {
 	d.Helper()
 	issuer := issuerOf(d)
 	text, err := yaml.YAMLToJSON([]byte(class))
@@ -104,6 +104,9 @@ func apiServer(d *session, class string) (config string) {
 		asked.Status.ExpirationTimestamp = metav1.NewTime(time.Now().Add(time.Hour))
 		answer(w, http.StatusCreated, asked)
 	})
+	for _, add := range more {
+		add(mux)
+	}
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer canary-of-the-person" {
 			refuse(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized)
@@ -176,8 +179,8 @@ func TestCompletion(t *testing.T) {
 	}{
 		{[]string{""}, "check\t"},
 		{[]string{"pre"}, "preview\t"},
-		{[]string{"preview", "-o", ""}, "table\njson\nyaml\n"},
-		{[]string{"check", "--output", "y"}, "table\njson\nyaml\n"},
+		{[]string{"preview", "-o", ""}, "table\nwide\njson\nyaml\n"},
+		{[]string{"check", "--output", "y"}, "table\nwide\njson\nyaml\n"},
 		{[]string{"validate", "-o", ""}, "text\njson\n"},
 		{[]string{"version", "-o", ""}, "json\ntext\n"},
 		{[]string{"driver", "--log-format", ""}, "text\njson\n"},

@@ -254,7 +254,7 @@ func TestPreviewRefusals(t *testing.T) {
 		"no class":        {[]string{"-f", d.file("pod.yaml", "kind: Pod\napiVersion: v1\nmetadata: {name: x}\n")}, nil, "no SecretProviderClass"},
 		"not YAML":        {[]string{"-f", d.file("broken.yaml", "a: [")}, nil, "broken.yaml:1: error: is not YAML"},
 		"mistakes":        {[]string{"-f", d.class("wrong", map[string]string{"keyvaultName": "k_v"}, "db")}, nil, `keyvaultName "k_v"`},
-		"format":          {[]string{"-f", good, "-o", "xml"}, nil, "use table, json or yaml"},
+		"format":          {[]string{"-f", good, "-o", "xml"}, nil, "use table, wide, json or yaml"},
 		"two identities":  {[]string{"-f", good, "--as-class", "--service-account", "x"}, nil, "mutually exclusive"},
 		"annotations":     {[]string{"-f", good, "--service-account-annotations"}, nil, "needs --service-account"},
 		"no time":         {[]string{"-f", good, "--timeout", "0s"}, nil, "--timeout"},
