@@ -27,7 +27,7 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 			return nil, err
 		}
 	}
-	ctx, wait := identity.WithWait(limiter.WithUrgency(ctx, opts.Priority == volume.PriorityMount))
+	ctx, wait := identity.WithWait(withClaim(ctx, opts))
 	f := b.newFetch(opts)
 	results := f.objects(ctx)
 	var failed []*volume.Error
@@ -37,13 +37,35 @@ func (b *binding) Fetch(ctx context.Context, opts volume.FetchOptions) (*volume.
 		}
 	}
 	if len(failed) > 0 {
-		return nil, join(failed)
+		err := join(failed)
+		if opts.Priority == volume.PriorityRefresh && volume.ReasonOf(err) == volume.ReasonThrottled {
+			f.holdAnswers()
+		}
+		return nil, err
 	}
 	f.bundle.TokenWait = wait.Longest()
 	if f.bundle.Detection != "" {
 		f.provider.options.Observer.Detected(f.bundle.Detection)
 	}
 	return f.assemble(ctx, results)
+}
+
+// withClaim says how the requests of a fetch are ordered among those that wait for the same vault.
+func withClaim(ctx context.Context, opts volume.FetchOptions) context.Context {
+	if opts.Priority == volume.PriorityMount {
+		return limiter.WithUrgency(ctx, true)
+	}
+	return limiter.WithHeld(ctx, opts.Held)
+}
+
+// holdAnswers keeps what a refresh was answered before it was throttled, for its next try: a class of many objects would be asked for from
+// the beginning each time, and never be whole.
+func (f *fetch) holdAnswers() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, source := range f.bundle.Sources {
+		f.provider.table.hold(source.Key)
+	}
 }
 
 func (b *binding) newFetch(opts volume.FetchOptions) *fetch {
@@ -302,6 +324,7 @@ func (f *fetch) get(ctx context.Context, o *class.Object, key volume.SourceKey, 
 		identity:  f.identity,
 		notBefore: f.opts.NotBefore,
 		keep:      f.keep(o),
+		refresh:   f.opts.Priority == volume.PriorityRefresh,
 		optional:  o.Optional,
 	}
 	if isCatalog(key) {

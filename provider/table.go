@@ -48,6 +48,8 @@ type query struct {
 	notBefore time.Time
 	// optional is true where the object may be absent.
 	optional bool
+	// refresh is true where an answer that is held for the next try of a refresh will do.
+	refresh bool
 	// keep is how long the answer is kept for later emergencies, beyond the table's own time.
 	keep time.Duration
 	// deadline is when the caller gives up; zero where it does not. The table sets it.
@@ -80,9 +82,14 @@ type tableOptions struct {
 // mostPace is how long a list of all objects is kept at least, because it may serve for as long.
 const mostPace = 15 * time.Minute
 
+// mostHeld bounds how old an answer is that a refresh which was throttled finds at its next try.
+const mostHeld = 10 * time.Minute
+
 type entry struct {
 	answer answer
 	until  time.Time
+	// held is true where the answer is kept for the next try of a refresh.
+	held bool
 }
 
 func newTable(o tableOptions) *table {
@@ -221,7 +228,11 @@ func (t *table) recent(q query) (answer, bool) {
 		e.answer.shared = true
 		return e.answer, true
 	}
-	if !ok || e.answer.asked.Before(q.notBefore) || t.clock.Since(e.answer.asked) > t.ttl || e.answer.absent != nil && !q.optional {
+	most := t.ttl
+	if q.refresh && e.held {
+		most = mostHeld
+	}
+	if !ok || e.answer.asked.Before(q.notBefore) || t.clock.Since(e.answer.asked) > most || e.answer.absent != nil && !q.optional {
 		return answer{}, false
 	}
 	e.answer.shared = true
@@ -260,6 +271,22 @@ func (t *table) keep(key volume.SourceKey, a answer, d time.Duration) answer {
 	t.entries[key] = entry{answer: a, until: until}
 	t.arm()
 	return a
+}
+
+// hold keeps an answer for the next try of a refresh.
+func (t *table) hold(key volume.SourceKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[key]
+	if !ok || t.closed {
+		return
+	}
+	e.held = true
+	if until := e.answer.asked.Add(mostHeld); until.After(e.until) {
+		e.until = until
+	}
+	t.entries[key] = e
+	t.arm()
 }
 
 // forget drops what the vault gave once and now refuses: it must not be served when the vault is away.

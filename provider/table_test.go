@@ -444,3 +444,32 @@ func TestAnswerThatCameSinceTheLookIsTaken(t *testing.T) {
 		t.Errorf("reported %v", reported.reported())
 	}
 }
+
+// What a throttled refresh was answered serves its next try, for ten minutes, and nothing else.
+func TestAnswersOfAThrottledRefreshAreHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab := newSource(time.Second, noObserver{})
+		defer tab.close()
+		due := time.Now()
+		mustGet(t, tab, due, 0, saying("one"))
+		tab.hold(aSource)
+		tab.hold(volume.SourceKey{Name: "unknown"})
+		time.Sleep(mostHeld - time.Second)
+		for name, tt := range map[string]struct {
+			q    query
+			want bool
+		}{
+			"retry":             {query{key: aSource, notBefore: due, refresh: true}, true},
+			"a newer refresh":   {query{key: aSource, notBefore: due.Add(time.Second), refresh: true}, false},
+			"a Pod that starts": {query{key: aSource, notBefore: due}, false},
+		} {
+			if _, ok := tab.recent(tt.q); ok != tt.want {
+				t.Errorf("%s: %t", name, ok)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		if _, ok := tab.held(aSource); ok {
+			t.Error("the answer is kept after ten minutes")
+		}
+	})
+}

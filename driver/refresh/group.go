@@ -39,6 +39,9 @@ type refreshGroup struct {
 	onTick bool
 	// requested is the last refresh annotation that made the group due: it is one request for all volumes of the group.
 	requested string
+	// owed is since when a refresh is owed: answers to requests after that serve. A retry keeps it, so that it goes on where the last try
+	// was throttled.
+	owed time.Time
 	// busy is true while a refresh is under way. What becomes due meanwhile waits.
 	busy bool
 
@@ -50,8 +53,9 @@ type refreshGroup struct {
 	reason   volume.Reason
 }
 
-// dueAt makes the group due at the moment, unless it is due earlier.
+// dueAt makes the group due at the moment, unless it is due earlier. Answers from before now do not serve.
 func (g *refreshGroup) dueAt(now, at time.Time) {
+	g.owed = now
 	if g.due.IsZero() || at.Before(g.due) {
 		g.due, g.wait, g.onTick = at, at.Sub(now), false
 	}
@@ -89,7 +93,13 @@ func (g *refreshGroup) dueForRetry(s schedule.Schedule, interval time.Duration, 
 	if interval == 0 {
 		interval = defaultRetry
 	}
-	g.dueAt(now, now.Add(s.Retry(g.binding.ScheduleKey(), g.failures, interval, asked)))
+	failures := g.failures
+	if g.reason == volume.ReasonThrottled && now.Sub(g.fetchedAt) > interval {
+		failures = 1 // the limiter paces the requests; who is late must not leave its turn to who is not
+	}
+	owed := g.owed
+	g.dueAt(now, now.Add(s.Retry(g.binding.ScheduleKey(), failures, interval, asked)))
+	g.owed = owed
 }
 
 // rotateAt makes the group due where the class's rotate-at annotation is new. At adoption, where before is nil, only a future time
@@ -170,14 +180,25 @@ func (g *refreshGroup) left(now time.Time) (left time.Duration, ok bool) {
 
 // begin marks the group busy and returns the refresh that is to be made.
 func (g *refreshGroup) begin() job {
-	j := job{group: g, due: g.due, onTick: g.onTick}
+	if g.failures == 0 || g.owed.IsZero() {
+		g.owed = g.due
+	}
+	j := job{
+		group:     g,
+		due:       g.due,
+		notBefore: g.owed,
+		held:      g.fetchedAt,
+		onTick:    g.onTick,
+	}
 	g.busy, g.due = true, time.Time{}
 	return j
 }
 
 // job is one refresh of a group that became due.
 type job struct {
-	group  *refreshGroup
-	due    time.Time
-	onTick bool
+	group *refreshGroup
+	due   time.Time
+	// notBefore is the earliest request whose answer serves; held is when what the group holds was requested.
+	notBefore, held time.Time
+	onTick          bool
 }

@@ -37,8 +37,9 @@ func (v *Volumes) refreshGroup(ctx context.Context, j job) {
 	// all volumes of the group have this class and identity; the trace names one of them
 	ctx, span := v.startSpan(ctx, spanRefresh, b.Ref)
 	bundle, err := v.fetch(ctx, b, volume.FetchOptions{
-		NotBefore: j.due,
+		NotBefore: j.notBefore,
 		Priority:  volume.PriorityRefresh,
+		Held:      j.held,
 		Interval:  v.store.intervalFor(b.binding),
 	})
 	defer func() { endSpan(span, err) }()

@@ -241,6 +241,47 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	})
 }
 
+// A group that is throttled and late tries again soon: the limiter paces the requests, and orders them by what they replace. One that is fresh,
+// and any group in an outage, backs off.
+func TestLateGroupsDoNotBackOffFromThrottling(t *testing.T) {
+	for reason, bounds := range map[volume.Reason][2]int{volume.ReasonThrottled: {250, 370}, volume.ReasonUnavailable: {25, 40}} {
+		onNode(t, func(n *node) {
+			n.vault.Set("user", "alice")
+			n.classes.Put("db", map[string]string{"objects": "user"})
+			n.mustPublish("a", "db")
+			n.vault.Locked(func() { n.vault.Fail = &volume.Error{Reason: reason, Message: "no"} })
+			n.pass(time.Hour)
+			if failed := n.vault.Requests["failed"]; failed < bounds[0] || failed > bounds[1] {
+				n.Errorf("%s: %d tries in an hour", reason, failed)
+			}
+		})
+	}
+}
+
+// A retry goes on where the last try was throttled: answers to requests since the refresh became due serve. A demand in between does not take
+// what was answered before it.
+func TestRetryTakesWhatWasAnsweredSinceTheRefreshWasDue(t *testing.T) {
+	onNode(t, func(n *node) {
+		n.vault.Set("user", "alice")
+		n.classes.Put("db", map[string]string{"objects": "user"})
+		n.mustPublish("a", "db")
+		n.vault.Locked(func() { n.vault.Fail = &volume.Error{Reason: volume.ReasonThrottled, Message: "429"} })
+		n.pass(10 * time.Minute)
+		var all []volume.FetchOptions
+		n.vault.Locked(func() { all = n.vault.Refreshes })
+		if len(all) < 10 || !all[len(all)-1].NotBefore.Equal(all[0].NotBefore) || all[0].Held.IsZero() {
+			t.Fatalf("%d tries: %+v", len(all), all)
+		}
+		demanded := time.Now()
+		n.volumes.Refresh(n.ref("a", "db"))
+		n.pass(time.Minute)
+		n.vault.Locked(func() { all = n.vault.Refreshes })
+		if got := all[len(all)-1].NotBefore; got.Before(demanded) {
+			t.Errorf("after a demand at %s answers since %s serve", demanded, got)
+		}
+	})
+}
+
 // Groups whose vault does not answer wait in their own goroutines: those of another vault keep their interval.
 func TestDeadVaultDelaysNoOther(t *testing.T) {
 	onNode(t, func(n *node) {

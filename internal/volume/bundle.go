@@ -151,6 +151,8 @@ type FetchOptions struct {
 	// NotBefore is the oldest answer that may be shared: one asked for earlier is asked for again.
 	NotBefore time.Time
 	Priority  Priority
+	// Held is when what a refresh replaces was fetched; zero where it replaces nothing. Where the vault throttles, the oldest goes first.
+	Held time.Time
 	// AllowStale permits last known good values where the class opted in (staleIfError).
 	AllowStale bool
 	// Interval is how often the same is fetched; 0 where it is not fetched again. Values that a later fetch compares with a list are

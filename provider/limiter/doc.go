@@ -17,7 +17,15 @@
 //     halved again with each further throttling. It rises slowly while the service answers, and is lifted in the end.
 //     Limits.Rate fixes a highest rate for a service that is known to bear no more.
 //
-// Requests for starting Pods (WithUrgency) go before all others.
+// Requests for starting Pods (WithUrgency) go before all others, every two seconds at the least. Then come those of refreshes (WithHeld), the
+// one that replaces the oldest first.
+//
+// # Many nodes at one service
+//
+// Nodes share a service without knowing of each other. What keeps their shares equal, and all of them bounded, under a service that bears less
+// than they ask for: the rate rises by steps and falls by halves; it rises faster where what waits is older; the lowest rate is so low that
+// thousands of nodes at it are no overload; and every wait has jitter, since a service that counts in windows would throttle those that always
+// come late in one. test/scale simulates it.
 //
 // # Limiters
 //

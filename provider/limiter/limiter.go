@@ -27,10 +27,15 @@ type Limits struct {
 }
 
 const (
-	// lowestRate is the rate below which no throttling pushes a limiter, in requests a second.
-	lowestRate = 0.5
+	// lowestRate is the rate below which no throttling pushes a limiter, in requests a second. 8,000 nodes at this rate are what one vault
+	// bears.
+	lowestRate = 0.05
+	// urgentPause is how long an urgent request waits after the last one for its turn, however low the rate is.
+	urgentPause = 2 * time.Second
 	// recovery is how much the rate rises in each second without throttling, as a share of what it was when it began.
 	recovery = 0.02
+	// mostLate bounds how much faster the rate of a node rises whose refreshes are late.
+	mostLate = 40
 	// lifted is how many times the rate that it began with a learned rate must reach until there is no limit any more.
 	lifted = 4
 	// failuresToOpen is how many failures in a row open the circuit breaker.
@@ -38,6 +43,10 @@ const (
 	// The backoff without Retry-After: it doubles from the first to the last.
 	firstBackoff = time.Second
 	lastBackoff  = time.Minute
+	// longestThrottled bounds the backoff after throttling: the rate is lowered as well, and who waits for minutes loses its share to others.
+	longestThrottled = 16 * time.Second
+	// longestJitter bounds what is added to a Retry-After, so that not all nodes come at the moment that it names.
+	longestJitter = 10 * time.Second
 )
 
 // Outcome is how a request ended.
@@ -73,6 +82,7 @@ type Limiter struct {
 	tokens     float64
 	filled     time.Time
 	sent       history
+	last       time.Time // when a request was sent
 	notBefore  time.Time
 	reason     volume.Reason // of notBefore
 	failures   int           // in a row, throttling included
@@ -87,7 +97,8 @@ type Limiter struct {
 }
 
 type waiter struct {
-	ctx context.Context // its priority may rise while it waits
+	ctx   context.Context
+	claim *claim // of ctx
 	// done is closed when the waiter may go; failed holds why it may not.
 	done   chan struct{}
 	failed error
@@ -114,7 +125,7 @@ func newLimiter(name string, limits Limits, o Options) *Limiter {
 // Acquire waits until a request may be sent. Where that is later than the context's deadline it fails at once, with an
 // error of type *volume.Error that says why. It returns the context's cause where the caller cancels.
 func (l *Limiter) Acquire(ctx context.Context) (Release, error) {
-	w := &waiter{ctx: ctx, done: make(chan struct{})}
+	w := &waiter{ctx: ctx, claim: claimOf(ctx), done: make(chan struct{})}
 	l.mu.Lock()
 	l.used = l.clock.Now()
 	l.waiters = append(l.waiters, w)
@@ -183,16 +194,17 @@ func (l *Limiter) dispatch() {
 		if l.inFlight >= l.allowed() {
 			return // the next release goes on
 		}
-		if wait := l.wait(now); wait > 0 {
+		i := l.first()
+		w := l.waiters[i]
+		if wait := l.wait(now, w); wait > 0 {
 			l.timer = l.clock.AfterFunc(wait, l.resume)
 			return
 		}
-		i := l.first()
-		w := l.waiters[i]
 		l.waiters = append(l.waiters[:i], l.waiters[i+1:]...)
-		l.tokens--
+		l.tokens = max(0, l.tokens-1)
 		l.inFlight++
 		l.sent.add(now)
+		l.last = now
 		w.closings = l.closings
 		close(w.done)
 	}
@@ -210,14 +222,14 @@ func (l *Limiter) resume() {
 	l.dispatch()
 }
 
-// first returns the oldest urgent waiter, else the oldest.
-func (l *Limiter) first() int {
+// first returns the waiter that goes next: the oldest urgent one, else that of the refresh which replaces the oldest.
+func (l *Limiter) first() (next int) {
 	for i, w := range l.waiters {
-		if Urgent(w.ctx) {
-			return i
+		if w.claim.before(l.waiters[next].claim) {
+			next = i
 		}
 	}
-	return 0
+	return next
 }
 
 // allowed is how many requests may be under way: one as a probe while the circuit breaker is open.
@@ -233,13 +245,17 @@ func (l *Limiter) allowed() int {
 
 func (l *Limiter) open() bool { return l.failures >= failuresToOpen }
 
-// wait is how long nothing may be sent.
-func (l *Limiter) wait(now time.Time) time.Duration {
+// wait is how long the waiter that is next may not go.
+func (l *Limiter) wait(now time.Time, next *waiter) time.Duration {
 	wait := l.notBefore.Sub(now)
-	if l.rate > 0 && l.tokens < 1 {
-		wait = max(wait, time.Duration((1-l.tokens)/l.rate*float64(time.Second))+time.Microsecond)
+	if l.rate == 0 || l.tokens >= 1 {
+		return wait
 	}
-	return wait
+	turn := time.Duration((1-l.tokens)/l.rate*float64(time.Second)) + time.Microsecond
+	if next.claim != nil && next.claim.urgent.Load() {
+		turn = min(turn, l.last.Add(urgentPause).Sub(now))
+	}
+	return max(wait, turn)
 }
 
 // refill adds the tokens of the time that has passed.
@@ -304,7 +320,9 @@ func (l *Limiter) release(closings uint64, o Outcome, retryAfter time.Duration) 
 			l.failures++
 			l.lower(now)
 			if retryAfter == 0 {
-				retryAfter = backoff(l.failures)
+				retryAfter = backoff(l.failures, longestThrottled)
+			} else {
+				retryAfter += rand.N(min(retryAfter/4, longestJitter) + 1) //nolint:gosec // jitter is no secret
 			}
 		}
 		l.close(now, retryAfter, volume.ReasonThrottled)
@@ -312,7 +330,7 @@ func (l *Limiter) release(closings uint64, o Outcome, retryAfter time.Duration) 
 		if news {
 			l.failures++
 			if retryAfter == 0 && l.open() {
-				retryAfter = backoff(l.failures - failuresToOpen + 1)
+				retryAfter = backoff(l.failures-failuresToOpen+1, lastBackoff)
 			}
 		}
 		l.close(now, retryAfter, volume.ReasonUnavailable)
@@ -324,12 +342,31 @@ func (l *Limiter) release(closings uint64, o Outcome, retryAfter time.Duration) 
 // lower halves the rate.
 func (l *Limiter) lower(now time.Time) {
 	before := l.rate
-	if before == 0 {
+	switch {
+	case before == 0:
 		before = l.sent.rate(now)
 		l.base = max(lowestRate, before/2)
+	case l.limits.Rate == 0:
+		l.base = min(l.base, before) // what was sent before it throttled first was a burst, if the service does not bear that now
 	}
 	l.rate, l.raised, l.filled = max(lowestRate, before/2), now, now
-	l.tokens = min(l.tokens, 1)
+	// A service that counts in windows of ten seconds would else be asked at the same point of each, where it throttles each time.
+	l.tokens = rand.Float64() - 0.5 //nolint:gosec // jitter is no secret
+}
+
+// late is how many minutes old that is which the next waiting refresh replaces, at most mostLate; 0 where none waits. Nodes know nothing of
+// each other: those that are late raise their rate faster, so that they take their share from those that are not.
+func (l *Limiter) late(now time.Time) float64 {
+	held := int64(unknown)
+	for _, w := range l.waiters {
+		if w.claim != nil {
+			held = min(held, w.claim.held.Load())
+		}
+	}
+	if held == unknown {
+		return 0
+	}
+	return min(mostLate, now.Sub(time.Unix(0, held)).Minutes())
 }
 
 // raise lets the rate rise by the time that has passed, and lifts a learned limit in the end.
@@ -338,12 +375,12 @@ func (l *Limiter) raise(now time.Time) {
 	if l.rate == 0 || since < 1 {
 		return
 	}
-	l.rate += since * recovery * l.base
+	l.rate += since * recovery * max(l.base, lowestRate*l.late(now))
 	l.raised = now
 	switch highest := l.limits.Rate; {
 	case highest > 0:
 		l.rate = min(highest, l.rate)
-	case l.rate >= lifted*l.base:
+	case l.rate >= lifted*l.base && len(l.waiters) == 0: // else all that wait would go at once
 		l.rate = 0
 	}
 }
@@ -359,11 +396,11 @@ func (l *Limiter) close(now time.Time, wait time.Duration, reason volume.Reason)
 	}
 }
 
-// backoff returns the wait after the given number of failures in a row, with jitter.
-func backoff(failures int) time.Duration {
-	wait := lastBackoff
+// backoff returns the wait after the given number of failures in a row, at most the longest, with jitter.
+func backoff(failures int, longest time.Duration) time.Duration {
+	wait := longest
 	if shift := failures - 1; shift < 6 {
-		wait = min(lastBackoff, firstBackoff<<shift)
+		wait = min(longest, firstBackoff<<shift)
 	}
 	return wait/2 + rand.N(wait/2+1) //nolint:gosec // jitter is no secret
 }

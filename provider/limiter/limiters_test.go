@@ -142,7 +142,7 @@ func TestEachHostHasItsOwnLimiter(t *testing.T) {
 		}
 		all := g.Snapshots()
 		if len(all) != 2 || all[0].Host != "ok.example" || all[0].Throttled != 0 || all[1].Host != "small.example" ||
-			!all[1].NotBefore.Equal(start.Add(40*time.Second)) || all[1].Rate != 0.5 {
+			all[1].NotBefore.Before(start.Add(40*time.Second)) || all[1].NotBefore.After(start.Add(50*time.Second)) || all[1].Rate != 0.5 {
 			t.Errorf("snapshots: %+v", all)
 		}
 	})
@@ -202,15 +202,15 @@ func TestThrottlingCountsForTheQuotaAndFailuresForTheHost(t *testing.T) {
 		defer cancel()
 		for quota, want := range map[string]string{
 			"client b of tenant x": "", "client a of tenant y": "",
-			"client a of tenant x": "login.example (client a of tenant x) asked for fewer requests: nothing is sent to it for 5m0s; if this goes on, wait",
+			"client a of tenant x": "login.example (client a of tenant x) asked for fewer requests: nothing is sent to it for 5m",
 		} {
-			if err := send(t, ctx, l, quota, entra, answering); (err != nil) != (want != "") || err != nil && err.Error() != want {
+			if err := send(t, ctx, l, quota, entra, answering); (err != nil) != (want != "") || err != nil && !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("%s: %v", quota, err)
 			}
 		}
 		all := l.Snapshots()
 		if len(all) != 1 || all[0].Host != "login.example" || all[0].Throttled != 1 || !all[0].NotBefore.IsZero() || len(all[0].Quotas) != 1 ||
-			all[0].Quotas[0].Quota != "client a of tenant x" || !all[0].Quotas[0].NotBefore.Equal(start.Add(300*time.Second)) {
+			all[0].Quotas[0].Quota != "client a of tenant x" || all[0].Quotas[0].NotBefore.Before(start.Add(300*time.Second)) {
 			t.Errorf("%+v", all)
 		}
 		if err := throttlingOne(t, l, "client b of tenant x", http.StatusServiceUnavailable); err != nil {

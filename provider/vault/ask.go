@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// mostTries bounds the tries of a request that a Pod waits for. A refresh asks once: it comes again.
+	// mostTries bounds the tries of a request that a Pod waits for. A refresh that is throttled waits at the limiter for its turn again, until
+	// its deadline, because what else of its class was answered would be lost. After any other failure it comes again later.
 	mostTries    = 5
 	firstBackoff = 250 * time.Millisecond
 )
@@ -61,7 +62,10 @@ func (c *Client) Ask(ctx context.Context, key volume.SourceKey, name string) (An
 		}
 		last = c.explain(err, raw, d)
 		c.observe(d, last.Reason, start)
-		if try == mostTries || !limiter.Urgent(ctx) || !last.Reason.Transient() || !c.pause(ctx, try, last.RetryAfter) {
+		switch {
+		case try < mostTries && limiter.Urgent(ctx) && last.Reason.Transient() && c.pause(ctx, try, last.RetryAfter):
+		case limiter.Patient(ctx) && raw != nil && raw.StatusCode == http.StatusTooManyRequests && c.pause(ctx, 1, 0):
+		default:
 			return Answer{}, last
 		}
 	}
@@ -69,10 +73,13 @@ func (c *Client) Ask(ctx context.Context, key volume.SourceKey, name string) (An
 
 // try asks once.
 func (c *Client) try(ctx context.Context, key volume.SourceKey, page func()) (a Answer, raw *http.Response, err error) {
-	ctx, noToken := withTokenError(policy.WithCaptureResponse(ctx, &raw))
+	ctx, why := withUnsent(policy.WithCaptureResponse(ctx, &raw))
 	defer func() {
-		if err != nil && *noToken != nil {
-			err = ofIdentity(*noToken)
+		switch {
+		case err != nil && why.token != nil:
+			err = ofIdentity(why.token)
+		case err != nil && why.limit != nil:
+			err = why.limit
 		}
 	}()
 	kind, err := c.kind(key.Kind)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -135,18 +136,21 @@ func (a *authorizer) learn(c Challenge) bool {
 	return true
 }
 
-type tokenErrorKey struct{}
+type unsentKey struct{}
 
-// withTokenError returns a context whose requests note there why they got no token. The SDK replaces each error by that
-// of the context where the context has ended: then it would be the vault that did not answer, and not Entra ID.
-func withTokenError(ctx context.Context) (context.Context, *error) {
-	failed := new(error)
-	return context.WithValue(ctx, tokenErrorKey{}, failed), failed
+// unsent is why a request was not sent: it got no token, or the limiter did not let it go.
+type unsent struct{ token, limit error }
+
+// withUnsent returns a context whose requests note there why they were not sent. The SDK replaces each error by that of the context where
+// the context has ended: then it would be the vault that did not answer, and not Entra ID, or this node that did not ask.
+func withUnsent(ctx context.Context) (context.Context, *unsent) {
+	why := &unsent{}
+	return context.WithValue(ctx, unsentKey{}, why), why
 }
 
 func noToken(req *policy.Request, err error) error {
-	if failed, ok := req.Raw().Context().Value(tokenErrorKey{}).(*error); ok {
-		*failed = err
+	if why, ok := req.Raw().Context().Value(unsentKey{}).(*unsent); ok {
+		why.token = err
 	}
 	return fmt.Errorf("token: %w", err)
 }
@@ -157,7 +161,13 @@ func (a *authorizer) send(req *policy.Request, token azcore.AccessToken) (*http.
 		return nil, fmt.Errorf("rewind: %w", err)
 	}
 	req.Raw().Header.Set("Authorization", "Bearer "+token.Token)
-	return req.Next()
+	resp, err := req.Next()
+	if _, limited := errors.AsType[*volume.Error](err); limited {
+		if why, ok := req.Raw().Context().Value(unsentKey{}).(*unsent); ok {
+			why.limit = err
+		}
+	}
+	return resp, err
 }
 
 // newer returns a token that was issued after the refused one, or the refused one where there is none.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
+	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/vault"
 )
 
@@ -142,6 +143,76 @@ func TestWhatMayPassIsTriedAgainWhereAPodWaits(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A refresh that is throttled waits for its turn again: what else of its class was answered would be lost. What is neither a refresh nor a
+// starting Pod, such as the first try before a fallback vault, is asked once.
+func TestThrottledRefreshWaitsForItsTurnAgain(t *testing.T) {
+	throttled := saying(http.StatusTooManyRequests, `{"error":{"code":"Throttled"}}`)
+	refresh := func(ctx context.Context) context.Context { return limiter.WithHeld(ctx, time.Now()) }
+	for name, tt := range map[string]struct {
+		claim func(context.Context) context.Context
+		steps []step
+		asked int
+		fails bool
+	}{
+		"refresh":      {refresh, []step{throttled, throttled, fine()}, 3, false},
+		"refresh, 503": {refresh, []step{saying(http.StatusServiceUnavailable, "{}"), fine()}, 1, true},
+		"first refresh": {
+			func(ctx context.Context) context.Context { return limiter.WithHeld(ctx, time.Time{}) },
+			[]step{throttled, fine()}, 2, false,
+		},
+		"neither": {
+			func(ctx context.Context) context.Context { return limiter.WithUrgency(ctx, false) },
+			[]step{throttled, fine()}, 1, true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &script{steps: tt.steps}
+				client, _ := scripted(t, s)
+				if _, err := get(tt.claim(t.Context()), client, class.Secret, "s", ""); (err != nil) != tt.fails || s.asked() != tt.asked {
+					t.Errorf("asked %d times: %v", s.asked(), err)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := scripted(t, &script{steps: []step{throttled}})
+		ctx, cancel := context.WithTimeout(limiter.WithHeld(t.Context(), time.Now()), 30*time.Second)
+		defer cancel()
+		if _, err := get(ctx, client, class.Secret, "s", ""); volume.ReasonOf(err) != volume.ReasonThrottled {
+			t.Errorf("at its deadline: %v", err)
+		}
+	})
+}
+
+// A request that the limiter does not let go before its deadline says so, and not that the vault did not answer.
+func TestRequestThatIsNotSentSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{steps: []step{saying(http.StatusTooManyRequests, `{"error":{"code":"Throttled"}}`)}}
+		limiters := limiter.New(limiter.Options{Clock: clock.RealClock{}, Limits: func(limiter.Key) limiter.Limits { return limiter.Limits{} }})
+		pool := vault.New(vault.Options{Transport: s, Clock: clock.RealClock{}, Policies: []policy.Policy{limiters.Policy(limiter.Key{})}})
+		client, err := pool.Client("https://"+host+"/", scope, &bearer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			_, _ = get(t.Context(), client, class.Secret, "s", "")
+		}
+		time.Sleep(20 * time.Second)
+		var work sync.WaitGroup
+		for range 3 {
+			work.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				if _, err := get(ctx, client, class.Secret, "s", ""); volume.ReasonOf(err) != volume.ReasonThrottled {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		work.Wait()
+	})
 }
 
 func TestHangEndsWithTheTry(t *testing.T) {

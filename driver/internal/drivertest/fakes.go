@@ -36,6 +36,8 @@ type Vault struct {
 	Requests map[string]int
 	// At are the times of fetches.
 	At []time.Time
+	// Refreshes are the options of the fetches that were refreshes.
+	Refreshes []volume.FetchOptions
 	// Fail is what a fetch ends with; where StaleIfError is true, one that allows it gets the values as last known good ones.
 	Fail         error
 	StaleIfError bool
@@ -160,6 +162,9 @@ func (b *binding) fetch(ctx context.Context, opts volume.FetchOptions) (_ *volum
 	defer v.mu.Unlock()
 	now := v.clock.Now()
 	v.At = append(v.At, now)
+	if opts.Priority == volume.PriorityRefresh {
+		v.Refreshes = append(v.Refreshes, opts)
+	}
 	if v.PanicFor != "" && slices.Contains(b.names, v.PanicFor) {
 		panic("secret-canary")
 	}
