@@ -33,6 +33,6 @@ func ExitCode(err error) int {
 // AddTo adds the commands to the root command, and examples to its shell completion.
 func AddTo(root *cobra.Command, build Build) {
 	root.AddCommand(newValidateCommand(build), newPreviewCommand(build), newCheckCommand(build), newStatusCommand(build),
-		newLogLevelCommand(), newVersionCommand(build), newExplainCommand())
+		newSupportCommand(build), newLogLevelCommand(), newVersionCommand(build), newExplainCommand())
 	completeVerbs(root)
 }

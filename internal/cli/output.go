@@ -26,7 +26,9 @@ const (
 func formats() []string { return []string{tableOutput, wideOutput, jsonOutput, yamlOutput} }
 
 // isTable reports whether a format is for people.
-func isTable(format string) bool { return format == tableOutput || format == wideOutput || format == textOutput }
+func isTable(format string) bool {
+	return format == tableOutput || format == wideOutput || format == textOutput
+}
 
 // count is a number with its noun, in the plural where it is not 1: 1 class, 2 classes.
 func count(n int, noun string) string {

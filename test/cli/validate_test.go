@@ -49,10 +49,10 @@ func TestValidate(t *testing.T) {
 	t.Parallel()
 	binary, dir := binaries.Driver(t), t.TempDir()
 	for name, text := range map[string]string{
-		"good.yaml":      goodClass,
-		"bad.yaml":       strings.Replace(goodClass, "objectType: secret", "objectType: sekret", 1),
-		"warned.yaml":    strings.Replace(goodClass, "    clientID:", "    objectz: x\n    clientID:", 1),
-		"managed.yaml":   strings.Replace(goodClass, "clientID: 66666666-7777-8888-9999-aaaaaaaaaaaa", "useVMManagedIdentity: \"true\"", 1),
+		"good.yaml":       goodClass,
+		"bad.yaml":        strings.Replace(goodClass, "objectType: secret", "objectType: sekret", 1),
+		"warned.yaml":     strings.Replace(goodClass, "    clientID:", "    objectz: x\n    clientID:", 1),
+		"managed.yaml":    strings.Replace(goodClass, "clientID: 66666666-7777-8888-9999-aaaaaaaaaaaa", "useVMManagedIdentity: \"true\"", 1),
 		"mix/values.yaml": "replicas: 1\n", "mix/kustomization.yaml": "resources: [a.yaml]\n", "mix/other.json": "{}", "mix/broken.yaml": "{{ if .x }}\na: [",
 		"mix/chart/Chart.yaml": "name: x\n", "mix/chart/templates/class.yaml": "kind: SecretProviderClass\n{{ if }}\n", "mix/.git/x.yaml": "a: [",
 		"linked/a.yaml":  goodClass,

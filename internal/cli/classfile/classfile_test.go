@@ -107,7 +107,7 @@ func TestFindings(t *testing.T) {
 		"not an object": {good, "- a\n", []string{"f.yaml:1: error: the document is not a Kubernetes object"}},
 		"no kind":       {"kind: SecretProviderClass\n", "", []string{"f.yaml:1: error: the document has no kind"}},
 		"another kind":  {"kind: SecretProviderClass", "kind: Pod", []string{"f.yaml:2: error: kind \"Pod\" is not known: did you mean SecretProviderClass?"}},
-		"ignored kind":    {good, "apiVersion: v1\nkind: Pod\n", []string{"f.yaml:2: note: kind Pod is ignored"}},
+		"ignored kind":  {good, "apiVersion: v1\nkind: Pod\n", []string{"f.yaml:2: note: kind Pod is ignored"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !strings.Contains(good, tc.from) {
