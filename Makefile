@@ -83,6 +83,10 @@ bench-cluster: ## Print memory with 5,000 classes, and requests, against a real 
 bench-e2e: ## Print the figures of the installed driver on a real node, as root
 	hack/bench-e2e
 
+.PHONY: scale
+scale: ## Simulate fleets of up to 5,000 nodes in fake time, and print their figures; ARGS are passed to go test
+	hack/scale $(ARGS)
+
 .PHONY: chaos
 chaos: ## Break things while the driver works, COUNT times (3), and look for harm
 	hack/chaos
