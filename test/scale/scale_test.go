@@ -58,7 +58,7 @@ func TestOverloadIsFairAndBounded(t *testing.T) {
 }
 
 func TestOutageEndsWithoutAHerd(t *testing.T) {
-	s := shape{nodes: 60, classes: 5, objects: 1, interval: interval, limit: 50}
+	s := shape{nodes: 60, classes: 5, objects: 1, interval: interval, limit: 80}
 	inBubble(t, s, func(f *fleet) {
 		f.azure.setDown(true)
 		f.measure()
