@@ -30,6 +30,8 @@ const (
 	// lowestRate is the rate below which no throttling pushes a limiter, in requests a second. 8,000 nodes at this rate are what one vault
 	// bears.
 	lowestRate = 0.05
+	// lowestFirst is the rate below which the first throttling does not push a limiter: what passes soon must not delay refreshes for minutes.
+	lowestFirst = 0.5
 	// urgentPause is how long an urgent request waits after the last one for its turn, however low the rate is.
 	urgentPause = 2 * time.Second
 	// recovery is how much the rate rises in each second without throttling, as a share of what it was when it began.
@@ -344,8 +346,8 @@ func (l *Limiter) lower(now time.Time) {
 	before := l.rate
 	switch {
 	case before == 0:
-		before = l.sent.rate(now)
-		l.base = max(lowestRate, before/2)
+		before = max(2*lowestFirst, l.sent.rate(now))
+		l.base = before / 2
 	case l.limits.Rate == 0:
 		l.base = min(l.base, before) // what was sent before it throttled first was a burst, if the service does not bear that now
 	}
