@@ -56,7 +56,7 @@ e2e: ## Install the chart on a cluster of its own and run Pods, as root; ARGS ar
 	hack/e2e $(ARGS)
 
 .PHONY: nightly
-nightly: ## Run the integration and e2e tests on the oldest supported Kubernetes (or KUBERNETES=1.37.2), as root
+nightly: ## Run the integration and e2e tests on the oldest supported Kubernetes (or KUBERNETES=1.37.2), as root, then scale and soak
 	hack/nightly $(ARGS)
 
 .PHONY: test-clients
@@ -86,6 +86,10 @@ bench-e2e: ## Print the figures of the installed driver on a real node, as root
 .PHONY: scale
 scale: ## Simulate fleets of up to 5,000 nodes in fake time, and print their figures; ARGS are passed to go test
 	hack/scale $(ARGS)
+
+.PHONY: soak
+soak: ## Run the driver for an hour (SOAK=5m: for minutes) while Pods come and go and faults pass, and look whether all returns to the start
+	hack/soak $(ARGS)
 
 .PHONY: chaos
 chaos: ## Break things while the driver works, COUNT times (3), and look for harm
