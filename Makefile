@@ -92,8 +92,8 @@ soak: ## Run the driver for an hour (SOAK=5m: for minutes) while Pods come and g
 	hack/soak $(ARGS)
 
 .PHONY: chaos
-chaos: ## Break things while the driver works, COUNT times (3), and look for harm
-	hack/chaos
+chaos: ## Break things while the driver works, and look for harm through the mounts; CHAOS=short takes a sample
+	hack/chaos $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target FUZZTIME (20000x: as many runs)

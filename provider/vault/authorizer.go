@@ -120,6 +120,9 @@ func (a *authorizer) ask(
 	if err == nil && resp.StatusCode == http.StatusForbidden {
 		a.as(token) // the message names who was refused
 	}
+	if err == nil && resp.StatusCode != http.StatusUnauthorized {
+		a.accepted(token)
+	}
 	return options, token, resp, err
 }
 
@@ -204,6 +207,16 @@ func (a *authorizer) cured(token azcore.AccessToken) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.cure == sha256.Sum256([]byte(token.Token))
+}
+
+// accepted notes that the vault took the token: if it refuses it later, it has ended before its time by the clock of this node, which
+// may have been stepped back, or was revoked, and a newer one is worth asking for.
+func (a *authorizer) accepted(token azcore.AccessToken) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cure != ([sha256.Size]byte{}) && a.cure == sha256.Sum256([]byte(token.Token)) {
+		a.cure = [sha256.Size]byte{}
+	}
 }
 
 // as reads for whom the token was given, and keeps it for messages.

@@ -237,6 +237,31 @@ func TestARefusedTokenIsCuredByANewerOne(t *testing.T) {
 	}
 }
 
+// A token that was asked for because the vault refused the one before is renewed too when the vault refuses it later: the clock of the
+// node may have been stepped back since, and the token ends earlier than it seems.
+func TestATokenThatServedIsRenewedAgain(t *testing.T) {
+	b := &bearer{tenant: ownTenant}
+	ended := map[string]bool{b.token().Token: true}
+	v := &vaults{answer: map[string]func(string) (int, string, string){host: func(token string) (int, string, string) {
+		if ended[token] {
+			return refusingWith(challengeOf(ownTenant))(token)
+		}
+		return granted(host)(token)
+	}}}
+	client := v.client(t, host, vault.New(vault.Options{Transport: v, Clock: clock.RealClock{}}), b)
+	for i := range 3 {
+		for range 2 { // with a newer token, and with this one again
+			if err := getSecret(t, client); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b.renewed() != i+1 {
+			t.Errorf("%d new tokens", b.renewed())
+		}
+		ended[b.token().Token] = true
+	}
+}
+
 // A vault that is not one of the cloud's own says what its tokens are for. It gets tokens only for a domain that it is
 // part of.
 func TestTheVaultsOwnScopeIsLearned(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/canary"
 )
 
 // admissionPlugins is the environment variable that names more admission plugins, by spaces, for all control planes of
@@ -289,9 +290,31 @@ func (c *ControlPlane) Namespace() string {
 	ns, err := c.client.CoreV1().Namespaces().Create(c.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
 	c.must(err)
 	c.Cleanup(func() {
+		c.checkNamespace(ns.Name)
 		_ = c.client.CoreV1().Namespaces().Delete(context.Background(), ns.Name, metav1.DeleteOptions{})
 	})
 	return ns.Name
+}
+
+// checkNamespace fails the test where an object that says what happened holds a secret value. A test may have stopped the API
+// server: then there is nothing to be looked at.
+func (c *ControlPlane) checkNamespace(name string) {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, path := range []string{
+		"/api/v1/namespaces/" + name + "/events",
+		"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/" + name + "/secretproviderclasspodstatuses",
+		"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/" + name + "/secretsyncs",
+	} {
+		text, err := c.client.CoreV1().RESTClient().Get().AbsPath(path).DoRaw(ctx)
+		if err != nil {
+			continue // no such kind, or no API server
+		}
+		if where := canary.Find(string(text)); where != "" {
+			c.Errorf("%s: a secret value: %s", path, where)
+		}
+	}
 }
 
 // Eventually waits for a condition.

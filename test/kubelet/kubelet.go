@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
+	"github.com/keyvault-csi/keyvault-csi-driver/test/canary"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
 )
@@ -60,6 +63,7 @@ type Node struct {
 	csi.IdentityClient
 
 	binary  string
+	wrapper []string // runs the driver, such as a tracer; empty: it is run as it is
 	source  []string // the flags that say where classes come from
 	flags   []string
 	env     []string
@@ -149,7 +153,11 @@ func (n *Node) begin() {
 	n.Helper()
 	n.Run()
 	n.Cleanup(func() {
+		n.checkMetrics()
 		n.Stop(syscall.SIGTERM)
+		if where := canary.Find(n.Log()); where != "" {
+			n.Errorf("the driver's log holds a secret value: %s", where)
+		}
 		for _, target := range n.Targets() {
 			for unix.Unmount(target, unix.MNT_DETACH) == nil {
 			}
@@ -164,8 +172,40 @@ func (n *Node) begin() {
 	})
 }
 
+// checkMetrics fails the test where the driver serves a secret value as a metric.
+func (n *Node) checkMetrics() {
+	n.Helper()
+	if n.process == nil || !slices.Contains(n.flags, "--http-addr") {
+		return
+	}
+	resp, err := http.Get("http://" + n.Address("health and metrics") + "/metrics") //nolint:noctx // a test helper
+	if err != nil {
+		return // the test has taken it away
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if text, err := io.ReadAll(resp.Body); err == nil && canary.Find(string(text)) != "" {
+		n.Errorf("the metrics hold a secret value: %s", canary.Find(string(text)))
+	}
+}
+
 // SetFlags replaces the flags that Start got, for the next Run.
 func (n *Node) SetFlags(flags ...string) { n.flags = flags }
+
+// SetWrapper has the next Run start the driver by a program that gets the driver's command line after these arguments. PID is
+// then the wrapper's, and so are the signals of Stop. No arguments: the driver is run as it is.
+func (n *Node) SetWrapper(command ...string) { n.wrapper = command }
+
+// SetRelease has the next Run start the driver as it is shipped, without the race detector.
+func (n *Node) SetRelease() { n.binary = binaries.Release(n.TB) }
+
+// Beside is a node for another driver on the same directories, such as the next version's during an upgrade: its Run takes the socket
+// over. It is killed when the test ends.
+func (n *Node) Beside() *Node {
+	next := *n
+	next.process, next.exited, next.conn = nil, nil, nil
+	n.Cleanup(func() { next.Stop(syscall.SIGKILL) })
+	return &next
+}
 
 // Run starts the driver's process, again after Stop, and waits until it is ready.
 func (n *Node) Run() {
@@ -190,7 +230,8 @@ func (n *Node) Launch() {
 		"driver", "--endpoint", "unix://" + socket, "--node-id", "node-1", "--kubelet-dir", n.Dir,
 		"--http-addr", "", "--admin-addr", "", "--log-format", "json", "--v", "10",
 	}, n.source, n.flags)
-	n.process = exec.Command(n.binary, args...) //nolint:gosec,noctx // a test helper
+	command := slices.Concat(n.wrapper, []string{n.binary}, args)
+	n.process = exec.Command(command[0], command[1:]...) //nolint:gosec,noctx // a test helper
 	n.process.Env = append(os.Environ(), n.env...)
 	n.process.Stderr = n.log
 	n.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -233,6 +274,20 @@ func (n *Node) Stop(sig syscall.Signal) {
 		_ = n.process.Process.Kill()
 	}
 	n.process = nil
+}
+
+// Wait waits until the driver's process has ended by itself, and returns how.
+func (n *Node) Wait() error {
+	n.Helper()
+	defer func() { n.process = nil }()
+	_ = n.conn.Close()
+	select {
+	case err := <-n.exited:
+		return err
+	case <-time.After(patience):
+		_ = n.process.Process.Kill()
+		return errors.New("the driver does not end")
+	}
 }
 
 // In is the node for a subtest, whose failures are the subtest's own.
