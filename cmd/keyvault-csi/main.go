@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -22,7 +23,7 @@ func main() {
 	stop()
 	if err != nil {
 		if !errors.Is(err, cli.ErrReported) {
-			_, _ = fmt.Fprintln(os.Stderr, "keyvault-csi:", err)
+			_, _ = fmt.Fprintln(os.Stderr, "keyvault-csi:", strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 		os.Exit(cli.ExitCode(err))
 	}

@@ -15,6 +15,7 @@ import (
 )
 
 func newExplainCommand() *cobra.Command {
+	var output string
 	c := &cobra.Command{
 		Use:   "explain [NAME...]",
 		Short: "Describe the parameters and object fields of a SecretProviderClass",
@@ -22,8 +23,10 @@ func newExplainCommand() *cobra.Command {
 SecretProviderClass with provider: azure. Without a name it lists all of them. It makes no network request.`,
 		Example: `  keyvault-csi explain
   keyvault-csi explain objectSelector rotationInterval`,
-		RunE: func(cmd *cobra.Command, args []string) error { return explain(cmd.OutOrStdout(), args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return explainAs(cmd.OutOrStdout(), args, output) },
 	}
+	c.Flags().StringVarP(&output, "output", "o", tableOutput, "output `format`: table, wide, json or yaml")
+	CompleteFlag(c, "output", formats()...)
 	c.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return fieldNames(), cobra.ShellCompDirectiveNoFileComp
 	}
@@ -38,6 +41,39 @@ func fieldNames() []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// explained is a parameter or a field, as JSON.
+type explained struct {
+	Name    string `json:"name"`
+	Place   string `json:"place"`
+	Type    string `json:"type"`
+	Default string `json:"default,omitempty"`
+	Since   string `json:"since"`
+	Meaning string `json:"meaning"`
+}
+
+func explainAs(out io.Writer, names []string, format string) error {
+	if err := checkOutput(format, formats()...); err != nil {
+		return err
+	}
+	if isTable(format) {
+		return explain(out, names)
+	}
+	all := []explained{}
+	if len(names) == 0 {
+		names = fieldNames()
+	}
+	for _, name := range names {
+		fields := class.Find(name)
+		if len(fields) == 0 {
+			return fmt.Errorf("%.80q is no parameter or field of a class%s", name, didYouMean(name))
+		}
+		for _, f := range fields {
+			all = append(all, explained{Name: f.Name, Place: string(f.Place), Type: f.Type, Default: f.Default, Since: f.Since, Meaning: f.Meaning})
+		}
+	}
+	return printValue(out, format, all)
 }
 
 func explain(out io.Writer, names []string) error {

@@ -15,11 +15,16 @@ const (
 	githubOutput = "github"
 )
 
+// findingFormats are those of findings.
+func findingFormats() []string {
+	return []string{textOutput, tableOutput, wideOutput, jsonOutput, yamlOutput, sarifOutput, githubOutput}
+}
+
 // printFindings prints findings in a format.
 func printFindings(w io.Writer, format, version string, findings []classfile.Finding) error {
 	switch format {
-	case jsonOutput:
-		return printValue(w, jsonOutput, findings)
+	case jsonOutput, yamlOutput:
+		return printValue(w, format, findings)
 	case sarifOutput:
 		return printValue(w, jsonOutput, sarifOf(version, findings))
 	}

@@ -56,7 +56,8 @@ other providers are ignored.
 Errors prevent a mount, or are rejected by the API server. Warnings are probably not intended: what the driver mounts is at
 most a warning. Notes are information and not findings.
 
-The formats are text, json, sarif (SARIF 2.1.0, for code scanning) and github (annotations of pull requests).
+The formats are text, json, yaml, sarif (SARIF 2.1.0, for code scanning) and github (annotations of pull
+requests); table and wide are text.
 
 It exits with 0 if there is no error (with --strict, also no warning), with 1 if there is one, and with 2 if
 not everything could be checked: wrong flags, a file that cannot be read, no class and no workload, or no
@@ -72,7 +73,7 @@ answer of the cluster.`,
 	flags := c.Flags()
 	flags.StringSliceVarP(&f.files, "filename", "f", nil,
 		"`file`, directory or - to check; may be given more than once")
-	flags.StringVarP(&f.output, "output", "o", textOutput, "output `format`: text, json, sarif or github")
+	flags.StringVarP(&f.output, "output", "o", textOutput, "output `format`: text (or table, wide), json, yaml, sarif or github")
 	flags.BoolVar(&f.strict, "strict", false, "warnings count as errors")
 	flags.BoolVar(&f.allowEmpty, "allow-empty", false,
 		"treat files as those of a directory: what has nothing to do with classes is ignored, and it is no error if nothing is left")
@@ -87,7 +88,7 @@ answer of the cluster.`,
 	flags.StringSliceVar(&f.secretTypes, "secret-types", nil,
 		"additional `types` of Secrets that the driver writes, as in the driver's flag")
 	f.nodeIdentity.Register(flags, ", as in the driver's flag")
-	CompleteFlag(c, "output", textOutput, jsonOutput, sarifOutput, githubOutput)
+	CompleteFlag(c, "output", findingFormats()...)
 	CompleteFlag(c, "node-identity", nodeidentity.Modes()...)
 	completeFiles(c, "filename", "yaml", "yml", "json")
 	CompleteClouds(c)
@@ -143,7 +144,7 @@ func (f *validateFlags) check(args []string) (*classfile.Set, error) {
 	if err := f.live.check(f.files, args); err != nil {
 		return nil, err
 	}
-	if err := checkOutput(f.output, textOutput, jsonOutput, sarifOutput, githubOutput); err != nil {
+	if err := checkOutput(f.output, findingFormats()...); err != nil {
 		return nil, err
 	}
 	if len(f.files)+len(args) == 0 && !f.live.live {

@@ -48,16 +48,19 @@ func newVersionCommand(build Build) *cobra.Command {
 		Example: `  keyvault-csi version
   keyvault-csi version --output text`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output, jsonOutput, textOutput); err != nil {
+			if err := checkOutput(output, jsonOutput, yamlOutput, textOutput, tableOutput, wideOutput); err != nil {
 				return err
 			}
 			text := build.text()
-			if output == jsonOutput {
+			switch output {
+			case jsonOutput:
 				line, err := json.Marshal(build)
 				if err != nil {
 					return fmt.Errorf("version: %w", err)
 				}
 				text = string(line)
+			case yamlOutput:
+				return printValue(cmd.OutOrStdout(), yamlOutput, build)
 			}
 			if _, err := fmt.Fprintln(cmd.OutOrStdout(), text); err != nil {
 				return fmt.Errorf("version: %w", err)
@@ -65,8 +68,8 @@ func newVersionCommand(build Build) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", jsonOutput, "output `format`: json or text")
-	CompleteFlag(c, "output", jsonOutput, textOutput)
+	c.Flags().StringVarP(&output, "output", "o", jsonOutput, "output `format`: json, yaml or text (or table, wide)")
+	CompleteFlag(c, "output", jsonOutput, yamlOutput, textOutput, tableOutput, wideOutput)
 	return c
 }
 

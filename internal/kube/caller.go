@@ -3,7 +3,9 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,7 +40,7 @@ func NewCaller(o CallerOptions) (*Caller, error) {
 	loader := o.loader()
 	config, err := loader.ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("credentials of the API server: set --kubeconfig or KUBECONFIG: %w", err)
+		return nil, fmt.Errorf("credentials of the API server: set --kubeconfig or KUBECONFIG: %w", withoutCall(err))
 	}
 	config.UserAgent, config.Timeout = o.UserAgent, callerTimeout
 	c := &Caller{}
@@ -49,6 +51,14 @@ func NewCaller(o CallerOptions) (*Caller, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// withoutCall leaves out the name of the system call that failed.
+func withoutCall(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%s: %w", e.Path, e.Err)
+	}
+	return err
 }
 
 // loader finds the kubeconfig as kubectl does.

@@ -181,8 +181,8 @@ func TestCompletion(t *testing.T) {
 		{[]string{"pre"}, "preview\t"},
 		{[]string{"preview", "-o", ""}, "table\nwide\njson\nyaml\n"},
 		{[]string{"check", "--output", "y"}, "table\nwide\njson\nyaml\n"},
-		{[]string{"validate", "-o", ""}, "text\njson\n"},
-		{[]string{"version", "-o", ""}, "json\ntext\n"},
+		{[]string{"validate", "-o", ""}, "text\ntable\nwide\njson\nyaml\n"},
+		{[]string{"version", "-o", ""}, "json\nyaml\ntext\n"},
 		{[]string{"driver", "--log-format", ""}, "text\njson\n"},
 		{[]string{"driver", "--cloud", ""}, "AzurePublicCloud\n"},
 		{[]string{"preview", "-f", ""}, "yaml\nyml\njson\n:8\n"},
@@ -216,7 +216,10 @@ func TestVersion(t *testing.T) {
 	if want := fmt.Sprintf("keyvault-csi %s (commit ", build.Version); !strings.HasPrefix(r.stdout, want) || !strings.Contains(r.stdout, build.Go) {
 		t.Error(r)
 	}
-	if r := d.run(nil, "version", "-o", "yaml"); r.exit != 1 {
+	if r := d.run(nil, "version", "-o", "yaml"); r.exit != 0 || !strings.Contains(r.stdout, "version: ") {
+		t.Error(r)
+	}
+	if r := d.run(nil, "version", "-o", "xml"); r.exit != 1 {
 		t.Error(r)
 	}
 }

@@ -107,7 +107,7 @@ func TestValidate(t *testing.T) {
 		"host not allowed":   {[]string{"-f", "custom.yaml"}, "", 1, []string{"custom.yaml:7: error"}, nil},
 		"host allowed":       {[]string{"-f", "custom.yaml", "--allowed-vault-hosts", "vault.corp.example"}, "", 0, nil, []string{"0 findings"}},
 		"cloud not known":    {[]string{"-f", "good.yaml", "--cloud", "x"}, "", 2, nil, []string{"--cloud"}},
-		"output not known":   {[]string{"-f", "good.yaml", "-o", "xml"}, "", 2, nil, []string{"use text, json, sarif or github"}},
+		"output not known":   {[]string{"-f", "good.yaml", "-o", "xml"}, "", 2, nil, []string{"use text, table, wide, json, yaml, sarif or github"}},
 		"flag not known":     {[]string{"--nope"}, "", 2, nil, []string{"unknown flag"}},
 		"this repository":    {[]string{"-f", deploy, "--strict"}, "", 0, nil, []string{"1 class and 1 workload checked, 0 findings\n"}},
 		"a mixed directory":  {[]string{"-f", "mix"}, "", 0, nil, []string{"1 class checked, 0 findings\n"}},
