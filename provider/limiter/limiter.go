@@ -199,7 +199,8 @@ func (l *Limiter) dispatch() {
 		i := l.first()
 		w := l.waiters[i]
 		if wait := l.wait(now, w); wait > 0 {
-			l.timer = l.clock.AfterFunc(wait, l.resume)
+			// sooner than its turn, because what waits may have become urgent by then (Promote)
+			l.timer = l.clock.AfterFunc(max(l.notBefore.Sub(now), min(wait, urgentPause)), l.resume)
 			return
 		}
 		l.waiters = append(l.waiters[:i], l.waiters[i+1:]...)

@@ -573,6 +573,29 @@ func TestUrgentRequestsDoNotWaitForTheLowestRate(t *testing.T) {
 	})
 }
 
+// A starting Pod that joins the request of a refresh does not wait for the refresh's turn.
+func TestJoinedRequestsDoNotWaitForTheLowestRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := learning()
+		for range 10 {
+			acquire(t, l)(Throttled, time.Second)
+		}
+		time.Sleep(2 * time.Second)
+		w, ctx := &waiting{limiter: l}, WithHeld(t.Context(), time.Now())
+		w.queue(ctx, "refresh")
+		if len(w.acquired()) > 0 {
+			t.Fatal("the refresh did not wait")
+		}
+		Promote(ctx, WithUrgency(t.Context(), true))
+		time.Sleep(urgentPause + time.Millisecond)
+		synctest.Wait()
+		if len(w.acquired()) == 0 {
+			t.Error("the Pod waits for the turn of the refresh")
+		}
+		w.work.Wait()
+	})
+}
+
 // A node whose refreshes are late raises its rate faster than one whose refreshes are not, and no limit is lifted under a queue.
 func TestLateNodesTakeTheirShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -38,8 +38,6 @@ type azure struct {
 	mu sync.Mutex
 	// down makes every vault answer 503.
 	down bool
-	// values holds the version of each secret that was changed, by name.
-	values map[string]int
 	// vaults counts by vault and window, entra by window; clients by client and window.
 	vaults  map[string]map[int64]*count
 	entra   map[int64]*count
@@ -50,7 +48,7 @@ type azure struct {
 }
 
 func newAzure() *azure {
-	a := &azure{limit: vaultLimit, values: map[string]int{}}
+	a := &azure{limit: vaultLimit}
 	a.reset()
 	return a
 }
@@ -67,13 +65,6 @@ func (a *azure) setDown(down bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.down = down
-}
-
-// change gives a secret a new version.
-func (a *azure) change(name string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.values[name]++
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -129,10 +120,9 @@ func (a *azure) vault(req *http.Request, name string) *http.Response {
 	}
 	a.region++
 	secret := strings.Trim(strings.TrimPrefix(req.URL.Path, "/secrets/"), "/")
-	version := a.values[secret]
 	return answer(req, http.StatusOK, 0, map[string]any{
-		"value":      "value " + strconv.Itoa(version),
-		"id":         fmt.Sprintf("https://%s/secrets/%s/%032x", req.URL.Host, secret, version+1),
+		"value":      "value",
+		"id":         fmt.Sprintf("https://%s/secrets/%s/%032x", req.URL.Host, secret, 1),
 		"attributes": map[string]any{"enabled": true, "created": 1, "updated": 1},
 	})
 }

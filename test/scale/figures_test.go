@@ -52,7 +52,7 @@ func TestOverloadOfAWholeFleet(t *testing.T) {
 
 // publish prints a table, and writes it into the documentation where that is asked for.
 func publish(t *testing.T, name, table string) {
-	fmt.Println(table)
+	t.Logf("\n%s", table)
 	if page := os.Getenv("SCALE_PAGE"); page != "" && !t.Failed() {
 		fill(t, page, name, table)
 	}

@@ -65,8 +65,6 @@ type fleet struct {
 	// started holds how long each publish took, failed counts those that failed.
 	started []time.Duration
 	failed  int
-	// seen counts volumes by the value that they hold.
-	seen map[string]int
 }
 
 // inBubble runs a test with a fleet whose volumes are all adopted and fresh.
@@ -87,7 +85,7 @@ func newFleet(t *testing.T, s shape) *fleet {
 		shape:   s,
 		azure:   newAzure(),
 		classes: &classes{known: map[string]*v1.SecretProviderClass{}},
-		random:  rand.New(rand.NewPCG(1, 2)), //nolint:gosec // the same fleet in each run
+		random:  rand.New(rand.NewPCG(1, 2)), // the same fleet in each run
 	}
 	f.azure.limit = cmp.Or(s.limit, vaultLimit)
 	for class := range s.classes {
@@ -279,7 +277,7 @@ func (n *node) start() {
 	}
 	n.volumes = refresh.New(refresh.Options{
 		Node:     "node-" + strconv.Itoa(n.index),
-		Classes:  n.fleet.classes,
+		Classes:  n.classes,
 		Provider: n.provider,
 		Mounts:   n.mounts,
 		Reporter: n,
@@ -412,7 +410,9 @@ func (m *mounts) State(target string) (tmpfs.State, error) {
 func (m *mounts) Mount(target string, _ bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.known[target] = m.known[target]
+	if !m.known[target] {
+		m.known[target] = false
+	}
 	return nil
 }
 

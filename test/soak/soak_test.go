@@ -64,7 +64,7 @@ func TestSoak(t *testing.T) {
 	}
 	n := kubelet.Start(t, kubelet.Seed+"tokenLifetime: 30s\n", "--v", "0", "--rotation-interval", "2s", "--cache-ttl", "1s",
 		"--admin-addr", kubelet.AnyPort, "--debug-addr", kubelet.AnyPort)
-	r := &run{Node: n, random: rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano()))), slots: make([]slot, slots)} //nolint:gosec // a test
+	r := &run{Node: n, random: rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano()))), slots: make([]slot, slots)}
 	r.admin, r.debug = n.Address("admin"), n.Address("pprof")
 	r.rotate()
 	for class := range classes {
@@ -82,12 +82,12 @@ func TestSoak(t *testing.T) {
 	r.work(min(length/6, 5*time.Minute), false)
 	r.drain()
 	start := r.settled(sample{memory: 1 << 30, goroutines: 1 << 20, descriptors: 1 << 20, threads: 1 << 20})
-	fmt.Printf("start: %s\n", start)
+	t.Logf("start: %s", start)
 	r.work(length, true)
 	r.drain()
 	end := r.settled(start)
-	fmt.Printf("end:   %s\n", end)
-	fmt.Printf("%d starts of Pods, %d of them failed during faults; %d repeated calls, %d ends; %d generations, %d read; %d faults\n",
+	t.Logf("end:   %s", end)
+	t.Logf("%d starts of Pods, %d of them failed during faults; %d repeated calls, %d ends; %d generations, %d read; %d faults",
 		r.starts, r.refused, r.repeated, r.ends, r.newest.Load(), r.reads.Load(), r.faults)
 	if r.starts == 0 || r.repeated == 0 || r.ends == 0 || r.reads.Load() == 0 || r.newest.Load() < 10 {
 		t.Error("the run did nothing")
@@ -150,7 +150,7 @@ func (r *run) work(length time.Duration, broken bool) {
 		}
 		if time.Since(printed) > time.Minute {
 			printed = time.Now()
-			fmt.Printf("%s: %s\n", time.Since(begin).Round(time.Second), r.sample())
+			r.Logf("%s: %s", time.Since(begin).Round(time.Second), r.sample())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -291,7 +291,7 @@ func (r *run) settled(start sample) (last sample) {
 		}
 	}
 	r.Errorf("not returned to the start: %s", strings.Join(problems, "; "))
-	fmt.Println(r.get("http://" + r.debug + "/debug/pprof/goroutine?debug=1"))
+	r.Logf("%s", r.get("http://"+r.debug+"/debug/pprof/goroutine?debug=1"))
 	return last
 }
 
