@@ -34,7 +34,7 @@ func TestFigures(t *testing.T) {
 // gets what it would get in the whole fleet. TestOverloadOfAWholeFleet has one of full size.
 func TestFiguresOfOverload(t *testing.T) {
 	var all []figures
-	for _, nodes := range []int{240, 440, 900} {
+	for _, nodes := range []int{240, 440, 640} {
 		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
 			inBubble(t, shape{nodes: nodes, classes: 5, objects: 5, interval: interval, limit: vaultLimit / 10}, func(f *fleet) {
 				got := overload(f)
