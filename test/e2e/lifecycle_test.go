@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/cluster"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
@@ -29,25 +31,41 @@ func TestDriverPodReplaced(t *testing.T) {
 	s.Gone("old", "new")
 }
 
-// TestDriverUpgraded upgrades the release with other values while a Pod reads and another one starts.
+// TestDriverUpgraded upgrades the release with other values while a Pod reads and others start.
 func TestDriverUpgraded(t *testing.T) {
 	s := begin(t)
 	name := s.prepareReader("old")
 	before := s.DriverPod()
 	t.Cleanup(func() { s.install() })
 	gap := s.watchRegistration()
+	crowd := []string{"new"}
+	for i := range 8 { // come while the one driver goes and the other comes
+		crowd = append(crowd, fmt.Sprintf("new-%d", i))
+	}
+	var load sync.WaitGroup
+	load.Go(func() {
+		for _, name := range crowd {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: podSpec("web")}
+			if _, err := s.Client().CoreV1().Pods(s.Namespace).Create(s.Context(), pod, metav1.CreateOptions{}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	s.Helm("upgrade", release, filepath.Join(s.root(), "deploy/chart"), "-n", system, "-f", "-", "--set", "rotationPollInterval=3s")
-	s.Pod("new", "web")
-	s.Ready("new")
+	load.Wait()
+	for _, pod := range crowd {
+		s.Ready(pod)
+	}
 	s.DriverReady()
 	t.Logf("kubelet had no driver for %v during the upgrade", gap())
 	after := s.DriverPod()
 	if args := s.MustKubectl("", "-n", system, "get", "pods", after, "-o", "jsonpath={.spec.containers[*].args}"); before == after || !strings.Contains(args, "--rotation-interval=3s") {
 		t.Errorf("%s was not upgraded: %s", before, args)
 	}
-	s.Rotates(name, "old", "new")
+	all := append([]string{"old"}, crowd...)
+	s.Rotates(name, all...)
 	s.NeverFailed("old")
-	s.Gone("old", "new")
+	s.Gone(all...)
 }
 
 // watchRegistration watches whether kubelet has the driver, until the returned function is called, which says for how long it had not.
@@ -145,6 +163,28 @@ func TestKubeletRestarted(t *testing.T) {
 	s.StartKubelet()
 	s.Pod("new", "web")
 	s.Ready("new")
+	s.NeverFailed("old")
+	s.Gone("old", "new")
+}
+
+// TestAPIServerRestarted stops the API server under Pods that read: their files are refreshed without it, and new Pods start when it is back.
+func TestAPIServerRestarted(t *testing.T) {
+	s := begin(t)
+	s.NeedsOwn("it stops the API server")
+	name := s.prepareReader("old")
+	var volumes []string
+	s.Eventually("its mount alone", func() bool { volumes = s.Volumes(); return len(volumes) == 1 })
+	s.StopAPIServer()
+	s.Secret(name, "v2")
+	s.Eventually("the rotation without the API server", func() bool {
+		out, err := s.Exec("cat", volumes[0]+"/"+name)
+		return err == nil && out == "v2"
+	})
+	s.StartAPIServer()
+	s.DriverReady()
+	s.Pod("new", "web")
+	s.Ready("new")
+	s.Rotates(name, "old", "new")
 	s.NeverFailed("old")
 	s.Gone("old", "new")
 }
