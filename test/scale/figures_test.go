@@ -12,7 +12,9 @@ import (
 )
 
 // scenarios are what happens to a fleet, in their order.
-var scenarios = []func(*fleet) figures{steady, outage, rollOut, massRestart, wave, forced, push} //nolint:gochecknoglobals // a list
+func scenarios() []func(*fleet) figures {
+	return []func(*fleet) figures{steady, outage, rollOut, massRestart, wave, forced, push}
+}
 
 // TestFigures runs every scenario for fleets of several sizes, whose nodes have five classes of one object each, and holds them to bounds. The
 // vault's limit is Key Vault's. A fleet of 5,000 nodes is a tenth of it at a vault of a tenth of the limit, so that each node gets what it would get in
@@ -28,7 +30,7 @@ func TestFigures(t *testing.T) {
 		s.classes, s.objects, s.interval = 5, 1, interval
 		t.Run(fmt.Sprintf("%d nodes", s.whole(s.nodes)), func(t *testing.T) {
 			inBubble(t, s, func(f *fleet) {
-				for _, scenario := range scenarios {
+				for _, scenario := range scenarios() {
 					got := scenario(f)
 					t.Logf("%+v", got)
 					all = append(all, got)
@@ -43,7 +45,7 @@ func TestFigures(t *testing.T) {
 // TestWholeFleet has as many nodes as Kubernetes supports.
 func TestWholeFleet(t *testing.T) {
 	inBubble(t, shape{nodes: 5000, classes: 5, objects: 1, interval: interval, limit: vaultLimit}, func(f *fleet) {
-		for _, scenario := range scenarios {
+		for _, scenario := range scenarios() {
 			t.Logf("%+v", scenario(f))
 			f.pass(2 * interval)
 		}
