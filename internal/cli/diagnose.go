@@ -181,30 +181,11 @@ func (f *checkFlags) broken(ctx context.Context, s *subjects) (all []*diagnosis,
 	if f.allNamespaces {
 		namespace = ""
 	}
-	var pods []kube.MountingPod
-	take := func(p kube.MountingPod) { pods = append(pods, p) }
-	chosen := true // the person names what to look at
-	switch {
-	case f.pod != "":
-		pod, err := s.cluster.Pod(ctx, namespace, strings.TrimPrefix(f.pod, "pod/"), f.driverName)
-		if err != nil {
-			return nil, 0, err //nolint:wrapcheck // says all
-		}
-		if len(pod.Volumes) == 0 {
-			return nil, 0, fmt.Errorf("pod %s/%s has no volume of the driver %s: correct the name, or set --driver-name", namespace, pod.Name, f.driverName)
-		}
-		take(pod)
-	case f.workload != "":
-		if pods, err = f.podsOfWorkload(ctx, s, namespace); err != nil {
-			return nil, 0, err
-		}
-	default:
-		chosen = false
-		if err := s.cluster.Pods(ctx, namespace, "", f.driverName, take); err != nil {
-			return nil, 0, err //nolint:wrapcheck // says all
-		}
+	pods, err := f.pods(ctx, s, namespace)
+	if err != nil {
+		return nil, 0, err
 	}
-	pods = slices.DeleteFunc(pods, func(p kube.MountingPod) bool { return !chosen && (p.Phase == "Succeeded" || p.Phase == "Failed") })
+	chosen := f.pod != "" || f.workload != "" // the person names what to look at
 	statuses := map[string]ClusterVolume{}
 	if err := s.cluster.EachStatus(ctx, namespace, func(o *v1.SecretProviderClassPodStatus) {
 		statuses[o.Namespace+"/"+o.Status.PodName+"/"+o.Status.SecretProviderClassName] = volumeOf(o, f.driverName, time.Now())
@@ -224,16 +205,15 @@ func (f *checkFlags) broken(ctx context.Context, s *subjects) (all []*diagnosis,
 			} else {
 				d.Reported = warnings[p.UID]
 			}
-			if !chosen && !slices.Contains([]string{stateFailing, stateWaiting, stateStale}, d.State) {
-				healthy++
-				continue
-			}
 			key := fmt.Sprintln(d.Namespace, d.Class, d.ServiceAccount, d.State, v.SecretRef, v.Attributes)
-			if other, ok := byCause[key]; ok {
+			switch other, ok := byCause[key]; {
+			case !chosen && !slices.Contains([]string{stateFailing, stateWaiting, stateStale}, d.State):
+				healthy++
+			case ok:
 				other.Pods = append(other.Pods, p.Name)
-				continue
+			default:
+				byCause[key] = d
 			}
-			byCause[key] = d
 		}
 	}
 	all = slices.AppendSeq([]*diagnosis{}, maps.Values(byCause))
@@ -242,6 +222,29 @@ func (f *checkFlags) broken(ctx context.Context, s *subjects) (all []*diagnosis,
 			cmp.Compare(a.Pods[0], b.Pods[0]))
 	})
 	return all, healthy, nil
+}
+
+// pods are those to look at.
+func (f *checkFlags) pods(ctx context.Context, s *subjects, namespace string) (pods []kube.MountingPod, err error) {
+	switch {
+	case f.pod != "":
+		pod, err := s.cluster.Pod(ctx, namespace, strings.TrimPrefix(f.pod, "pod/"), f.driverName)
+		if err != nil {
+			return nil, err //nolint:wrapcheck // says all
+		}
+		if len(pod.Volumes) == 0 {
+			return nil, fmt.Errorf("pod %s/%s has no volume of the driver %s: correct the name, or set --driver-name", namespace, pod.Name, f.driverName)
+		}
+		return []kube.MountingPod{pod}, nil
+	case f.workload != "":
+		return f.podsOfWorkload(ctx, s, namespace)
+	}
+	err = s.cluster.Pods(ctx, namespace, "", f.driverName, func(p kube.MountingPod) {
+		if p.Phase != "Succeeded" && p.Phase != "Failed" {
+			pods = append(pods, p)
+		}
+	})
+	return pods, err //nolint:wrapcheck // says all
 }
 
 // podsOfWorkload are the Pods of a workload that mount classes, or the Pod as it would be where there is none.
@@ -336,43 +339,48 @@ func (d *diagnosis) conclude() {
 	}
 }
 
+// diagnosis prints what is wrong with one volume.
+func (p *paper) diagnosis(d *diagnosis, now time.Time, wide bool) {
+	who := printable.OneLine(d.Namespace + "/" + d.Pods[0])
+	if more := len(d.Pods) - 1; more > 0 {
+		who += " and " + count(more, "other Pod")
+	}
+	since := ""
+	if d.Since != nil && !d.Since.IsZero() {
+		since = " for " + span(now.Sub(d.Since.Time))
+	}
+	p.line(p.paint(who, bold), "  ", p.paint(d.State, statusLook(d.State)), since, "  ", p.paint(printable.OneLine(fmt.Sprintf("(class %s, service account %s, node %s)",
+		d.Class, d.ServiceAccount, cmp.Or(d.Node, "-"))), faint))
+	if d.Reported != "" {
+		p.line("  reported: ", printable.OneLine(d.Reported))
+	}
+	var rows [][]cell
+	var notes [][]string
+	for _, s := range d.Steps {
+		rows = append(rows, []cell{{text: "  " + s.Status, style: statusStyle(s.Status)}, {text: s.Step}, {text: s.Name}})
+		var below []string
+		if s.Status != statusOK || wide {
+			below = stepNotes(s, wide || s.Status != statusOK)
+		}
+		notes = append(notes, below)
+	}
+	p.tableWithNotes(rows, notes)
+	for _, w := range d.Warnings {
+		p.line("  ", p.paint("warning", yellow), "  ", printable.OneLine(w))
+	}
+	if d.ToDo != "" {
+		p.line("  ", p.paint("to do", bold), ": ", p.paint(printable.OneLine(d.ToDo), red))
+	} else {
+		p.line("  ", p.paint("nothing to do", green))
+	}
+}
+
 func printDiagnoses(p *paper, all []*diagnosis, healthy, left int, now time.Time, wide bool) error {
 	for i, d := range all {
 		if i > 0 {
 			p.line()
 		}
-		who := printable.OneLine(d.Namespace + "/" + d.Pods[0])
-		if more := len(d.Pods) - 1; more > 0 {
-			who += " and " + count(more, "other Pod")
-		}
-		since := ""
-		if d.Since != nil && !d.Since.IsZero() {
-			since = " for " + span(now.Sub(d.Since.Time))
-		}
-		p.line(p.paint(who, bold), "  ", p.paint(d.State, statusLook(d.State)), since, "  ", p.paint(printable.OneLine(fmt.Sprintf("(class %s, service account %s, node %s)",
-			d.Class, d.ServiceAccount, cmp.Or(d.Node, "-"))), faint))
-		if d.Reported != "" {
-			p.line("  reported: ", printable.OneLine(d.Reported))
-		}
-		var rows [][]cell
-		var notes [][]string
-		for _, s := range d.Steps {
-			rows = append(rows, []cell{{text: "  " + s.Status, style: statusStyle(s.Status)}, {text: s.Step}, {text: s.Name}})
-			var below []string
-			if s.Status != statusOK || wide {
-				below = stepNotes(s, wide || s.Status != statusOK)
-			}
-			notes = append(notes, below)
-		}
-		p.tableWithNotes(rows, notes)
-		for _, w := range d.Warnings {
-			p.line("  ", p.paint("warning", yellow), "  ", printable.OneLine(w))
-		}
-		if d.ToDo != "" {
-			p.line("  ", p.paint("to do", bold), ": ", p.paint(printable.OneLine(d.ToDo), red))
-		} else {
-			p.line("  ", p.paint("nothing to do", green))
-		}
+		p.diagnosis(d, now, wide)
 	}
 	if len(all) > 0 {
 		p.line()

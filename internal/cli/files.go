@@ -62,43 +62,47 @@ func (r *classReader) read(name string) error {
 
 // directory reads what is below a directory, in the order of names.
 func (r *classReader) directory(name string) error {
-	real, err := filepath.EvalSymlinks(name)
+	target, err := filepath.EvalSymlinks(name)
 	if err != nil {
 		return fileError(name, err)
 	}
-	if r.seen[real] {
+	if r.seen[target] {
 		return nil // a link to a directory above
 	}
-	r.seen[real] = true
+	r.seen[target] = true
 	entries, err := os.ReadDir(name)
 	if err != nil {
 		return fileError(name, err)
 	}
 	chart := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "Chart.yaml" })
 	for _, entry := range entries {
-		path := filepath.Join(name, entry.Name())
-		info, err := os.Stat(path)
-		switch {
-		case err != nil && entry.Type()&fs.ModeSymlink != 0:
-			continue // a link to nothing
-		case err != nil:
-			return fileError(path, err)
-		case info.IsDir():
-			hidden := strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules"
-			if hidden || chart && entry.Name() == "templates" {
-				continue
-			}
-			err = r.directory(path)
-		case !info.Mode().IsRegular() || !slices.Contains(classExtensions(), strings.ToLower(filepath.Ext(path))) || unrelated(entry.Name()):
+		if chart && entry.Name() == "templates" {
 			continue
-		default:
-			err = r.file(path, info, false)
 		}
-		if err != nil {
+		if err := r.entry(filepath.Join(name, entry.Name()), entry); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// entry reads an entry of a directory.
+func (r *classReader) entry(path string, entry fs.DirEntry) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil && entry.Type()&fs.ModeSymlink != 0:
+		return nil // a link to nothing
+	case err != nil:
+		return fileError(path, err)
+	case info.IsDir():
+		if strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules" {
+			return nil
+		}
+		return r.directory(path)
+	case !info.Mode().IsRegular() || !slices.Contains(classExtensions(), strings.ToLower(filepath.Ext(path))) || unrelated(entry.Name()):
+		return nil
+	}
+	return r.file(path, info, false)
 }
 
 // unrelated reports whether a file has the name of something that is no object of Kubernetes.
@@ -111,12 +115,12 @@ func unrelated(name string) bool {
 }
 
 func (r *classReader) file(path string, info fs.FileInfo, named bool) error {
-	real, err := filepath.EvalSymlinks(path)
-	if err == nil && r.seen[real] {
+	target, err := filepath.EvalSymlinks(path)
+	if err == nil && r.seen[target] {
 		return nil
 	}
 	if err == nil {
-		r.seen[real] = true
+		r.seen[target] = true
 	}
 	if r.files++; r.files > maxFiles {
 		return fmt.Errorf("%s: more than %d files: name a smaller directory", path, maxFiles)

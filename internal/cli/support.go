@@ -138,11 +138,10 @@ func (f *supportFlags) run(cmd *cobra.Command) error {
 func (f *supportFlags) write(cmd *cobra.Command, b *bundle) error {
 	now := time.Now()
 	list := cmd.OutOrStdout()
-	to, name := io.Writer(nil), f.file
-	switch f.file {
-	case "-":
-		to, list = cmd.OutOrStdout(), cmd.ErrOrStderr()
-	default:
+	to, name := cmd.OutOrStdout(), f.file
+	if f.file == "-" {
+		list = cmd.ErrOrStderr()
+	} else {
 		name = cmp.Or(f.file, "keyvault-csi-support-"+now.UTC().Format("20060102-150405")+".tar.gz")
 		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the person's choice
 		if errors.Is(err, os.ErrExist) {
@@ -310,14 +309,14 @@ func (b *bundle) classes(ctx context.Context) {
 			if len(all) >= mostBundledClasses {
 				return fmt.Errorf("only the first %d classes are in the archive: name a namespace with -n", mostBundledClasses)
 			}
-			all = append(all, b.class(c, options))
+			all = append(all, b.class(ctx, c, options))
 			return nil
 		})
 	}
 	b.add("classes.json", "classes, without values of unknown parameters, annotations, tags, expressions and templates", all, err)
 }
 
-func (b *bundle) class(c *v1.SecretProviderClass, options class.Options) bundledClass {
+func (b *bundle) class(ctx context.Context, c *v1.SecretProviderClass, options class.Options) bundledClass {
 	one := bundledClass{
 		Namespace: c.Namespace, Name: c.Name, Generation: c.Generation, Provider: b.redact.text(c.Spec.Provider), Parameters: b.parameters(c.Spec.Parameters),
 		Objects: []bundledObject{}, Secrets: []v1.SecretObject{}, Findings: []string{},
@@ -346,7 +345,7 @@ func (b *bundle) class(c *v1.SecretProviderClass, options class.Options) bundled
 	}
 	set := classfile.NewSet(options, classfile.Rules{Lint: true, Annotations: true})
 	if addLive(c.DeepCopy(), set) == nil {
-		for _, f := range set.Finish(context.Background(), nil) {
+		for _, f := range set.Finish(ctx, nil) {
 			one.Findings = append(one.Findings, b.redact.text(fmt.Sprintf("%s: %s: %s", f.Severity, f.Rule, f.Field)))
 		}
 	}

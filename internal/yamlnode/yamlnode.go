@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -124,11 +125,8 @@ func Locate(text string, err error) (problem, fix string, line int) {
 		return problem, fixOf(problem, ""), max(line, 1)
 	}
 	good := func(end int) bool { return parses(strings.Join(lines[from:end], "")) }
-	for i := from; i < to; i++ {
-		if indent := lines[i][:len(lines[i])-len(strings.TrimLeft(lines[i], " \t"))]; strings.Contains(indent, "\t") &&
-			strings.TrimSpace(lines[i]) != "" && !good(i+1) {
-			return "has a tab in its indentation", "write spaces", i + 1
-		}
+	if at := tabbed(lines[from:to], func(end int) bool { return good(from + end) }); at >= 0 {
+		return "has a tab in its indentation", "write spaces", from + at + 1
 	}
 	exact := to
 	for exact > from && !good(exact-1) {
@@ -137,22 +135,42 @@ func Locate(text string, err error) (problem, fix string, line int) {
 	if exact == from {
 		exact = max(line, 1)
 	}
-	// a line without a colon joins the next one, whose colon is then one too many
-	for before := exact - 2; strings.Contains(problem, "mapping values are not allowed") && before >= from; before-- {
-		above := strings.TrimSpace(lines[before])
-		if above == "" || strings.HasPrefix(above, "#") {
-			continue
+	if before := exact - 1; strings.Contains(problem, "mapping values are not allowed") {
+		if at := withoutColon(lines[from:max(before, from)]); at >= 0 {
+			return "has no colon and space after its key", "write KEY: VALUE", from + at + 1
 		}
-		if !strings.Contains(above, ": ") && !strings.HasSuffix(above, ":") && !strings.HasPrefix(above, "- ") {
-			return "has no colon and space after its key", "write KEY: VALUE", before + 1
-		}
-		break
 	}
 	at := ""
 	if exact <= len(lines) && exact > 0 {
 		at = lines[exact-1]
 	}
 	return problem, fixOf(problem, at), exact
+}
+
+// tabbed returns the first line whose indentation has a tab that ends the YAML; -1 where there is none.
+func tabbed(lines []string, good func(end int) bool) int {
+	for i, line := range lines {
+		indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+		if strings.Contains(indent, "\t") && strings.TrimSpace(line) != "" && !good(i+1) {
+			return i
+		}
+	}
+	return -1
+}
+
+// withoutColon returns the last line if it is a key without a colon, which joins the next one, whose colon is then one too many; else -1.
+func withoutColon(lines []string) int {
+	for i, line := range slices.Backward(lines) {
+		above := strings.TrimSpace(line)
+		if above == "" || strings.HasPrefix(above, "#") {
+			continue
+		}
+		if !strings.Contains(above, ": ") && !strings.HasSuffix(above, ":") && !strings.HasPrefix(above, "- ") {
+			return i
+		}
+		break
+	}
+	return -1
 }
 
 // documentAround returns the range of lines of the document that has the line, which is counted from 1.
@@ -162,11 +180,10 @@ func documentAround(lines []string, line int) (from, to int) {
 		if !strings.HasPrefix(l, "---") || i == 0 {
 			continue
 		}
-		if i < line {
-			from = i
-		} else {
+		if i >= line {
 			return from, i
 		}
+		from = i
 	}
 	return from, to
 }

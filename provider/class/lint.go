@@ -72,7 +72,7 @@ func (l *linter) entra(annotations bool) {
 	if l.text[name] == "" && old != "" {
 		name = "tenantId"
 	}
-	tenant, client := l.text[name], l.text["clientID"]
+	tenant := l.text[name]
 	adfs := strings.EqualFold(tenant, "adfs") || strings.EqualFold(l.text["cloudName"], "AzureStackCloud")
 	switch {
 	case tenant == "" && !annotations:
@@ -83,6 +83,12 @@ func (l *linter) entra(annotations bool) {
 	case !strings.Contains(tenant, "."):
 		l.id(name, "write the directory's id, a GUID, or a domain of it")
 	}
+	l.client(tenant, adfs, annotations)
+}
+
+// client looks at the id of the application or the identity.
+func (l *linter) client(tenant string, adfs, annotations bool) {
+	client := l.text["clientID"]
 	switch proxy, _ := strconv.ParseBool(l.text["useAzureTokenProxy"]); {
 	case client == "" && proxy && !annotations:
 		l.wrong("clientID", "is not set, and useAzureTokenProxy needs it", "write the identity's client id, a GUID")

@@ -204,21 +204,7 @@ func (o *objectParser) checkFormat(object *Object) {
 }
 
 func (o *objectParser) checkVersions(object *Object) {
-	if text := o.get("objectVersionHistory"); text != "" {
-		n, err := o.fields["objectVersionHistory"].integer()
-		switch {
-		case err != nil:
-			o.wrong("objectVersionHistory", text, "is not a whole number", "write how many versions to fetch, such as 5")
-		case n > maxHistory:
-			o.doubt("objectVersionHistory", text, "is more than "+strconv.Itoa(maxHistory),
-				"the newest "+strconv.Itoa(maxHistory)+" are written")
-			object.History = maxHistory
-		case n > 1:
-			object.History = int(n)
-		case n < 0 && o.opts.Lint:
-			o.doubt("objectVersionHistory", text, "is negative, so the current version alone is written", "write how many versions, or remove it")
-		}
-	}
+	o.history(object)
 	if object.History > 1 && object.Path != "" && !strings.Contains(object.Path, "..") {
 		object.Path = path.Clean(object.Path) // a directory, so that ./x, x/ and a//b are as good as x and a/b
 	}
@@ -236,6 +222,25 @@ func (o *objectParser) checkVersions(object *Object) {
 	} else if o.opts.Lint && object.Version != "" && !isVersion(object.Version) {
 		o.doubt("objectVersion", object.Version, "cannot exist: Key Vault's versions have 32 hexadecimal digits",
 			"copy the version's id from the vault, or write latest")
+	}
+}
+
+// history reads how many versions are written.
+func (o *objectParser) history(object *Object) {
+	if text := o.get("objectVersionHistory"); text != "" {
+		n, err := o.fields["objectVersionHistory"].integer()
+		switch {
+		case err != nil:
+			o.wrong("objectVersionHistory", text, "is not a whole number", "write how many versions to fetch, such as 5")
+		case n > maxHistory:
+			o.doubt("objectVersionHistory", text, "is more than "+strconv.Itoa(maxHistory),
+				"the newest "+strconv.Itoa(maxHistory)+" are written")
+			object.History = maxHistory
+		case n > 1:
+			object.History = int(n)
+		case n < 0 && o.opts.Lint:
+			o.doubt("objectVersionHistory", text, "is negative, so the current version alone is written", "write how many versions, or remove it")
+		}
 	}
 }
 

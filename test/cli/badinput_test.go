@@ -44,7 +44,7 @@ func TestWrongInputIsOneLine(t *testing.T) {
 	unauthorized := config(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "who are you", http.StatusUnauthorized) })
 	none := config(http.NotFound)
 	refused := configOf("https://127.0.0.1:1")
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and never answers
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts, and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,8 +164,11 @@ func TestWrongInputIsOneLine(t *testing.T) {
 	if err := c.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- c.Wait() }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.Wait() // its exit code is looked at below
+	}()
 	select {
 	case <-done:
 	case <-time.After(2 * time.Minute):

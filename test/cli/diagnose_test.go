@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -71,9 +72,7 @@ func TestClassesWaitAtOnce(t *testing.T) {
 // pod is a Pod with a volume, as the API server has it.
 func pod(name, account, class, phase string, attributes map[string]string) map[string]any {
 	all := map[string]string{"secretProviderClass": class}
-	for key, value := range attributes {
-		all[key] = value
-	}
+	maps.Copy(all, attributes)
 	return map[string]any{
 		"metadata": map[string]any{"name": name, "namespace": "default", "uid": "uid-" + name, "creationTimestamp": time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)},
 		"spec": map[string]any{"nodeName": "node-1", "serviceAccountName": account, "volumes": []any{
@@ -198,7 +197,7 @@ func TestDiagnosis(t *testing.T) {
 	// completion of namespaces and Pods
 	for flag, want := range map[string]string{"--namespace": "bank\ndefault\n", "--pod": "fails\n"} {
 		r := d.run(nil, "__complete", "check", "--kubeconfig", config, flag, "")
-		for _, line := range strings.Fields(want) {
+		for line := range strings.FieldsSeq(want) {
 			if !strings.Contains(r.stdout, line+"\n") {
 				t.Errorf("%s: %s", flag, r)
 			}

@@ -18,7 +18,7 @@ import (
 
 // The forms in which a secret may be where it does not belong.
 const (
-	plantedToken = "eyJhbGciOiJSUzI1NiJ9.eyJjYW5hcnkiOiJjYW5hcnkifQ.c2lnbmF0dXJlLWNhbmFyeQ"
+	plantedToken = "eyJhbGciOiJSUzI1NiJ9.eyJjYW5hcnkiOiJjYW5hcnkifQ.c2lnbmF0dXJlLWNhbmFyeQ" //nolint:gosec // planted, to be found
 	plantedKey   = "-----BEGIN PRIVATE KEY-----\nY2FuYXJ5Y2FuYXJ5\n-----END PRIVATE KEY-----"
 	plantedBlob  = "q8Xf3Zk9LmP2vR7tYw4BnC6dEa1Gh5Jo0Ks"
 )
@@ -79,7 +79,7 @@ func planted(t *testing.T) func(mux *http.ServeMux) {
 		"metadata": map[string]any{"name": "keyvault-csi-x", "namespace": "kube-system"},
 		"spec": map[string]any{"nodeName": "node-1", "containers": []any{map[string]any{
 			"name": "driver", "image": "driver:1", "args": []string{"driver", "--rotation-interval=2m", "--some-token=canary-argument"},
-			"env": []any{map[string]string{"name": "HTTPS_PROXY", "value": "http://me:canary-proxy@proxy:1"}},
+			"env": []any{map[string]string{"name": "HTTPS_PROXY", "value": "http://me:canary-proxy@proxy:1"}}, //nolint:gosec // planted, to be found
 		}}},
 		"status": map[string]any{"phase": "Running", "containerStatuses": []any{map[string]any{
 			"name": "driver", "ready": false, "restartCount": 2, "lastState": map[string]any{"terminated": map[string]any{"reason": "OOMKilled", "exitCode": 137}},

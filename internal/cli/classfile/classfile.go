@@ -290,7 +290,7 @@ func (c *checker) document(n *yaml.Node) {
 			c.report(problem{line: n.Line, severity: Error, rule: RuleKubernetes,
 				text: "the document is not a Kubernetes object", fix: "write apiVersion, kind, metadata and spec"})
 		}
-	case kind == "List" || kind == classKind+"List" || strings.HasSuffix(kind, "List") && c.rules.Lint && field(n, "items") != nil:
+	case c.isList(n, kind):
 		if items := field(n, "items"); items != nil {
 			for _, item := range items.Content {
 				c.document(item)
@@ -300,8 +300,7 @@ func (c *checker) document(n *yaml.Node) {
 		c.class(n)
 	case kind == "":
 		c.withoutKind(n, version)
-	case strings.EqualFold(kind, classKind) || strings.HasPrefix(version, "secrets-store.csi.x-k8s.io/") && kind != "SecretProviderClassPodStatus" ||
-		class.Nearest(kind, []string{classKind}) != "":
+	case meansClass(kind, version):
 		at := field(n, "kind")
 		c.report(problem{line: at.Line, severity: Error, rule: RuleKubernetes, field: "kind", value: kind, quotesValue: true,
 			text: "is not known", fix: "did you mean " + classKind + "?"})
@@ -309,6 +308,17 @@ func (c *checker) document(n *yaml.Node) {
 	case c.named && !c.rules.Lint:
 		c.report(problem{line: lineOf(field(n, "kind"), n), severity: Note, rule: RuleKubernetes, field: "kind", value: kind, whole: true, text: "kind " + kind + " is ignored"})
 	}
+}
+
+// isList reports whether an object is a list of others.
+func (c *checker) isList(n *yaml.Node, kind string) bool {
+	return kind == "List" || kind == classKind+"List" || strings.HasSuffix(kind, "List") && c.rules.Lint && field(n, "items") != nil
+}
+
+// meansClass reports whether an object was meant to be a class.
+func meansClass(kind, version string) bool {
+	return strings.EqualFold(kind, classKind) || class.Nearest(kind, []string{classKind}) != "" ||
+		strings.HasPrefix(version, "secrets-store.csi.x-k8s.io/") && kind != "SecretProviderClassPodStatus"
 }
 
 // withoutKind reports a document without a kind where it seems to be a class, or where the person named the file.
@@ -408,12 +418,12 @@ func (c *checker) class(n *yaml.Node) {
 func (c *checker) apiVersion(n *yaml.Node, who string) {
 	at := field(n, "apiVersion")
 	p := problem{line: lineOf(at, n), rule: RuleKubernetes, class: who, field: "apiVersion", value: textOf(at), quotesValue: true}
-	switch version := textOf(at); {
-	case version == "secrets-store.csi.x-k8s.io/v1":
+	switch textOf(at) {
+	case "secrets-store.csi.x-k8s.io/v1":
 		return
-	case version == "secrets-store.csi.x-k8s.io/v1alpha1":
+	case "secrets-store.csi.x-k8s.io/v1alpha1":
 		p.severity, p.text, p.fix = Note, "(v1alpha1) is deprecated", "write secrets-store.csi.x-k8s.io/v1"
-	case version == "":
+	case "":
 		p.severity, p.text, p.fix = Error, "is not set", "write secrets-store.csi.x-k8s.io/v1"
 	default:
 		p.severity, p.text, p.fix = Error, "is not known", "write secrets-store.csi.x-k8s.io/v1"
@@ -426,7 +436,7 @@ func (c *checker) metadata(n, meta *yaml.Node, who string) {
 		c.unknown(meta, who, "metadata", RuleUnknownField, "name", "generateName", "namespace", "labels", "annotations", "ownerReferences", "finalizers",
 			"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds")
 	}
-	name, namespace := field(meta, "name"), field(meta, "namespace")
+	name := field(meta, "name")
 	p := problem{severity: Error, rule: RuleKubernetes, class: who, quotesValue: true}
 	switch {
 	case !isText(name):
@@ -440,16 +450,22 @@ func (c *checker) metadata(n, meta *yaml.Node, who string) {
 		p.text, p.fix = "is not a name", "write lower-case letters, digits, hyphens and dots"
 		c.report(p)
 	}
-	if text := textOf(namespace); namespace != nil && (!isText(namespace) || text != "" && (!isName(text) || strings.Contains(text, ".") || len(text) > 63)) {
-		p.line, p.field, p.value = namespace.Line, "metadata.namespace", namespace.Value
-		p.text, p.fix = "is not the name of a namespace", "write lower-case letters, digits and hyphens"
-		c.report(p)
-	}
+	c.namespace(field(meta, "namespace"), who)
 	for _, name := range []string{"labels", "annotations"} {
 		if texts := field(meta, name); texts != nil && c.rules.Lint {
 			c.texts(texts, who, "metadata."+name)
 		}
 	}
+}
+
+// namespace checks the name of the namespace.
+func (c *checker) namespace(n *yaml.Node, who string) {
+	text := textOf(n)
+	if n == nil || isText(n) && (text == "" || isName(text) && !strings.Contains(text, ".") && len(text) <= 63) {
+		return
+	}
+	c.report(problem{line: n.Line, severity: Error, rule: RuleKubernetes, class: who, field: "metadata.namespace", value: n.Value, quotesValue: true,
+		text: "is not the name of a namespace", fix: "write lower-case letters, digits and hyphens"})
 }
 
 // served reports whether the class is one of this project's provider. One of another provider gets a note and is not looked at.
@@ -552,8 +568,38 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) (map[string]string,
 			text: "is not set", fix: "write keyvaultName, tenantID and objects"})
 		return nil, nil
 	}
-	values, nodes := map[string]string{}, map[string]*yaml.Node{}
-	unreadable := map[string]bool{}
+	values, nodes, unreadable := c.values(n, who)
+	parsed, mistakes, warnings := class.Parse(values, c.options)
+	if c.rules.Lint {
+		more, doubts := class.Lint(values, c.rules.Annotations)
+		mistakes, warnings = append(mistakes, more...), append(warnings, doubts...)
+	}
+	for _, m := range mistakes {
+		if unreadable[m.Parameter] || m.Parameter == "tenantID" && unreadable["tenantId"] {
+			continue // it is there, and reported
+		}
+		c.mistake(m, Error, nodes, n, who)
+	}
+	for _, m := range warnings {
+		if m.Parameter != "secretObjects" {
+			c.mistake(m, Warning, nodes, n, who)
+		}
+	}
+	if parsed == nil || len(unreadable) > 0 {
+		return values, nil
+	}
+	for _, o := range parsed.Objects {
+		if o.History > 1 {
+			c.report(problem{line: lineOf(nodes["objects"], n), severity: Note, rule: RuleObject, class: who,
+				text: fmt.Sprintf("objects[%d] %q gives at most %d files; the Secrets Store CSI Driver gives one more", o.Index, o.Name, o.History)})
+		}
+	}
+	return values, parsed
+}
+
+// values reads the texts of the parameters, and reports what the API server rejects. What is no text at all is unreadable.
+func (c *checker) values(n *yaml.Node, who string) (values map[string]string, nodes map[string]*yaml.Node, unreadable map[string]bool) {
+	values, nodes, unreadable = map[string]string{}, map[string]*yaml.Node{}, map[string]bool{}
 	for _, pair := range pairsOf(n) {
 		key, value := pair.Key, yamlnode.Resolve(pair.Value)
 		nodes[key.Value] = value
@@ -581,32 +627,7 @@ func (c *checker) parameters(n, spec *yaml.Node, who string) (map[string]string,
 			values[key.Value] = textOf(value)
 		}
 	}
-	parsed, mistakes, warnings := class.Parse(values, c.options)
-	if c.rules.Lint {
-		more, doubts := class.Lint(values, c.rules.Annotations)
-		mistakes, warnings = append(mistakes, more...), append(warnings, doubts...)
-	}
-	for _, m := range mistakes {
-		if unreadable[m.Parameter] || m.Parameter == "tenantID" && unreadable["tenantId"] {
-			continue // it is there, and reported
-		}
-		c.mistake(m, Error, nodes, n, who)
-	}
-	for _, m := range warnings {
-		if m.Parameter != "secretObjects" {
-			c.mistake(m, Warning, nodes, n, who)
-		}
-	}
-	if parsed == nil || len(unreadable) > 0 {
-		return values, nil
-	}
-	for _, o := range parsed.Objects {
-		if o.History > 1 {
-			c.report(problem{line: lineOf(nodes["objects"], n), severity: Note, rule: RuleObject, class: who,
-				text: fmt.Sprintf("objects[%d] %q gives at most %d files; the Secrets Store CSI Driver gives one more", o.Index, o.Name, o.History)})
-		}
-	}
-	return values, parsed
+	return values, nodes, unreadable
 }
 
 // mistake reports what the driver's parser found.

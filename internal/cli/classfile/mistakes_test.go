@@ -122,7 +122,7 @@ func TestMistakesInClasses(t *testing.T) {
 		"provider misspelt":         {"provider: azure", mark + "provider: azur", Error, "spec.provider", "azur", "did you mean azure?"},
 		"provider's long name":      {"provider: azure", mark + "provider: azure-keyvault", Error, "spec.provider", "azure-keyvault", "did you mean azure?"},
 		"provider's key misspelt":   {"  provider: azure", mark + "  provder: azure", Warning, "spec.provder", "azure", "did you mean provider?"},
-		"parameters misspelt":       {"  parameters:\n", mark + "  paramaters:\n", Warning, "spec.paramaters", "", "did you mean parameters?"},
+		"parameters misspelt":       {"  parameters:\n", mark + "  parametrs:\n", Warning, "spec.parametrs", "", "did you mean parameters?"},
 		"secretObjects misspelt":    {"  secretObjects:", mark + "  secretObject:", Warning, "spec.secretObject", "", "did you mean secretObjects?"},
 		"parameter beside spec's":   {"  provider: azure\n", "  provider: azure\n" + mark + "  keyvaultName: x\n", Warning, "spec.keyvaultName", "x", "below spec.parameters"},
 		"secretObjects' wrong home": {vault, vault + mark + "    secretObjects: []\n", Error, "secretObjects", "", "below spec, beside parameters"},

@@ -73,26 +73,31 @@ func (c *checker) classOf(ctx context.Context, cluster Cluster, w *workload, v *
 		}
 		p.severity = Error
 	}
+	c.explainUnknown(&p, cluster != nil, w, elsewhere, near)
+	c.report(p)
+}
+
+// explainUnknown says what to do about a class that is not there.
+func (*checker) explainUnknown(p *problem, live bool, w *workload, elsewhere *knownClass, near []string) {
 	where := "the files"
-	if cluster != nil {
+	if live {
 		where = "the files and the cluster"
 	}
 	switch {
 	case elsewhere != nil:
 		p.text = fmt.Sprintf("is a class of the namespace %s (%s:%d), and the Pod is in %s", elsewhere.namespace, elsewhere.file, elsewhere.line, w.namespace)
 		p.fix = "write the class in the Pod's namespace: it is read there alone"
-	case class.Nearest(v.class, near) != "":
-		p.text, p.fix = "is no class of "+where, "did you mean "+class.Nearest(v.class, near)+"?"
+	case class.Nearest(p.value, near) != "":
+		p.text, p.fix = "is no class of "+where, "did you mean "+class.Nearest(p.value, near)+"?"
 	case len(near) > 0:
 		slices.Sort(near)
 		p.text, p.fix = "is no class of "+where, "add the class, or write one of "+strings.Join(slices.Compact(near), ", ")
 	default:
 		p.text, p.fix = "is no class of "+where, "add the class's file with -f, or check with --live against a cluster"
-		if cluster != nil {
+		if live {
 			p.fix = "create the class in the Pod's namespace"
 		}
 	}
-	c.report(p)
 }
 
 // liveClass reads a class of the cluster, once.
@@ -151,7 +156,7 @@ func (c *checker) attributes(ctx context.Context, cluster Cluster, w *workload, 
 
 // identity checks who asks the vault, where the class leaves it to the ServiceAccount.
 func (c *checker) identity(ctx context.Context, cluster Cluster, w *workload, v *csiVolume) {
-	if v.parsed.Mode == class.ManagedIdentity || v.secretRef {
+	if v.parsed.Mode == class.ManagedIdentity || v.secretRef || v.parsed.ClientID != "" {
 		return
 	}
 	name := objectName{w.namespace, "default"}
@@ -162,25 +167,18 @@ func (c *checker) identity(ctx context.Context, cluster Cluster, w *workload, v 
 	annotations, nodes, found := c.annotations(ctx, cluster, name)
 	p := problem{line: line, severity: Error, rule: RuleReference, workload: w.who(), field: at, value: name.name, quotesValue: true}
 	client := annotations[clientAnnotation]
-	if v.parsed.ClientID != "" {
-		if client != "" && !strings.EqualFold(client, v.parsed.ClientID) && c.rules.Annotations {
-			p.severity = Note
-			p.text = fmt.Sprintf("has the annotation %s %q, and the class's clientID %q is used", clientAnnotation, client, v.parsed.ClientID)
-			c.report(p)
-		}
-		return
-	}
+	misspelt := ""
 	for key := range annotations {
-		if near := class.Nearest(key, []string{clientAnnotation}); client == "" && near != "" {
-			p.text, p.fix = fmt.Sprintf("has the annotation %q, which means nothing", key), "did you mean "+near+"?"
-			if n := nodes[key]; n != nil {
-				p.text += fmt.Sprintf(" (line %d of the ServiceAccount)", n.Line)
-			}
-			c.report(p)
-			return
+		if class.Nearest(key, []string{clientAnnotation}) != "" {
+			misspelt = key
 		}
 	}
 	switch {
+	case client == "" && misspelt != "":
+		p.text, p.fix = fmt.Sprintf("has the annotation %q, which means nothing", misspelt), "did you mean "+clientAnnotation+"?"
+		if n := nodes[misspelt]; n != nil {
+			p.text += fmt.Sprintf(" (line %d of the ServiceAccount)", n.Line)
+		}
 	case client != "" && !c.rules.Annotations:
 		p.severity = Warning
 		p.text = "has the annotation " + clientAnnotation + ", which counts only where the driver's operator set --service-account-annotations"
@@ -279,54 +277,65 @@ func secretRefs(w *workload) (all []secretRef) {
 	return all
 }
 
+// makers are the Secrets that classes make, as one Pod sees them.
+type makers struct {
+	// mine are those of the Pod's own classes, others those of all classes of the set.
+	mine, others []string
+	// class makes the Secret that is looked for, and is none of the Pod's own; empty where there is none.
+	class string
+	// made is true where a class of the Pod makes it, unresolved where not all its classes are known.
+	made, unresolved bool
+}
+
+// makersOf finds who makes a Secret, and checks how the Pod uses one of its own.
+func (c *checker) makersOf(w *workload, ref secretRef) (m makers) {
+	for _, v := range w.volumes {
+		if v.known == nil {
+			m.unresolved = true // what its class makes is not known
+			continue
+		}
+		for i := range v.known.makes {
+			o := &v.known.makes[i]
+			m.mine = append(m.mine, o.SecretName)
+			if o.SecretName == ref.name {
+				m.made = true
+				c.madeBy(w, v, o.Type, secretKeys(v, i), ref)
+			}
+		}
+	}
+	for _, k := range c.classes {
+		for i := range k.makes {
+			if !k.sees(w.objectName) {
+				continue
+			}
+			m.others = append(m.others, k.makes[i].SecretName)
+			if k.makes[i].SecretName == ref.name {
+				m.class = k.name
+			}
+		}
+	}
+	return m
+}
+
 // secretRefs checks that the Secrets that a Pod needs are made by its classes.
 func (c *checker) secretRefs(w *workload) {
 	for _, ref := range secretRefs(w) {
+		if slices.ContainsFunc(c.secrets, func(o objectName) bool { return o.name == ref.name && o.sees(w.objectName) }) {
+			continue
+		}
 		p := problem{line: ref.node.Line, severity: Warning, rule: RuleReference, workload: w.who(), field: ref.where, value: ref.name, quotesValue: true}
-		name := objectName{w.namespace, ref.name}
-		if slices.ContainsFunc(c.secrets, func(o objectName) bool { return o.name == ref.name && o.sees(name) }) {
-			continue
-		}
-		var mine, others []string
-		made, other, unresolved := false, "", false
-		for _, v := range w.volumes {
-			if v.known == nil {
-				unresolved = true // what its class makes is not known
-				continue
-			}
-			for i := range v.known.makes {
-				o := &v.known.makes[i]
-				mine = append(mine, o.SecretName)
-				if o.SecretName == ref.name {
-					made = true
-					c.madeBy(w, v, o.Type, secretKeys(v, i), ref)
-				}
-			}
-		}
-		for _, k := range c.classes {
-			for i := range k.makes {
-				if k.sees(name) {
-					others = append(others, k.makes[i].SecretName)
-					if k.makes[i].SecretName == ref.name {
-						other = k.name
-					}
-				}
-			}
-		}
+		m := c.makersOf(w, ref)
+		near := cmp.Or(class.Nearest(ref.name, m.mine), class.Nearest(ref.name, m.others))
 		switch {
-		case made || ref.optional && other == "":
+		case m.made, ref.optional && m.class == "", m.unresolved && m.class != "":
 			continue
-		case unresolved && other != "":
-			continue
-		case other != "":
-			p.text = fmt.Sprintf("is made by the class %s, which this Pod does not mount: it exists only while another Pod mounts it", other)
-			p.fix = "add a csi volume with secretProviderClass: " + other + ", and mount it"
-		case class.Nearest(ref.name, mine) != "":
-			p.text, p.fix = "is a Secret that no class makes", "did you mean "+class.Nearest(ref.name, mine)+"?"
-		case class.Nearest(ref.name, others) != "":
-			p.text, p.fix = "is a Secret that no class makes", "did you mean "+class.Nearest(ref.name, others)+"?"
-		case len(w.volumes) == 0, unresolved:
-			continue // it has nothing to do with classes
+		case m.class != "":
+			p.text = fmt.Sprintf("is made by the class %s, which this Pod does not mount: it exists only while another Pod mounts it", m.class)
+			p.fix = "add a csi volume with secretProviderClass: " + m.class + ", and mount it"
+		case near != "":
+			p.text, p.fix = "is a Secret that no class makes", "did you mean "+near+"?"
+		case len(w.volumes) == 0, m.unresolved:
+			continue // it may have nothing to do with classes
 		default:
 			p.text = "is a Secret that no class and no manifest of the set makes, and " + ref.what + " needs it"
 			p.fix = fmt.Sprintf("add it to secretObjects of the class %s, or add its manifest to the set", w.volumes[0].class)

@@ -257,39 +257,48 @@ func (c *checker) csiVolume(w *workload, n *yaml.Node, name, where string) *csiV
 		text := strings.TrimSpace(textOf(value))
 		switch {
 		case key.Value == "secretProviderClass":
-			v.class, v.classNode = text, value
-			if text == "" {
-				c.flag(w, value.Line, Error, at, "", "is empty", "write the name of a SecretProviderClass in the Pod's namespace")
-			} else if !isText(value) {
-				v.class = "" // reported
-			} else if !isName(text) {
-				c.flag(w, value.Line, Error, at, text, "is not the name of a SecretProviderClass",
-					"write the name alone: lower-case letters, digits, hyphens and dots; the class is read in the Pod's namespace")
-				v.class = ""
-			}
+			c.className(w, v, value, at)
 		case slices.Contains(class.Parameters(), key.Value), key.Value == "providerName":
 			v.attributes[key.Value], v.nodes[key.Value] = textOf(value), value
 		case key.Value == "readOnly", key.Value == "nodePublishSecretRef", key.Value == "driver":
 			c.flag(w, key.Line, Error, at, text, "is in the wrong place", "write "+key.Value+" below csi, beside volumeAttributes")
 		default:
-			fix := "remove it"
-			known := append([]string{"secretProviderClass"}, class.Parameters()...)
-			if near := nearest(key.Value, known); near != "" {
-				fix = "did you mean " + near + "?"
-				if near == "secretProviderClass" && field(attributes, "secretProviderClass") == nil {
-					v.class, v.classNode = text, value // the one mistake is enough
-				}
-			}
-			c.flag(w, key.Line, Warning, at, text, "is an unknown attribute and is ignored", fix)
-			if v.classNode == value {
-				c.findings[len(c.findings)-1].Severity = Error
-			}
+			c.unknownAttribute(w, v, pair, attributes, at)
 		}
 	}
 	if v.classNode == nil {
 		c.flag(w, attributes.Line, Error, where+".volumeAttributes.secretProviderClass", "", "is not set", "write the name of a SecretProviderClass in the Pod's namespace")
 	}
 	return v
+}
+
+// className reads the name of the class.
+func (c *checker) className(w *workload, v *csiVolume, value *yaml.Node, at string) {
+	text := strings.TrimSpace(textOf(value))
+	v.class, v.classNode = text, value
+	switch {
+	case text == "":
+		c.flag(w, value.Line, Error, at, "", "is empty", "write the name of a SecretProviderClass in the Pod's namespace")
+	case !isText(value):
+		v.class = "" // reported
+	case !isName(text):
+		c.flag(w, value.Line, Error, at, text, "is not the name of a SecretProviderClass",
+			"write the name alone: lower-case letters, digits, hyphens and dots; the class is read in the Pod's namespace")
+		v.class = ""
+	}
+}
+
+// unknownAttribute reports an attribute that means nothing, which is an error where it stands for the class's name.
+func (c *checker) unknownAttribute(w *workload, v *csiVolume, pair yamlnode.Pair, attributes *yaml.Node, at string) {
+	value, severity, fix := yamlnode.Resolve(pair.Value), Warning, "remove it"
+	known := append([]string{"secretProviderClass"}, class.Parameters()...)
+	if near := nearest(pair.Key.Value, known); near != "" {
+		fix = "did you mean " + near + "?"
+		if near == "secretProviderClass" && field(attributes, near) == nil {
+			v.class, v.classNode, severity = strings.TrimSpace(textOf(value)), value, Error // the one mistake is enough
+		}
+	}
+	c.flag(w, pair.Key.Line, severity, at, strings.TrimSpace(textOf(value)), "is an unknown attribute and is ignored", fix)
 }
 
 // readOnly checks what the driver requires.

@@ -333,7 +333,7 @@ func TestClassesOfTheCluster(t *testing.T) {
 				t.Fatalf("got %q", got)
 			}
 			for i := range want {
-				for _, part := range strings.Fields(want[i]) {
+				for part := range strings.FieldsSeq(want[i]) {
 					if !strings.Contains(got[i], part) {
 						t.Errorf("%q lacks %q", got[i], part)
 					}
