@@ -12,7 +12,7 @@ const interval = 2 * time.Minute
 func TestSteadyFleetSpreadsItsRequests(t *testing.T) {
 	s := shape{nodes: 60, classes: 5, objects: 2, interval: interval, limit: 120}
 	inBubble(t, s, func(f *fleet) {
-		f.pass(20 * time.Minute)
+		f.pass(10 * time.Minute)
 		got := f.figures("steady")
 		want := s.sources() * int(got.Over/interval)
 		if got.Vault.Asked > want*101/100 || got.Vault.Throttled > 0 || got.Missed > 0 || got.Worst > interval*12/10 {
@@ -40,9 +40,9 @@ func TestReplicasAskOnce(t *testing.T) {
 
 // At 2.3 times what a vault bears each group has its turn, and the vault's whole limit goes into files.
 func TestOverloadIsFairAndBounded(t *testing.T) {
-	s := shape{nodes: 40, classes: 5, objects: 5, interval: interval, limit: 36}
+	s := shape{nodes: 20, classes: 5, objects: 5, interval: interval, limit: 18}
 	inBubble(t, s, func(f *fleet) {
-		f.pass(20 * time.Minute) // the limiters learn
+		f.pass(10 * time.Minute) // the limiters learn
 		f.measure()
 		f.pass(30 * time.Minute)
 		got := f.figures("overload")
@@ -58,7 +58,7 @@ func TestOverloadIsFairAndBounded(t *testing.T) {
 }
 
 func TestOutageEndsWithoutAHerd(t *testing.T) {
-	s := shape{nodes: 60, classes: 5, objects: 1, interval: interval, limit: 80}
+	s := shape{nodes: 30, classes: 5, objects: 1, interval: interval, limit: 50}
 	inBubble(t, s, func(f *fleet) {
 		f.azure.setDown(true)
 		f.measure()
