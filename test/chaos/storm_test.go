@@ -19,7 +19,7 @@ func TestKillStorm(t *testing.T) {
 	r := random(t)
 	n.again("steady")
 	w := n.watch()
-	kills := times(40, 500)
+	kills := times(25, 500)
 	old := ""
 	for i := range kills {
 		n.advance()

@@ -84,7 +84,7 @@ type operation struct {
 
 var operations = []operation{
 	{
-		name: "publish", flags: []string{"--rotation=false"}, inShort: 12,
+		name: "publish", flags: []string{"--rotation=false"}, inShort: 8,
 		prepare: func(n *node, _ string) { n.advance() },
 		do: func(n *node, pod string) {
 			if err := n.publish(pod); err == nil && n.whole(pod) != n.newest.Load() {
@@ -104,7 +104,7 @@ var operations = []operation{
 		},
 	},
 	{
-		name: "rotate", flags: []string{"--rotation-interval", "1s"}, inShort: 4,
+		name: "rotate", flags: []string{"--rotation-interval", "1s"}, inShort: 3,
 		prepare: func(n *node, _ string) { n.advance() },
 		do: func(n *node, _ string) {
 			n.Eventually("the rotation, or the end of the driver", func() bool {

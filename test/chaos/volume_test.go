@@ -230,14 +230,20 @@ func (n *node) whole(pod string) int64 {
 	return generation
 }
 
+// Kubelet's deadline is two minutes. The driver keeps ten seconds of that of a publish for its answer.
+const (
+	publishTime   = 15 * time.Second
+	unpublishTime = 5 * time.Second
+)
+
 // call calls the driver as kubelet does: over a connection of its own, and with a deadline.
-func (n *node) call(do func(context.Context, csi.NodeClient) error) error {
+func (n *node) call(timeout time.Duration, do func(context.Context, csi.NodeClient) error) error {
 	conn, err := grpc.NewClient("unix://"+filepath.Join(n.Dir, "csi.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // kubelet's is two minutes
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	return do(ctx, csi.NewNodeClient(conn))
 }
@@ -248,7 +254,7 @@ func (n *node) publish(pod string) error {
 	request := n.Request(pod, "c", func(r *csi.NodePublishVolumeRequest) {
 		r.Secrets["csi.storage.k8s.io/serviceAccount.tokens"] = n.Tokens("default", "app", 48*time.Hour)
 	})
-	return n.call(func(ctx context.Context, client csi.NodeClient) error {
+	return n.call(publishTime, func(ctx context.Context, client csi.NodeClient) error {
 		_, err := client.NodePublishVolume(ctx, request)
 		return err
 	})
@@ -256,7 +262,7 @@ func (n *node) publish(pod string) error {
 
 // unpublish calls NodeUnpublishVolume once.
 func (n *node) unpublish(pod string) error {
-	return n.call(func(ctx context.Context, client csi.NodeClient) error {
+	return n.call(unpublishTime, func(ctx context.Context, client csi.NodeClient) error {
 		_, err := client.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: "csi-" + pod, TargetPath: n.Target(pod)})
 		return err
 	})
