@@ -46,7 +46,7 @@ func (n *node) trace(p plan) (stop func() report) {
 	text, err := json.Marshal(p)
 	must(n.TB, err)
 	command := self(n.TB, "attach", fmt.Sprint(n.PID()), string(text))
-	helper := exec.Command(command[0], command[1:]...)
+	helper := exec.Command(command[0], command[1:]...) //nolint:noctx // it ends with its input
 	helper.Stderr = os.Stderr
 	helper.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := helper.StdinPipe()

@@ -315,7 +315,7 @@ func clockOf(args []string) error {
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	command := exec.Command(args[1], args[2:]...)
+	command := exec.Command(args[1], args[2:]...) //nolint:noctx // it lives as long as this program
 	command.Stdout, command.Stderr = os.Stdout, os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL}
 	if err := command.Start(); err != nil {
