@@ -27,9 +27,8 @@ test-image: ## Build the driver's image twice from what is committed, and look w
 	DIR=hack/image PROGRAMS= hack/gotest -race=false ./...
 
 .PHONY: demo
-demo: build ## Show the main job: no Azure, no cluster, no network, as root or not
-	hack/build -buildvcs=false -o .cache/hack/ ./hack/demo
-	.cache/hack/demo bin/keyvault-csi
+demo: ## Show the main job: no Azure, no cluster, no network, as root or not
+	@hack/demo/run
 
 .PHONY: test
 test: ## Run the tests, as root or not; ARGS are passed to go test

@@ -74,7 +74,7 @@ func (f *fetch) catalog(ctx context.Context, o *class.Object, try attempt) (*cat
 	return f.catalogs.once(catalogUse{key, try.stale}, func() (*catalog, error) {
 		a, err := answer{}, try.failed
 		if err == nil {
-			a, err = f.get(ctx, o, key, time.Time{})
+			a, err = f.get(ctx, o, key, time.Time{}, nil)
 		}
 		var failed error
 		if err != nil {

@@ -276,7 +276,12 @@ func (f *fetch) source(ctx context.Context, o *class.Object, key volume.SourceKe
 	err := try.failed
 	if err == nil {
 		var a answer
-		if a, err = f.ask(ctx, o, key, try.notBefore); err == nil {
+		if try.stale && f.class.StaleIfError > 0 && f.provider.table.keeps(key, f.class.StaleIfError) {
+			a, err = f.askSoon(ctx, o, key, try.notBefore)
+		} else {
+			a, err = f.ask(ctx, o, key, try.notBefore, nil)
+		}
+		if err == nil {
 			return a, nil
 		}
 	}
@@ -302,9 +307,15 @@ func (f *fetch) lastGood(key volume.SourceKey, try attempt, cause error) (answer
 	return a, ok
 }
 
-// ask gets the answer of a source from the table, and notes it.
-func (f *fetch) ask(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time) (answer, error) {
-	a, err := f.get(ctx, o, key, notBefore)
+// askSoon is ask for a Pod that can start with a last known good answer: it asks once, and not at all a vault that could not be reached a
+// moment ago. A Pod would wait for all tries otherwise, and each of its objects for its own.
+func (f *fetch) askSoon(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time) (answer, error) {
+	return f.ask(limiter.WithUrgency(ctx, false), o, key, notBefore, f.passedOver(o))
+}
+
+// ask gets the answer of a source from the table, and notes it. Refused is why the vault is not to be asked; nil where it is.
+func (f *fetch) ask(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time, refused error) (answer, error) {
+	a, err := f.get(ctx, o, key, notBefore, refused)
 	if err != nil {
 		return answer{}, err
 	}
@@ -316,7 +327,7 @@ func (f *fetch) ask(ctx context.Context, o *class.Object, key volume.SourceKey, 
 }
 
 // get gets an answer from the table: of an object, or of a list for it.
-func (f *fetch) get(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time) (answer, error) {
+func (f *fetch) get(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time, refused error) (answer, error) {
 	q := query{
 		key:       key,
 		name:      o.Name,
@@ -326,6 +337,7 @@ func (f *fetch) get(ctx context.Context, o *class.Object, key volume.SourceKey, 
 		keep:      f.keep(o),
 		refresh:   f.opts.Priority == volume.PriorityRefresh,
 		optional:  o.Optional,
+		refused:   refused,
 	}
 	if isCatalog(key) {
 		q.name, q.optional = "", false // it is not about the object
@@ -341,6 +353,9 @@ func (f *fetch) get(ctx context.Context, o *class.Object, key volume.SourceKey, 
 			Message: fmt.Sprintf("%s: no answer within %s: check firewalls and routes "+
 				"from the node", label(o), f.provider.options.FetchTimeout),
 		}
+	}
+	if refused == nil && !a.shared {
+		f.away(o.VaultURL, err)
 	}
 	return a, err
 }

@@ -345,3 +345,38 @@ func TestOptionsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// A Pod that can start with what is kept does not wait for all tries of each object, and one that comes a moment later asks for nothing. When the
+// vault answers somebody again, it is asked again.
+func TestOutageCostsAPodThatMayStartStaleOneTry(t *testing.T) {
+	w := newWorld(t, func(o *provider.Options) { o.CacheTTL = time.Nanosecond })
+	r := w.request(map[string]string{"staleIfError": "1h"}, "one", "two")
+	fetch := func(o volume.FetchOptions) *volume.Bundle {
+		t.Helper()
+		o.NotBefore = time.Now()
+		bundle, err := w.bind(t, r).Fetch(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bundle
+	}
+	start := volume.FetchOptions{Priority: volume.PriorityMount, AllowStale: true}
+	fetch(start)
+	w.AddFault(emulator.Fault{Operation: "get", Kind: emulator.FaultStatus, Status: 503, Code: "ServiceUnavailable"})
+	for i, most := range []int{2, 0} {
+		w.ResetRequests()
+		if bundle := fetch(start); !bundle.Stale || bundle.Cause == nil {
+			t.Errorf("Pod %d: %+v", i, bundle)
+		}
+		if got := w.Counts()["get secret"]; got > most {
+			t.Errorf("Pod %d: %d requests, want at most %d", i, got, most)
+		}
+	}
+	w.ClearFaults()
+	if bundle := fetch(volume.FetchOptions{Priority: volume.PriorityRefresh}); bundle.Stale {
+		t.Error("the refresh is stale")
+	}
+	if bundle := fetch(start); bundle.Stale {
+		t.Error("a Pod starts stale although the vault answers")
+	}
+}

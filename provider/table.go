@@ -52,6 +52,8 @@ type query struct {
 	refresh bool
 	// keep is how long the answer is kept for later emergencies, beyond the table's own time.
 	keep time.Duration
+	// refused is why the vault is not to be asked, where no kept answer will do; nil where it is.
+	refused error
 	// deadline is when the caller gives up; zero where it does not. The table sets it.
 	deadline time.Time
 }
@@ -161,6 +163,9 @@ func (t *table) get(ctx context.Context, q query) (answer, error) {
 		t.observer.Source("cached")
 		return a, nil
 	}
+	if q.refused != nil {
+		return answer{}, q.refused
+	}
 	asked := q
 	if now := t.clock.Now(); q.notBefore.After(now) {
 		q.notBefore = now // no answer is newer than that
@@ -237,6 +242,14 @@ func (t *table) recent(q query) (answer, bool) {
 	}
 	e.answer.shared = true
 	return e.answer, true
+}
+
+// keeps reports whether there is an answer that is not older than the age.
+func (t *table) keeps(key volume.SourceKey, age time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[key]
+	return ok && t.clock.Since(e.answer.asked) <= age && e.answer.absent == nil
 }
 
 // lastGood returns the newest answer that is not older than the age.

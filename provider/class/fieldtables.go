@@ -80,7 +80,8 @@ func freshnessParameters() []Field {
 		{
 			Name: "staleIfError", Type: "duration", Default: "off", Since: v010,
 			Meaning: "How old the last known good values may be with which a new Pod starts while the vault or Entra ID cannot be reached " +
-				"or throttles: at most `24h`. They are not used after a refusal (401, 403, 404, disabled). The driver keeps values in " +
+				"or throttles: at most `24h`. A Pod that can start with them asks once, and not at all a vault that could not be reached in the last 30 seconds. " +
+				"They are not used after a refusal (401, 403, 404, disabled). The driver keeps values in " +
 				"memory only for classes that set this, or that list.",
 		},
 		{
