@@ -99,7 +99,7 @@ func (s *store) republished(b bound, now time.Time) (c change, warning string) {
 func (s *store) known(p Publication, class *v1.SecretProviderClass) volume.Binding {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if state := s.volumes[p.Ref.TargetPath]; state != nil && state.class == class && state.Publication.equal(p) {
+	if state := s.volumes[p.Ref.TargetPath]; state != nil && state.class == class && state.equal(p) {
 		return state.binding
 	}
 	return nil

@@ -43,8 +43,9 @@ func TestFiguresThatAreNotComplete(t *testing.T) {
 	for name, text := range map[string]string{
 		"no JSON":       `x`,
 		"no storms":     `{"publish": [` + one + `]}`,
-		"no driver":     `{"publish": [` + one + `], "storms": [` + one + `]}`,
-		"twice the one": `{"publish": [` + one + `,` + one + `], "storms": [` + one + `]}`,
+		"no driver":     `{"publish": [` + one + `], "storms": [` + one + `], "life": [` + one + `]}`,
+		"no life":       `{"publish": [` + one + `], "storms": [` + one + `]}`,
+		"twice the one": `{"publish": [` + one + `,` + one + `], "storms": [` + one + `], "life": [` + one + `]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "figures.json")
