@@ -90,9 +90,17 @@ scale: ## Simulate fleets of up to 5,000 nodes in fake time, and print their fig
 soak: ## Run the driver for an hour (SOAK=5m: for minutes) while Pods come and go and faults pass, and look whether all returns to the start
 	hack/soak $(ARGS)
 
+.PHONY: soak-short
+soak-short: ## make soak for two minutes
+	SOAK=2m hack/soak $(ARGS)
+
 .PHONY: chaos
 chaos: ## Break things while the driver works, and look for harm through the mounts; CHAOS=short takes a sample
 	hack/chaos $(ARGS)
+
+.PHONY: chaos-short
+chaos-short: ## A sample of make chaos
+	CHAOS=short hack/chaos $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target FUZZTIME (20000x: as many runs)
