@@ -23,6 +23,7 @@ type flags struct {
 	clusterIssuer bool
 
 	eventsTo     []string
+	controlHosts []string
 	eventsCAFile string
 }
 
@@ -47,12 +48,14 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.eventsTo, "events-to", nil,
 		"`URL` of a storage queue or a web hook that gets an event for each new version of an object; may be given more than once")
 	fs.StringVar(&f.eventsCAFile, "events-ca-file", "", "PEM `file` of authorities of the certificates behind --events-to")
+	fs.StringArrayVar(&f.controlHosts, "control-host", nil,
+		"one more host `name` of the control API and its page, beside addresses, localhost and names in a cluster; may be given more than once")
 	fs.StringVar(&f.logFormat, "log-format", logging.Text, "`text or json`")
 }
 
 // options reads the files that the flags name.
 func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options, error) {
-	o := emulator.Options{HTTP1: f.http1, Log: log}
+	o := emulator.Options{HTTP1: f.http1, Log: log, ControlHosts: f.controlHosts}
 	if f.seedFile != "" {
 		data, err := os.ReadFile(f.seedFile)
 		if err != nil {

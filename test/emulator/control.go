@@ -9,9 +9,11 @@ import (
 	"time"
 )
 
-// control serves the control API: JSON over plain HTTP under the host emulator.local. docs/emulator.md describes it.
-func (s *Server) control(w http.ResponseWriter, r *http.Request) {
+// newControl serves the control API, JSON over plain HTTP under the host emulator.local, and the page beside it.
+// docs/emulator.md describes them.
+func (s *Server) newControl() http.Handler {
 	mux := http.NewServeMux()
+	s.routePages(mux)
 	command := func(pattern string, f func(*json.Decoder) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 16<<20))
@@ -95,7 +97,7 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		_ = json.NewEncoder(w).Encode(map[string]string{"error": "no such command: " + r.Method + " " + r.URL.Path})
 	})
-	mux.ServeHTTP(w, r)
+	return s.guard(mux)
 }
 
 // decoded reads a command's input.

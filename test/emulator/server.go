@@ -43,6 +43,9 @@ type Options struct {
 	// be of, beside the system's and the emulator's own.
 	Events   []EventTarget
 	EventsCA []byte
+	// ControlHosts are more host names under which the control API and its page answer. They answer to addresses, to names that nobody can
+	// register, such as localhost, and to ControlHost; every other name may be one that a web site points at this address.
+	ControlHosts []string
 	// Log receives each request; nothing is logged if nil.
 	Log *slog.Logger
 	// Intercept may answer a request in the emulator's place: then it returns true. It may be nil.
@@ -63,9 +66,12 @@ type Server struct {
 	listener    net.Listener
 	front, back *http.Server
 	tunnels     *tunnels
-	work        sync.WaitGroup
-	stop        context.CancelFunc
-	ctx         context.Context
+	// control is the control API with the page, and controlHosts are more names that it answers to.
+	control      http.Handler
+	controlHosts []string
+	work         sync.WaitGroup
+	stop         context.CancelFunc
+	ctx          context.Context
 }
 
 // New makes a server from a seed; Start begins to serve.
@@ -83,7 +89,8 @@ func New(o Options) (*Server, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{log: o.Log, intercept: o.Intercept, authority: a, signer: signer, tunnels: newTunnels(), ctx: ctx, stop: stop}
-	s.targets, s.eventsCA = o.Events, o.EventsCA
+	s.targets, s.eventsCA, s.controlHosts = o.Events, o.EventsCA, o.ControlHosts
+	s.control = s.newControl()
 	if s.intercept == nil {
 		s.intercept = func(http.ResponseWriter, *http.Request) bool { return false }
 	}
@@ -198,7 +205,7 @@ func (s *Server) serveProxy(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case host == ControlHost, r.URL.Host == "": // not asked as a proxy, but as itself
-		s.control(w, r)
+		s.control.ServeHTTP(w, r)
 	case host == metadataHost:
 		if !s.intercept(w, r) {
 			s.handle(w, r, s.metadata)

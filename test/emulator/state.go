@@ -41,7 +41,8 @@ type state struct {
 	managed     []ManagedIdentity
 	vaults      map[string]*vaultState // by host
 	faults      []*Fault
-	requests    []Request
+	requests    []Request       // the last of them: at most twice maxRequests
+	counts      map[string]int  // of all requests, by operation
 	revoked     map[string]bool // token ids
 	// verified are access tokens whose signature is known to be right.
 	verified  map[string]accessClaims
@@ -70,6 +71,7 @@ func newState(sealer cipher.AEAD) *state {
 			"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net",
 			"login.microsoftonline.us", "login.chinacloudapi.cn",
 		},
+		counts:  map[string]int{},
 		issuers: map[string][]crypto.PublicKey{}, tenants: map[string]map[string]*application{},
 		vaults: map[string]*vaultState{}, revoked: map[string]bool{}, verified: map[string]accessClaims{},
 	}
@@ -288,8 +290,15 @@ func (st *state) log(r Request) {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.counts[r.Operation]++
+	if len(st.requests) >= 2*maxRequests {
+		st.requests = append(make([]Request, 0, 2*maxRequests), st.requests[maxRequests:]...)
+	}
 	st.requests = append(st.requests, r)
 }
+
+// maxRequests is how many requests the log has at least, once there were as many. Older ones are forgotten, but counted.
+const maxRequests = 20000
 
 // The methods below are the control API for Go; control.go serves the same over HTTP.
 
@@ -436,7 +445,7 @@ func (s *Server) ClearFaults() {
 	s.state.faults = nil
 }
 
-// Requests returns the request log.
+// Requests returns the request log: the last 20,000 requests or more.
 func (s *Server) Requests() []Request {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
@@ -445,18 +454,16 @@ func (s *Server) Requests() []Request {
 
 // Counts returns how many requests each operation had.
 func (s *Server) Counts() map[string]int {
-	counts := map[string]int{}
-	for _, r := range s.Requests() {
-		counts[r.Operation]++
-	}
-	return counts
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	return maps.Clone(s.state.counts)
 }
 
 // ResetRequests empties the request log.
 func (s *Server) ResetRequests() {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
-	s.state.requests = nil
+	s.state.requests, s.state.counts = nil, map[string]int{}
 }
 
 // RevokeTokens makes all tokens that were given so far invalid.
