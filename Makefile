@@ -62,6 +62,10 @@ nightly: ## Run the integration and e2e tests on the oldest supported Kubernetes
 test-clients: ## Run Microsoft's Go, JavaScript and Python clients against the emulator (npm; Debian: python3-azure)
 	hack/test-clients $(ARGS)
 
+.PHONY: test-page
+test-page: ## Open the emulator's page in a headless Chromium (Debian: chromium)
+	hack/test-page $(ARGS)
+
 .PHONY: test-azurite
 test-azurite: ## Run push rotation over a storage queue: Azurite's, over TLS with tokens of Entra ID (npm)
 	hack/test-azurite $(ARGS)
