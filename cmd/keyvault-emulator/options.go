@@ -20,6 +20,7 @@ type flags struct {
 
 	latency       time.Duration
 	http1         bool
+	throttle      bool
 	clusterIssuer bool
 
 	eventsTo     []string
@@ -44,6 +45,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 		"in a Pod: ask the API server for its issuer and keys of service account tokens, and take it for the issuer \"cluster\" of the seed",
 	)
 	fs.DurationVar(&f.latency, "latency", 0, "how long every answer takes")
+	fs.BoolVar(&f.throttle, "throttle", false, "refuse requests beyond Key Vault's documented limits of a vault in ten seconds, with 429")
 	fs.BoolVar(&f.http1, "http1", false, "do not serve HTTP/2")
 	fs.StringArrayVar(&f.eventsTo, "events-to", nil,
 		"`URL` of a storage queue or a web hook that gets an event for each new version of an object; may be given more than once")
@@ -55,7 +57,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 
 // options reads the files that the flags name.
 func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options, error) {
-	o := emulator.Options{HTTP1: f.http1, Log: log, ControlHosts: f.controlHosts}
+	o := emulator.Options{HTTP1: f.http1, Throttle: f.throttle, Log: log, ControlHosts: f.controlHosts}
 	if f.seedFile != "" {
 		data, err := os.ReadFile(f.seedFile)
 		if err != nil {

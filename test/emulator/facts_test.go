@@ -86,7 +86,12 @@ type answer struct {
 
 func newWire(t *testing.T) *wire {
 	t.Helper()
-	s := emulatortest.Start(t, factsSeed)
+	return newWireWith(t, emulator.Options{})
+}
+
+func newWireWith(t *testing.T, o emulator.Options) *wire {
+	t.Helper()
+	s := emulatortest.StartWith(t, factsSeed, o)
 	transport := &http.Transport{
 		Proxy:           http.ProxyURL(s.ProxyURL()),
 		TLSClientConfig: &tls.Config{RootCAs: s.CAPool(), MinVersion: tls.VersionTLS12},

@@ -48,6 +48,7 @@ const (
 	FaultEmpty     = "empty"     // 200 with no body
 	FaultChallenge = "challenge" // 401 with the challenge, as for a token that the service does not like
 	FaultClaims    = "claims"    // 401 that asks for a token with claims (continuous access evaluation)
+	FaultFailover  = "failover"  // the vault is read-only, as while it is served from the paired region: 503 for what changes it
 	FaultConnect   = "connect"   // CONNECT is refused with the given status
 )
 
@@ -73,6 +74,7 @@ var faultKinds = map[string]func(*Fault) string{
 	FaultEmpty:     nil,
 	FaultChallenge: nil,
 	FaultClaims:    nil,
+	FaultFailover:  nil,
 	FaultConnect:   nil,
 }
 
@@ -133,6 +135,8 @@ func (f *Fault) apply(a reply) reply {
 			"Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached", "")}
 	case FaultStatus:
 		return reply{status: f.Status, header: header, body: problem(f.Code, f.Message, f.InnerCode)}
+	case FaultFailover:
+		return reply{status: http.StatusServiceUnavailable, header: header, body: problem("ServiceUnavailable", f.Message, "")}
 	case FaultHTML:
 		header["Content-Type"] = "text/html"
 		status := f.Status
@@ -159,7 +163,7 @@ func (f *Fault) apply(a reply) reply {
 // it was asked to do. With the others it is done, and the answer is late or lost.
 func (f *Fault) prevents() bool {
 	switch f.Kind {
-	case FaultThrottle, FaultStatus, FaultHTML, FaultChallenge, FaultClaims:
+	case FaultThrottle, FaultStatus, FaultFailover, FaultHTML, FaultChallenge, FaultClaims:
 		return true
 	}
 	return false
@@ -180,4 +184,32 @@ func (f *Fault) interrupt(w http.ResponseWriter, r *http.Request, _ reply) bool 
 		panic(http.ErrAbortHandler)
 	}
 	return false
+}
+
+// changes are the first words of operations that change a vault, with the service's names for them.
+var changes = map[string]string{
+	"put": "Set", "patch": "Update", "delete": "Delete", "recover": "Recover", "restore": "Restore", "create": "Create",
+	"import": "Import", "merge": "Merge", "rotate": "Rotate",
+}
+
+// changeName is what the service calls an operation that changes a vault, such as SecretSet; empty for others.
+func changeName(operation string) string {
+	verb, noun, _ := strings.Cut(operation, " ")
+	change := changes[verb]
+	noun, deleted := strings.CutPrefix(noun, "deleted ")
+	switch kind, side, _ := strings.Cut(noun, " "); {
+	case change == "" || !slices.Contains(slices.Collect(maps.Values(singular)), kind):
+		return ""
+	case verb == "delete" && deleted:
+		change = "Purge"
+	case verb == "put" && noun == "key":
+		change = "Import"
+	case side != "":
+		for word := range strings.FieldsSeq(side) {
+			kind += strings.ToUpper(word[:1]) + word[1:]
+		}
+		noun = kind
+	}
+	noun, _, _ = strings.Cut(noun, " ")
+	return strings.ToUpper(noun[:1]) + noun[1:] + change
 }

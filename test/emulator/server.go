@@ -37,6 +37,8 @@ type Options struct {
 	Seed Seed
 	// Certificate and Key are the authority's, in PEM; one is made where they are empty.
 	Certificate, Key []byte
+	// Throttle refuses requests beyond the service's documented limits of a vault in ten seconds.
+	Throttle bool
 	// HTTP1 turns HTTP/2 off.
 	HTTP1 bool
 	// Events are the targets that get an event for each new version of an object, and EventsCA are authorities in PEM that their certificates may
@@ -68,6 +70,7 @@ type Server struct {
 	tunnels     *tunnels
 	// control is the control API with the page, and controlHosts are more names that it answers to.
 	control      http.Handler
+	throttle     bool
 	controlHosts []string
 	work         sync.WaitGroup
 	stop         context.CancelFunc
@@ -90,7 +93,7 @@ func New(o Options) (*Server, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{log: o.Log, intercept: o.Intercept, authority: a, signer: signer, tunnels: newTunnels(), ctx: ctx, stop: stop}
 	s.targets, s.eventsCA, s.controlHosts = o.Events, o.EventsCA, o.ControlHosts
-	s.control = s.newControl()
+	s.control, s.throttle = s.newControl(), o.Throttle
 	if s.intercept == nil {
 		s.intercept = func(http.ResponseWriter, *http.Request) bool { return false }
 	}

@@ -245,10 +245,13 @@ func (st *state) fault(r *Request) (*Fault, time.Duration) {
 	for i, f := range st.faults {
 		if f.Kind == FaultConnect || f.Host != "" && !strings.EqualFold(f.Host, r.Host) ||
 			f.Operation != "" && f.Operation != r.Operation && !strings.HasPrefix(r.Operation, f.Operation+" ") ||
-			f.Name != "" && !strings.EqualFold(f.Name, r.Name) {
+			f.Name != "" && !strings.EqualFold(f.Name, r.Name) || f.Kind == FaultFailover && changeName(r.Operation) == "" {
 			continue
 		}
 		copied := *f
+		if f.Kind == FaultFailover && f.Message == "" {
+			copied.Message = fmt.Sprintf("Operation %q is unavailable: the service is currently in a read-only state.", changeName(r.Operation))
+		}
 		if f.Count > 0 {
 			if f.Count--; f.Count == 0 {
 				st.faults = slices.Delete(st.faults, i, i+1)

@@ -32,6 +32,8 @@ type vaultState struct {
 	// issuance is how long it takes to issue a self-signed certificate, and issuing are those that are not issued yet.
 	issuance *time.Duration
 	issuing  []*object
+	// budget is what is used of the service's limits, where they apply.
+	budget budget
 }
 
 type objectKey struct{ kind, name string }
@@ -374,6 +376,11 @@ func (s *Server) permit(x *exchange, r route, permission string) (*vaultState, *
 	v.settle()
 	if bad := x.checkRequest(r); bad != nil {
 		return nil, bad
+	}
+	if s.throttle {
+		if tooMany := v.charge(r, x.Method, x.record.Operation); tooMany != nil {
+			return nil, tooMany
+		}
 	}
 	if permission == "" {
 		a := refusal(http.StatusMethodNotAllowed, "MethodNotAllowed", "HTTP "+x.Method+" not allowed", "")
