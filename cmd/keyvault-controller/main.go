@@ -28,6 +28,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 )
 
@@ -103,8 +104,9 @@ it turns Key Vault's events into refreshes.`,
 			}
 			return run(cmd.Context(), &f)
 		},
-		Version: cli.ReadBuild().Version,
+		Version: version.Read().Version,
 	}
+	c.SetVersionTemplate(version.Read().Text(c.Name()) + "\n")
 	f.register(c.Flags())
 	cli.CompleteFlag(c, "log-format", logging.Text, logging.JSON)
 	cli.CompleteFlag(c, "node-identity", nodeidentity.Modes()...)
@@ -272,7 +274,7 @@ func clientConfig(f *flags) (config *rest.Config, err error) {
 		return nil, fmt.Errorf("no API server: run in a cluster, or set --kubeconfig: %w", err)
 	}
 	config.QPS, config.Burst = f.requestsPerSec, f.requestsAtOnce
-	config.UserAgent = "keyvault-controller/" + cli.ReadBuild().Version
+	config.UserAgent = "keyvault-controller/" + version.Read().Version
 	return config, nil
 }
 
@@ -283,7 +285,7 @@ func openCluster(ctx context.Context, f *flags, log *slog.Logger) (*kube.Cluster
 		return nil, nil
 	}
 	return kube.Open(ctx, kube.Options{ //nolint:wrapcheck // says all
-		Kubeconfig: f.kubeconfig, DriverName: f.driverName, NodeID: "controller", Version: cli.ReadBuild().Version, Log: log,
+		Kubeconfig: f.kubeconfig, DriverName: f.driverName, NodeID: "controller", Version: version.Read().Version, Log: log,
 	})
 }
 

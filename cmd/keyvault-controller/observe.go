@@ -10,11 +10,11 @@ import (
 	"k8s.io/utils/clock"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/tracing"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 )
 
 // observed is everything that reports what the controller does.
@@ -48,7 +48,7 @@ func observe(ctx context.Context, f *flags) (o *observed, err error) {
 		return o, fmt.Errorf("metrics: %w", err)
 	}
 	o.traces, err = tracing.Start(ctx, tracing.Options{
-		Endpoint: f.otlpEndpoint, Service: "keyvault-controller", Version: cli.ReadBuild().Version, Log: o.log,
+		Endpoint: f.otlpEndpoint, Service: "keyvault-controller", Version: version.Read().Version, Log: o.log,
 	})
 	if err != nil {
 		return o, err //nolint:wrapcheck // says all

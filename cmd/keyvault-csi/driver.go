@@ -24,6 +24,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/nodesync"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/identity"
@@ -93,7 +94,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	defer keyVault.Close()
 	options := driver.Options{
 		Name:             f.driverName,
-		Version:          readBuild().Version,
+		Version:          version.Read().Version,
 		NodeID:           f.nodeID,
 		KubeletDir:       f.kubeletDir,
 		Classes:          source.classes,
@@ -226,7 +227,7 @@ func openClasses(ctx context.Context, f *driverFlags, seen *observed) (source, e
 		Kubeconfig: f.kubeconfig,
 		DriverName: f.driverName,
 		NodeID:     f.nodeID,
-		Version:    readBuild().Version,
+		Version:    version.Read().Version,
 		Log:        seen.log,
 	})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities of its own
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 )
 
 func main() {
@@ -42,8 +43,10 @@ mistakes in classes offline, check finds what prevents a mount, and preview show
   keyvault-csi help driver`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Version:       version.Read().Version,
 	}
+	root.SetVersionTemplate(version.Read().Text(root.Name()) + "\n")
 	root.AddCommand(newDriverCommand())
-	cli.AddTo(root, readBuild())
+	cli.AddTo(root, version.Read())
 	return root
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/tracing"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 )
 
 // observed is everything that reports what the driver does.
@@ -59,7 +60,7 @@ func observe(ctx context.Context, f *driverFlags, clk clock.PassiveClock) (o *ob
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(),
 		o.metrics)
 	o.traces, err = tracing.Start(ctx, tracing.Options{
-		Endpoint: f.otlpEndpoint, Service: "keyvault-csi", Version: readBuild().Version, Node: f.nodeID, Log: o.log,
+		Endpoint: f.otlpEndpoint, Service: "keyvault-csi", Version: version.Read().Version, Node: f.nodeID, Log: o.log,
 	})
 	if err != nil {
 		return o, err

@@ -7,10 +7,15 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/render/engine"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		fmt.Println(version.Read().Text("keyvault-render"))
+		return
+	}
 	err := confine()
 	if err == nil {
 		err = engine.Run(os.Stdin, os.Stdout)

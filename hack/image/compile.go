@@ -45,8 +45,9 @@ const tags = "grpcnotrace"
 // compile builds a program for a platform, static and stripped. What could change the bytes is set here and not taken
 // from the caller's environment, nor from how the source was checked out.
 func (b *builder) compile(ctx context.Context, pkg, to string, p v1.Platform) error {
-	flags := fmt.Sprintf("-ldflags=-s -w -X main.release=%s -X main.commit=%s -X main.committed=%s -X main.modified=%t",
-		b.tag, b.commit.hash, b.commit.time.Format(time.RFC3339), b.commit.modified)
+	const version = "github.com/keyvault-csi/keyvault-csi-driver/internal/version"
+	flags := fmt.Sprintf("-ldflags=-s -w -X %[1]s.release=%[2]s -X %[1]s.commit=%[3]s -X %[1]s.committed=%[4]s -X %[1]s.modified=%[5]t",
+		version, b.tag, b.commit.hash, b.commit.time.Format(time.RFC3339), b.commit.modified)
 	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-tags="+tags, flags, "-o", to, pkg) //nolint:gosec // programs of this project
 	c.Dir, c.Stderr = b.source, os.Stderr
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off",

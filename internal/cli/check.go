@@ -10,11 +10,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 )
 
-func newCheckCommand(build Build) *cobra.Command {
+func newCheckCommand(build version.Build) *cobra.Command {
 	f := checkFlags{subjectFlags: subjectFlags{build: build}}
 	c := &cobra.Command{
 		Use:   "check [-f FILE...] [NAMESPACE/NAME...] | -A | --pod NAME | --workload NAME",

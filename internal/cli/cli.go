@@ -7,6 +7,8 @@ import (
 	"errors"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 )
 
 // ErrReported is the error of a command that failed and has already printed why.
@@ -31,7 +33,7 @@ func ExitCode(err error) int {
 }
 
 // AddTo adds the commands to the root command, and examples to its shell completion.
-func AddTo(root *cobra.Command, build Build) {
+func AddTo(root *cobra.Command, build version.Build) {
 	root.AddCommand(newValidateCommand(build), newPreviewCommand(build), newCheckCommand(build), newStatusCommand(build),
 		newSupportCommand(build), newLogLevelCommand(), newVersionCommand(build), newExplainCommand())
 	completeVerbs(root)

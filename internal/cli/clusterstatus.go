@@ -21,6 +21,7 @@ import (
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
@@ -36,7 +37,7 @@ type clusterFlags struct {
 	expiring                       string
 	driverName                     string
 
-	build Build
+	build version.Build
 }
 
 func (f *clusterFlags) register(c *cobra.Command) {
@@ -54,7 +55,7 @@ func (f *clusterFlags) register(c *cobra.Command) {
 }
 
 func (f *clusterFlags) caller() kube.CallerOptions {
-	return kube.CallerOptions{Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: f.build.userAgent()}
+	return kube.CallerOptions{Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: userAgent(f.build)}
 }
 
 // asked reports whether the cluster is meant and not the driver on this node.

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 )
 
 // liveFlags select the classes that `validate --live` checks.
@@ -21,7 +22,7 @@ type liveFlags struct {
 	namespace     string
 	allNamespaces bool
 
-	build Build
+	build version.Build
 }
 
 func (f *liveFlags) register(c *cobra.Command) {
@@ -37,7 +38,7 @@ func (f *liveFlags) register(c *cobra.Command) {
 
 func (f *liveFlags) caller() kube.CallerOptions {
 	return kube.CallerOptions{
-		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: f.build.userAgent(),
+		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: userAgent(f.build),
 	}
 }
 

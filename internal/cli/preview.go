@@ -14,10 +14,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
-func newPreviewCommand(build Build) *cobra.Command {
+func newPreviewCommand(build version.Build) *cobra.Command {
 	f := subjectFlags{build: build}
 	var reveal bool
 	c := &cobra.Command{

@@ -15,10 +15,11 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
 
-func newStatusCommand(build Build) *cobra.Command {
+func newStatusCommand(build version.Build) *cobra.Command {
 	var addr, output string
 	f := clusterFlags{build: build}
 	c := &cobra.Command{

@@ -18,6 +18,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
@@ -50,7 +51,7 @@ type subjectFlags struct {
 	// diagnosed is true where Pods, and not flags, name service accounts.
 	diagnosed bool
 
-	build Build
+	build version.Build
 }
 
 func (f *subjectFlags) register(fs *pflag.FlagSet) {
@@ -125,7 +126,7 @@ func (f *subjectFlags) clouds() (*cloud.Resolver, error) {
 
 func (f *subjectFlags) callerOptions() kube.CallerOptions {
 	return kube.CallerOptions{
-		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: f.build.userAgent(),
+		Kubeconfig: f.kubeconfig, Context: f.context, Namespace: f.namespace, UserAgent: userAgent(f.build),
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
@@ -46,7 +47,7 @@ type supportFlags struct {
 	timeout  time.Duration
 }
 
-func newSupportCommand(build Build) *cobra.Command {
+func newSupportCommand(build version.Build) *cobra.Command {
 	f := supportFlags{clusterFlags: clusterFlags{build: build}}
 	c := &cobra.Command{
 		Use:   "support-bundle",

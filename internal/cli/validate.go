@@ -12,6 +12,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
@@ -32,10 +33,10 @@ type validateFlags struct {
 	nodeIdentity nodeidentity.Flags
 	live         liveFlags
 
-	build Build
+	build version.Build
 }
 
-func newValidateCommand(build Build) *cobra.Command {
+func newValidateCommand(build version.Build) *cobra.Command {
 	f := validateFlags{live: liveFlags{build: build}, build: build}
 	c := &cobra.Command{
 		Use:   "validate -f FILE... | --live [NAME...]",

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/kubelet"
 )
@@ -169,6 +172,21 @@ func TestAsServiceAccount(t *testing.T) {
 	}
 }
 
+// Every program says its version in the same words.
+func TestVersionOfOtherPrograms(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"keyvault-controller", "keyvault-emulator", "keyvault-render"} {
+		program, err := binaries.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(program, "--version").CombinedOutput() //nolint:gosec,noctx // a test
+		if err != nil || !regexp.MustCompile(`^`+name+` \S+ \(commit .*; go1\.\S+\)\n$`).Match(out) {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	t.Parallel()
 	d := newSession(t)
@@ -215,6 +233,9 @@ func TestVersion(t *testing.T) {
 	r = d.run(nil, "version", "-o", "text")
 	if want := fmt.Sprintf("keyvault-csi %s (commit ", build.Version); !strings.HasPrefix(r.stdout, want) || !strings.Contains(r.stdout, build.Go) {
 		t.Error(r)
+	}
+	if flag := d.run(nil, "--version"); flag.exit != 0 || flag.stdout != r.stdout {
+		t.Errorf("--version: %s", flag)
 	}
 	if r := d.run(nil, "version", "-o", "yaml"); r.exit != 0 || !strings.Contains(r.stdout, "version: ") {
 		t.Error(r)
