@@ -106,6 +106,14 @@ chaos: ## Break things while the driver works, and look for harm through the mou
 chaos-short: ## A sample of make chaos
 	CHAOS=short hack/chaos $(ARGS)
 
+.PHONY: coverage
+coverage: ## Print which statements the tests run, per package: unit, system and integration tests; DOCS=1 writes the table of CONTRIBUTING.md
+	hack/coverage $(ARGS)
+
+.PHONY: mutation
+mutation: ## Change the rules one operator at a time, and print the changes that no test notices
+	hack/mutation $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz every target FUZZTIME (20000x: as many runs)
 	FUZZTIME=$(FUZZTIME) hack/fuzz

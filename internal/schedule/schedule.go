@@ -11,6 +11,9 @@ import (
 // firstRetry is how long to wait after the first failure. The wait doubles up to the interval.
 const firstRetry = 10 * time.Second
 
+// maxDoublings keeps the wait from overflowing: the longest wait is then two months, more than any interval.
+const maxDoublings = 20
+
 // Schedule knows when things are due on one node, or in one process. Its answers depend on its arguments alone.
 type Schedule struct{ Node string }
 
@@ -33,7 +36,7 @@ func (s Schedule) Tick(key string, interval time.Duration, now time.Time, skip t
 // Retry returns how long to wait after the given number of failures in a row, at least as long as the service asked for.
 func (s Schedule) Retry(key string, failures int, interval, asked time.Duration) time.Duration {
 	wait := interval
-	if shift := failures - 1; shift < 10 && firstRetry<<shift < interval {
+	if shift := failures - 1; shift < maxDoublings && firstRetry<<shift < interval {
 		wait = firstRetry << shift
 	}
 	wait += s.Spread(key, uint64(failures), wait/5) //nolint:gosec // failures is small and positive

@@ -73,6 +73,16 @@ func Plain(t testing.TB) string {
 	return path(t, "plain")
 }
 
+// Environment is an environment of nothing but the variables, each NAME=VALUE, for a program that must not see that of the test. A program that counts
+// what it runs is told where to write it (hack/coverage).
+func Environment(variables ...string) []string {
+	all := append([]string{}, variables...) // not nil, which is the environment of the test
+	if dir, ok := os.LookupEnv("GOCOVERDIR"); ok {
+		all = append(all, "GOCOVERDIR="+dir)
+	}
+	return all
+}
+
 func path(t testing.TB, name string) string {
 	t.Helper()
 	found, err := Find(name)

@@ -151,6 +151,7 @@ func (d *session) command(more map[string]string, args ...string) *exec.Cmd {
 	maps.Copy(env, more)
 	c := exec.CommandContext(d.Context(), binaries.Driver(d), args...) //nolint:gosec // the test's own command
 	c.Dir = d.dir
+	c.Env = binaries.Environment()
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		if env[name] != "-" {
 			c.Env = append(c.Env, name+"="+env[name])

@@ -124,7 +124,7 @@ func TestValidate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := exec.CommandContext(t.Context(), binary, append([]string{"validate"}, tc.args...)...) //nolint:gosec // the test's own command
 			c.Dir, c.Stdin = dir, strings.NewReader(tc.stdin)
-			c.Env = []string{"HTTPS_PROXY=http://127.0.0.1:1", "HTTP_PROXY=http://127.0.0.1:1"} // it must not need the network
+			c.Env = binaries.Environment("HTTPS_PROXY=http://127.0.0.1:1", "HTTP_PROXY=http://127.0.0.1:1") // it must not need the network
 			var stdout, stderr bytes.Buffer
 			c.Stdout, c.Stderr = &stdout, &stderr
 			err := c.Run()

@@ -22,7 +22,7 @@ import (
 func validateLive(t *testing.T, kubeconfig string, args ...string) (exit int, printed string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), binaries.Driver(t), append([]string{"validate", "--live", "--kubeconfig", kubeconfig}, args...)...) //nolint:gosec // the test's own command
-	cmd.Env = []string{"HOME=" + t.TempDir()}
+	cmd.Env = binaries.Environment("HOME=" + t.TempDir())
 	out, err := cmd.CombinedOutput()
 	if _, ended := errors.AsType[*exec.ExitError](err); err != nil && !ended {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestValidateLive(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), binaries.Driver(t), append([]string{"validate", "--live", "--kubeconfig", kubeconfig}, args...)...) //nolint:gosec // the test's own command
 		var out, problems bytes.Buffer
-		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &problems, []string{"HOME=" + t.TempDir()}
+		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &problems, binaries.Environment("HOME="+t.TempDir())
 		err := cmd.Run()
 		if _, ended := errors.AsType[*exec.ExitError](err); err != nil && !ended {
 			t.Fatal(err)

@@ -56,7 +56,7 @@ func TestPreviewAsServiceAccount(t *testing.T) {
 	if _, err := server.SetSecret(kubelet.Vault, emulator.Secret{Name: "db", Value: "canary"}); err != nil {
 		t.Fatal(err)
 	}
-	env := append([]string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}, emulatortest.Environment(t, server)...)
+	env := append(binaries.Environment("HOME="+t.TempDir(), "PATH="+os.Getenv("PATH")), emulatortest.Environment(t, server)...)
 	for _, tc := range []struct {
 		user string
 		args []string
