@@ -19,12 +19,16 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	err := newRootCommand().ExecuteContext(ctx)
+	root := newRootCommand()
+	if cli.IsPlugin(os.Args[0]) {
+		root = cli.NewPlugin(version.Read())
+	}
+	err := root.ExecuteContext(ctx)
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT) // a second signal must not turn a clean end into a failure
 	stop()
 	if err != nil {
 		if !errors.Is(err, cli.ErrReported) {
-			_, _ = fmt.Fprintln(os.Stderr, "keyvault-csi:", strings.ReplaceAll(err.Error(), "\n", "; "))
+			_, _ = fmt.Fprintln(os.Stderr, root.DisplayName()+":", strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 		os.Exit(cli.ExitCode(err))
 	}

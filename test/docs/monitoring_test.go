@@ -17,7 +17,7 @@ import (
 
 var (
 	alertName = regexp.MustCompile(`(?m)^ +- alert: (\w+)$`)
-	runbook   = regexp.MustCompile(`(?m)^ +runbook: docs/operations.md#(\w+)$`)
+	runbook   = regexp.MustCompile(`(?m)^ +runbook_url: https://github\.com/keyvault-csi/keyvault-csi-driver/blob/main/docs/operations\.md#(\w+)$`)
 	ownMetric = regexp.MustCompile(`\b(?:keyvault_csi|node_publish|node_unpublish|rotation_reconcile|sync_k8s|k8s_secret)_[a-z0-9_]+`)
 	suffixOf  = regexp.MustCompile(`_(bucket|sum|count)$`)
 )
