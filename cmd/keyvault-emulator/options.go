@@ -16,7 +16,7 @@ import (
 
 // flags are those of keyvault-emulator.
 type flags struct {
-	listen, seedFile, tlsDir, caFile, caKeyFile, logFormat string
+	listen, seedFile, dataDir, tlsDir, caFile, caKeyFile, logFormat string
 
 	latency       time.Duration
 	http1         bool
@@ -34,6 +34,8 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.listen, "listen", defaultListen,
 		"`address` of the proxy and of the control API; port 0 takes a free one")
 	fs.StringVar(&f.seedFile, "seed", "", "YAML `file` with tenants, identities, vaults and objects to begin with")
+	fs.StringVar(&f.dataDir, "data-dir", "",
+		"`directory` that keeps vaults, clock and authority; vaults that it has are not taken from --seed again. Empty: nothing is kept")
 	fs.StringVar(&f.tlsDir, "tls-dir", "", "`directory` to write ca.pem to, the authority that clients must trust")
 	fs.StringVar(&f.caFile, "ca-file", "",
 		"PEM `file` with the authority's certificate; empty: one is made at each start")
@@ -57,7 +59,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 
 // options reads the files that the flags name.
 func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options, error) {
-	o := emulator.Options{HTTP1: f.http1, Throttle: f.throttle, Log: log, ControlHosts: f.controlHosts}
+	o := emulator.Options{HTTP1: f.http1, Throttle: f.throttle, DataDir: f.dataDir, Log: log, ControlHosts: f.controlHosts}
 	if f.seedFile != "" {
 		data, err := os.ReadFile(f.seedFile)
 		if err != nil {

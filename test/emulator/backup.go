@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -54,9 +53,7 @@ type backupValue struct {
 
 // newSealer makes what encrypts backups: with a key of its own, so that they can be restored in the vaults of this
 // emulator alone. The service's can be restored within a subscription and a geography.
-func newSealer() (cipher.AEAD, error) {
-	key := make([]byte, 32)
-	_, _ = rand.Read(key)
+func newSealer(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, fmt.Errorf("backup key: %w", err)
@@ -86,16 +83,9 @@ func (v *vaultState) backup(c *call) (reply, slow) {
 		if err != nil {
 			continue
 		}
-		saved := backupObject{Kind: kind, Name: o.name, Rotation: side.rotation, Policy: side.policy}
-		for _, n := range side.versions {
-			if n.pending { // what is not issued is not in a backup
-				continue
-			}
-			one, err := n.save()
-			if err != nil {
-				return refusal(http.StatusInternalServerError, "InternalError", "The backup could not be made.", ""), nil
-			}
-			saved.Versions = append(saved.Versions, one)
+		saved, err := side.save(kind)
+		if err != nil {
+			return refusal(http.StatusInternalServerError, "InternalError", "The backup could not be made.", ""), nil
 		}
 		objects = append(objects, saved)
 	}
@@ -105,6 +95,22 @@ func (v *vaultState) backup(c *call) (reply, slow) {
 	}
 	sealed := v.sealer.Seal(nil, nil, text, []byte(c.kind)) //nolint:gosec // the sealer makes its own nonces
 	return reply{status: http.StatusOK, body: backupValue{Value: base64.RawURLEncoding.EncodeToString(sealed)}}, nil
+}
+
+// save is what a backup has of an object.
+func (o *object) save(kind string) (backupObject, error) {
+	saved := backupObject{Kind: kind, Name: o.name, Rotation: o.rotation, Policy: o.policy}
+	for _, n := range o.versions {
+		if n.pending { // what is not issued is not in a backup
+			continue
+		}
+		one, err := n.save()
+		if err != nil {
+			return saved, err
+		}
+		saved.Versions = append(saved.Versions, one)
+	}
+	return saved, nil
 }
 
 func (n *version) save() (backupVersion, error) {
@@ -214,12 +220,7 @@ func (v *vaultState) restore(c *call) (reply, slow) {
 		return badParameter(fmt.Sprintf("The emulator holds at most %d versions in a vault.", maxVersions)), nil
 	}
 	for _, saved := range objects {
-		for _, n := range saved.object.versions {
-			if saved.kind == "secrets" && n.managed {
-				n.kid = v.url("keys", saved.object.name) + "/" + n.id
-			}
-		}
-		v.objects[objectKey{saved.kind, strings.ToLower(saved.object.name)}] = saved.object
+		v.put(saved.kind, saved.object)
 	}
 	first := objects[0].object
 	c.record.Name = first.name
@@ -230,6 +231,40 @@ func (v *vaultState) restore(c *call) (reply, slow) {
 type restored struct {
 	kind   string
 	object *object
+}
+
+// load is the reverse of save.
+func (b *backupObject) load() (*object, error) {
+	o := &object{name: b.Name, rotation: b.Rotation, policy: b.Policy, operationGone: true}
+	if o.policy != nil && o.policy.X509Props.SANs != nil { // of any type in JSON
+		var names sans
+		text, err := json.Marshal(o.policy.X509Props.SANs)
+		if err == nil {
+			err = json.Unmarshal(text, &names)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("names: %w", err)
+		}
+		o.policy.X509Props.SANs = names
+	}
+	for _, one := range b.Versions {
+		n, err := one.load()
+		if err != nil {
+			return nil, err
+		}
+		o.versions = append(o.versions, n)
+	}
+	return o, nil
+}
+
+// put makes an object that was saved one of the vault.
+func (v *vaultState) put(kind string, o *object) {
+	for _, n := range o.versions {
+		if kind == "secrets" && n.managed {
+			n.kid = v.url("keys", o.name) + "/" + n.id
+		}
+	}
+	v.objects[objectKey{kind, strings.ToLower(o.name)}] = o
 }
 
 // openBackup returns the objects of a backup, first the one of the kind.
@@ -248,24 +283,9 @@ func (v *vaultState) openBackup(kind, value string) ([]restored, error) {
 	}
 	var objects []restored
 	for _, one := range saved {
-		o := &object{name: one.Name, rotation: one.Rotation, policy: one.Policy, operationGone: true}
-		if o.policy != nil && o.policy.X509Props.SANs != nil { // of any type in JSON
-			var names sans
-			text, err := json.Marshal(o.policy.X509Props.SANs)
-			if err == nil {
-				err = json.Unmarshal(text, &names)
-			}
-			if err != nil {
-				return nil, fmt.Errorf("names: %w", err)
-			}
-			o.policy.X509Props.SANs = names
-		}
-		for _, b := range one.Versions {
-			n, err := b.load()
-			if err != nil {
-				return nil, err
-			}
-			o.versions = append(o.versions, n)
+		o, err := one.load()
+		if err != nil {
+			return nil, err
 		}
 		if len(o.versions) > 0 {
 			objects = append(objects, restored{one.Kind, o})

@@ -253,6 +253,7 @@ func (v *vaultState) issue(o *object) {
 		v.addSet(o.name, op.set)
 		op.attached = true
 	}
+	v.issued()
 }
 
 // updateOperation cancels the making of a certificate.

@@ -70,6 +70,10 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, h handler) {
 		record: Request{Time: time.Now(), Host: hostname(r.Host), Method: r.Method},
 	}
 	answer := h(x)
+	if err := s.persist(); err != nil {
+		s.log.Error("what was changed is not kept", "error", err)
+		answer = refusal(http.StatusInternalServerError, "InternalError", "The emulator cannot write its data directory.", "")
+	}
 	x.takeFault(s.state)
 	f, delay := x.fault, x.delay
 	if delay > 0 {

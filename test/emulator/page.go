@@ -225,6 +225,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			return
 		}
 		protected.ServeHTTP(w, r)
+		if err := s.persist(); err != nil {
+			s.log.Error("what was changed is not kept", "error", err)
+		}
 	})
 }
 
@@ -490,7 +493,7 @@ func (st *state) identities() (rows []identityRow) {
 func (s *Server) showVault(w http.ResponseWriter, r *http.Request, err error) {
 	var p vaultPage
 	var status int
-	missing := s.withVault(r.PathValue("vault"), func(v *vaultState) error {
+	missing := s.inVault(r.PathValue("vault"), func(v *vaultState) error {
 		v.settle()
 		p.pageTop, status = s.top(r, "Vault "+v.name, err)
 		p.Host = v.host
@@ -552,7 +555,7 @@ func (n *version) what(kind string) string {
 func (s *Server) showObject(w http.ResponseWriter, r *http.Request, show string, err error) {
 	var p objectPage
 	var status int
-	missing := s.withVault(r.PathValue("vault"), func(v *vaultState) error {
+	missing := s.inVault(r.PathValue("vault"), func(v *vaultState) error {
 		v.settle()
 		kind := r.PathValue("kind")
 		o, missing := v.find(kind, r.PathValue("name"))

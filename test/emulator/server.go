@@ -37,6 +37,8 @@ type Options struct {
 	Seed Seed
 	// Certificate and Key are the authority's, in PEM; one is made where they are empty.
 	Certificate, Key []byte
+	// DataDir is a directory that keeps the vaults, the clock and the authority: what it has takes the place of the seed's. Empty: nothing is kept.
+	DataDir string
 	// Throttle refuses requests beyond the service's documented limits of a vault in ten seconds.
 	Throttle bool
 	// HTTP1 turns HTTP/2 off.
@@ -56,9 +58,12 @@ type Options struct {
 
 // Server is an emulator that runs.
 type Server struct {
-	state     *state
-	log       *slog.Logger
-	intercept func(http.ResponseWriter, *http.Request) bool
+	state *state
+	store store
+	// savedState is what of the state's file does not change, guarded by the store's lock.
+	savedState savedState
+	log        *slog.Logger
+	intercept  func(http.ResponseWriter, *http.Request) bool
 
 	authority   *authority
 	signer      *ecdsa.PrivateKey
@@ -82,7 +87,11 @@ func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	a, err := o.authority()
+	saved, err := readState(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	a, err := o.authority(&saved)
 	if err != nil {
 		return nil, err
 	}
@@ -97,13 +106,19 @@ func New(o Options) (*Server, error) {
 	if s.intercept == nil {
 		s.intercept = func(http.ResponseWriter, *http.Request) bool { return false }
 	}
-	sealer, err := newSealer()
+	s.store.dir, s.savedState = o.DataDir, saved
+	sealer, err := newSealer(saved.Sealer)
 	if err != nil {
 		stop()
 		return nil, err
 	}
 	s.state = newState(sealer)
-	if err := s.Apply(o.Seed); err != nil {
+	err = s.state.load(&saved)
+	if err == nil {
+		o.Seed.withoutVaults(s.state)
+		err = errors.Join(s.Apply(o.Seed), s.persist())
+	}
+	if err != nil {
 		stop()
 		return nil, err
 	}
@@ -123,11 +138,11 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-func (o *Options) authority() (*authority, error) {
+func (o *Options) authority(saved *savedState) (*authority, error) {
 	if len(o.Certificate) > 0 {
 		return readAuthority(o.Certificate, o.Key)
 	}
-	return newAuthority("Key Vault emulator")
+	return saved.authority()
 }
 
 // Start serves on the address until Close.
@@ -157,7 +172,7 @@ func (s *Server) Close() error {
 	err := errors.Join(s.front.Close(), s.back.Close())
 	s.tunnels.closeAll()
 	s.work.Wait()
-	return err
+	return errors.Join(err, s.persist())
 }
 
 // Address is host:port of the proxy.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,6 +51,8 @@ type state struct {
 	sealer    cipher.AEAD
 	issuance  time.Duration
 	senders   []*sender
+	// generation counts what changed that a data directory keeps, and what may have. It is changed after that.
+	generation atomic.Uint64
 	// ahead is how far the emulator's clock is ahead of the machine's.
 	ahead time.Duration
 }
@@ -96,6 +99,7 @@ func (s *Server) Apply(seed Seed) error {
 	st := s.state
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	defer st.generation.Add(1)
 	if seed.Latency > 0 {
 		st.latency = time.Duration(seed.Latency)
 	}
@@ -190,22 +194,24 @@ func (v Vault) check() error {
 	return nil
 }
 
+func (st *state) newVault(host, name string) *vaultState {
+	v := &vaultState{
+		host: host, name: name, grants: map[string][]string{}, objects: map[objectKey]*object{}, now: st.now,
+		retention: retention, sealer: st.sealer, issuers: map[string]*issuerBody{}, issuance: &st.issuance,
+	}
+	v.created = func(kind, name string, n *version) { st.created(v, kind, name, n) }
+	v.issued = func() { st.generation.Add(1) }
+	st.vaults[host] = v
+	return v
+}
+
 func (st *state) addVault(v Vault) error {
 	if err := v.check(); err != nil {
 		return err
 	}
-	if v.Suffix == "" {
-		v.Suffix = "vault.azure.net"
-	}
-	host := strings.ToLower(v.Name) + "." + v.Suffix
-	vs, ok := st.vaults[host]
+	vs, ok := st.vaults[v.host()]
 	if !ok {
-		vs = &vaultState{
-			host: host, name: v.Name, grants: map[string][]string{}, objects: map[objectKey]*object{}, now: st.now,
-			retention: retention, sealer: st.sealer, issuers: map[string]*issuerBody{}, issuance: &st.issuance,
-		}
-		vs.created = func(kind, name string, n *version) { st.created(vs, kind, name, n) }
-		st.vaults[host] = vs
+		vs = st.newVault(v.host(), v.Name)
 	}
 	vs.tenant, vs.policies, vs.network = v.Tenant, v.Policies, v.Network
 	if v.RetentionDays != 0 {
@@ -410,6 +416,12 @@ func (s *Server) SetNetwork(vault, network string) error {
 }
 
 func (s *Server) withVault(name string, f func(*vaultState) error) error {
+	defer s.state.generation.Add(1)
+	return s.inVault(name, f)
+}
+
+// inVault is withVault for what changes nothing.
+func (s *Server) inVault(name string, f func(*vaultState) error) error {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	for host, v := range s.state.vaults {
@@ -432,6 +444,7 @@ func (s *Server) AdvanceClock(d time.Duration) {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	s.state.ahead += d
+	s.state.generation.Add(1)
 }
 
 // AddFault injects a fault and returns its id.

@@ -23,6 +23,8 @@ type vaultState struct {
 	now                func() time.Time
 	// created is called for each new version.
 	created func(kind, name string, n *version)
+	// issued is called after a certificate was issued.
+	issued func()
 	// retention is how many days what was deleted can be recovered.
 	retention       int
 	purgeProtection bool

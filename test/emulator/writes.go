@@ -173,6 +173,7 @@ func (s *Server) write(x *exchange, r route, w write, v *vaultState) reply {
 		}
 		c.body = body
 	}
+	defer s.state.generation.Add(1)
 	answer, rest := s.locked(func() (reply, slow) { return w.do(v, c) })
 	if rest == nil {
 		return answer
