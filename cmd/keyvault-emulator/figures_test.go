@@ -43,7 +43,7 @@ func TestFigures(t *testing.T) {
 	if err := os.WriteFile(file, []byte(seed.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := exec.CommandContext(t.Context(), os.Args[0])
+	c := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this program
 	c.Env = append(os.Environ(), asCommand+"=--listen 127.0.0.1:0 --seed "+file)
 	out, err := c.StdoutPipe()
 	if err != nil {
@@ -67,7 +67,7 @@ func TestFigures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := http.DefaultClient.Do(r)
+		a, err := new(http.Client).Do(r)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,7 +13,7 @@ import (
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "--version" {
-		fmt.Println(version.Read().Text("keyvault-render"))
+		_, _ = fmt.Fprintln(os.Stdout, version.Read().Text("keyvault-render"))
 		return
 	}
 	err := confine()

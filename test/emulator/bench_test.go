@@ -80,8 +80,13 @@ func benchToken(b *testing.B, s *emulator.Server) string {
 		TLSClientConfig: &tls.Config{RootCAs: s.CAPool(), MinVersion: tls.VersionTLS12},
 	}
 	defer transport.CloseIdleConnections()
-	a, err := (&http.Client{Transport: transport}).PostForm(
-		"https://login.microsoftonline.com/"+factsTenant+"/oauth2/v2.0/token", credentials(factsClient, "p4ss"))
+	r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, "https://login.microsoftonline.com/"+factsTenant+"/oauth2/v2.0/token",
+		strings.NewReader(credentials(factsClient, "p4ss").Encode()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	a, err := (&http.Client{Transport: transport}).Do(r)
 	if err != nil {
 		b.Fatal(err)
 	}

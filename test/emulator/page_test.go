@@ -12,7 +12,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator/emulatortest"
 )
 
-const pageSecret = "/page/vaults/contoso.vault.azure.net/secrets/db"
+const pageSecret = "/page/vaults/contoso.vault.azure.net/secrets/db" //nolint:gosec // a path
 
 // browse asks for a page as a browser does: with the headers given, and following redirects.
 func browse(t *testing.T, s *emulator.Server, method, path string, form url.Values, header map[string]string) (int, http.Header, string) {

@@ -191,7 +191,7 @@ func (s *Server) Dial(ctx context.Context, network, address string) (net.Conn, e
 	if err := request.Write(conn); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), request)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), request) //nolint:bodyclose // a tunnel has none
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("CONNECT: %w", err), conn.Close())
 	}
