@@ -241,6 +241,9 @@ var memory = regexp.MustCompile(`(?i)\b(resident|RSS|holds about|idle)\b[^.\n]*?
 // contradict each other.
 func TestMemoryIsInOnePage(t *testing.T) {
 	for path, text := range pages.All(t) {
+		if strings.HasSuffix(path, "docs/emulator.md") {
+			continue // of another program
+		}
 		found := memory.FindString(text)
 		if strings.HasSuffix(path, "docs/scale.md") == (found == "") {
 			t.Errorf("%s: %q", path, found)
