@@ -185,3 +185,33 @@ func FuzzRoute(f *testing.F) {
 		}
 	})
 }
+
+// FuzzBearer holds that text which the emulator did not sign is no access token.
+func FuzzBearer(f *testing.F) {
+	s, err := New(Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = s.Close() })
+	s.state.mu.Lock()
+	good := s.accessToken(caller{clientID: "c", objectID: "o", tenant: "t"}, "https://vault.azure.net")
+	s.state.mu.Unlock()
+	if _, err := s.verify(good); err != nil {
+		f.Fatal(err)
+	}
+	for _, text := range []string{
+		"", ".", "..", "...", "a.b.c", good[:len(good)-2], strings.ToLower(good), "eyJhbGciOiJub25lIn0.e30.",
+		"eyJhbGciOiJFUzI1NiJ9.e30.AAAA", "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjFlMzA4fQ.AAAA",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		s.state.mu.Lock()
+		defer s.state.mu.Unlock()
+		// Base64 has line breaks that do not count, and spare bits at the end.
+		same := strings.HasPrefix(strings.NewReplacer("\r", "", "\n", "").Replace(text), good[:len(good)-1])
+		if _, err := s.verify(text); err == nil && !same {
+			t.Errorf("taken for a token: %q", text)
+		}
+	})
+}
