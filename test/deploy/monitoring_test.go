@@ -30,7 +30,7 @@ func TestTheChartShipsAlertsAndDashboard(t *testing.T) {
 		Data     map[string]string
 	}
 	found := map[string]object{}
-	for _, text := range strings.Split(out, "\n---\n") {
+	for text := range strings.SplitSeq(out, "\n---\n") {
 		var o object
 		if err := k8syaml.Unmarshal([]byte(text), &o); err != nil {
 			t.Fatal(err)
