@@ -14,8 +14,8 @@ COPY . .
 # TARGETOS and TARGETARCH are BuildKit's; the others are what `keyvault-csi version` prints.
 ARG TARGETOS TARGETARCH
 ARG VERSION COMMIT COMMITTED MODIFIED=false
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -mod=readonly -tags=grpcnotrace \
-    -ldflags="-s -w -X main.release=$VERSION -X main.commit=$COMMIT -X main.committed=$COMMITTED -X main.modified=$MODIFIED" \
+RUN v=github.com/keyvault-csi/keyvault-csi-driver/internal/version && CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -mod=readonly -tags=grpcnotrace \
+    -ldflags="-s -w -X $v.release=$VERSION -X $v.commit=$COMMIT -X $v.committed=$COMMITTED -X $v.modified=$MODIFIED" \
     -o bin/ ./cmd/keyvault-csi ./cmd/keyvault-render ./cmd/keyvault-controller ./cmd/keyvault-emulator
 
 FROM scratch AS keyvault-emulator

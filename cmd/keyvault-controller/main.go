@@ -104,9 +104,8 @@ it turns Key Vault's events into refreshes.`,
 			}
 			return run(cmd.Context(), &f)
 		},
-		Version: version.Read().Version,
+		Version: version.Read().String(),
 	}
-	c.SetVersionTemplate(version.Read().Text(c.Name()) + "\n")
 	f.register(c.Flags())
 	cli.CompleteFlag(c, "log-format", logging.Text, logging.JSON)
 	cli.CompleteFlag(c, "node-identity", nodeidentity.Modes()...)

@@ -47,9 +47,8 @@ mistakes in classes offline, check finds what prevents a mount, and preview show
   keyvault-csi help driver`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Version:       version.Read().Version,
+		Version:       version.Read().String(),
 	}
-	root.SetVersionTemplate(version.Read().Text(root.Name()) + "\n")
 	root.AddCommand(newDriverCommand())
 	cli.AddTo(root, version.Read())
 	return root

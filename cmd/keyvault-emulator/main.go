@@ -48,7 +48,7 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
   # the control API
   curl http://127.0.0.1:8200/requests
   curl -d '{"kind":"throttle","retryAfter":5,"count":3}' http://127.0.0.1:8200/faults`,
-		Args: cobra.NoArgs, SilenceUsage: true, Version: version.Read().Version,
+		Args: cobra.NoArgs, SilenceUsage: true, Version: version.Read().String(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := logging.New(cmd.ErrOrStderr(), f.logFormat, slog.LevelInfo)
 			if err != nil {
@@ -65,7 +65,6 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
 			return run(cmd, server, f.listen, f.tlsDir)
 		},
 	}
-	c.SetVersionTemplate(version.Read().Text(c.Name()) + "\n")
 	f.register(c.Flags())
 	c.AddCommand(envCommand())
 	c.CompletionOptions.HiddenDefaultCmd = true

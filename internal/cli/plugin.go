@@ -45,9 +45,8 @@ shows what a Pod would see.`,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: pluginCommand},
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Version:       build.Version,
+		Version:       build.String(),
 	}
-	root.SetVersionTemplate(build.Text(pluginCommand) + "\n")
 	root.CompletionOptions.DisableDefaultCmd = true // its scripts complete a program, not a plugin
 	root.AddCommand(newValidateCommand(build), newPreviewCommand(build), newCheckCommand(build), newStatusCommand(build),
 		newSupportCommand(build), newVersionCommand(build), newExplainCommand(), newPluginCompletion())

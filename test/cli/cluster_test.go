@@ -181,7 +181,7 @@ func TestVersionOfOtherPrograms(t *testing.T) {
 			t.Fatal(err)
 		}
 		out, err := exec.Command(program, "--version").CombinedOutput() //nolint:gosec,noctx // a test
-		if err != nil || !regexp.MustCompile(`^`+name+` \S+ \(commit .*; go1\.\S+\)\n$`).Match(out) {
+		if err != nil || !regexp.MustCompile(`^`+name+` version \S+ \(commit .*; go1\.\S+\)\n$`).Match(out) {
 			t.Errorf("%s: %v: %s", name, err, out)
 		}
 	}
@@ -231,7 +231,7 @@ func TestVersion(t *testing.T) {
 		t.Error(err, r)
 	}
 	r = d.run(nil, "version", "-o", "text")
-	if want := fmt.Sprintf("keyvault-csi %s (commit ", build.Version); !strings.HasPrefix(r.stdout, want) || !strings.Contains(r.stdout, build.Go) {
+	if want := fmt.Sprintf("keyvault-csi version %s (commit ", build.Version); !strings.HasPrefix(r.stdout, want) || !strings.Contains(r.stdout, build.Go) {
 		t.Error(r)
 	}
 	if flag := d.run(nil, "--version"); flag.exit != 0 || flag.stdout != r.stdout {

@@ -39,6 +39,8 @@ type Options struct {
 	Certificate, Key []byte
 	// DataDir is a directory that keeps the vaults, the clock and the authority: what it has takes the place of the seed's. Empty: nothing is kept.
 	DataDir string
+	// Now is the service's clock, which AdvanceClock moves; time.Now where nil.
+	Now func() time.Time
 	// Throttle refuses requests beyond the service's documented limits of a vault in ten seconds.
 	Throttle bool
 	// HTTP1 turns HTTP/2 off.
@@ -113,6 +115,9 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.state = newState(sealer)
+	if o.Now != nil {
+		s.state.clock = o.Now
+	}
 	err = s.state.load(&saved)
 	if err == nil {
 		o.Seed.withoutVaults(s.state)

@@ -53,12 +53,13 @@ type state struct {
 	senders   []*sender
 	// generation counts what changed that a data directory keeps, and what may have. It is changed after that.
 	generation atomic.Uint64
-	// ahead is how far the emulator's clock is ahead of the machine's.
+	// clock is the machine's, and ahead is how far the emulator's is ahead of it.
+	clock func() time.Time
 	ahead time.Duration
 }
 
 // now is the emulator's clock. The caller holds the lock.
-func (st *state) now() time.Time { return time.Now().Add(st.ahead) }
+func (st *state) now() time.Time { return st.clock().Add(st.ahead) }
 
 type application struct {
 	Application
@@ -67,6 +68,7 @@ type application struct {
 
 func newState(sealer cipher.AEAD) *state {
 	return &state{
+		clock:    time.Now,
 		sealer:   sealer,
 		lifetime: time.Hour, paging: paging{size: 25},
 		suffixes: []string{"vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"},
