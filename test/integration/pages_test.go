@@ -3,11 +3,14 @@
 package integration
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/controlplane"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/docs/pages"
 )
@@ -18,6 +21,9 @@ func TestKubectlCommandsOfTheDocumentationParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The tools are a plugin.
+	plugins := t.TempDir()
+	must(t, os.Symlink(binaries.Driver(t), filepath.Join(plugins, "kubectl-keyvault")))
 	checked := 0
 	for _, c := range pages.Commands(t) {
 		if c.Words[0] != "kubectl" {
@@ -29,7 +35,9 @@ func TestKubectlCommandsOfTheDocumentationParse(t *testing.T) {
 			args = args[:at] // what is run in a Pod is checked by package docs
 		}
 		// with --help a command parses its flags and does nothing
-		out, err := exec.CommandContext(t.Context(), programs["kubectl"], append(slices.Clone(args), "--help")...).CombinedOutput() //nolint:gosec // the test's own
+		command := exec.CommandContext(t.Context(), programs["kubectl"], append(slices.Clone(args), "--help")...) //nolint:gosec // the test's own
+		command.Env = append(os.Environ(), "PATH="+plugins+":"+os.Getenv("PATH"))
+		out, err := command.CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "Usage:") {
 			t.Errorf("%s: %s: %v\n%s", c.Page, c.Line, err, out)
 		}
