@@ -25,7 +25,7 @@ func TestKilledEmulatorKeepsWhatItAnswered(t *testing.T) {
 		if err != nil {
 			return 0, err
 		}
-		a, err := http.DefaultClient.Do(r)
+		a, err := new(http.Client).Do(r)
 		if err != nil {
 			return 0, err
 		}
@@ -34,7 +34,7 @@ func TestKilledEmulatorKeepsWhatItAnswered(t *testing.T) {
 	var answered []string
 	for round := range 5 {
 		ctx, kill := context.WithCancel(t.Context()) // SIGKILL
-		c := exec.CommandContext(ctx, os.Args[0])
+		c := exec.CommandContext(ctx, os.Args[0])    //nolint:gosec // this program
 		c.Env = append(os.Environ(), asCommand+"=--listen 127.0.0.1:0 --seed "+seed+" --data-dir "+filepath.Join(directory, "data"))
 		out, err := c.StdoutPipe()
 		if err != nil {
