@@ -93,12 +93,13 @@ func (d *Driver) checkPublish(req *csi.NodePublishVolumeRequest) (refresh.Public
 
 // checkTarget accepts only paths below the kubelet directory: a process that can call the socket must not mount elsewhere.
 func (d *Driver) checkTarget(wrong *problems, target string) {
+	below, inside := strings.CutPrefix(target, d.kubeletDir)
 	switch {
 	case target == "":
 		wrong.require(false, "target path is missing")
 	case !filepath.IsAbs(target) || filepath.Clean(target) != target:
 		wrong.require(false, "target path "+strconv.Quote(target)+" is not an absolute, clean path")
-	case !strings.HasPrefix(target, d.kubeletDir) || target[len(d.kubeletDir)] != filepath.Separator:
+	case !inside || !strings.HasPrefix(below, "/"):
 		wrong.require(false, "target path "+strconv.Quote(target)+" is outside the kubelet directory "+
 			strconv.Quote(d.kubeletDir)+": set --kubelet-dir to kubelet's root directory")
 	}

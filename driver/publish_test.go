@@ -71,6 +71,7 @@ func TestPublishRefusesBadArguments(t *testing.T) {
 		"no pod name":   {func(r *request) { delete(r.GetVolumeContext(), "csi.storage.k8s.io/pod.name") }, []string{"pod.name"}},
 		"a persistent volume": {func(r *request) { r.VolumeContext["csi.storage.k8s.io/ephemeral"] = "false" },
 			[]string{"inline"}},
+		"kubelet's directory itself":  {func(r *request) { r.TargetPath = n.dir }, []string{"outside", "--kubelet-dir"}},
 		"outside kubelet's directory": {func(r *request) { r.TargetPath = "/etc/keyvault" }, []string{"outside", "--kubelet-dir"}},
 		"a way out of kubelet's directory": {func(r *request) { r.TargetPath = filepath.Dir(r.GetTargetPath()) + "/../../../../../../x" },
 			[]string{"clean"}},

@@ -48,7 +48,7 @@ func (p *Provider) bind(ctx context.Context, req volume.Request) (*binding, erro
 		return nil, err
 	}
 	b := newBinding(p, parsed, id, nodeOf)
-	b.lasting = nodeOf == "" && !p.asksAccount(parsed, req) && class.Merge(req.Parameters, req.Attributes)[cloudFile] == ""
+	b.lasting = nodeOf == "" && !p.asksAccount(parsed, req) && req.Parameters[cloudFile] == "" && req.Attributes[cloudFile] == ""
 	return b, nil
 }
 

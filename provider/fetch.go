@@ -310,7 +310,7 @@ func (f *fetch) lastGood(key volume.SourceKey, try attempt, cause error) (answer
 // askSoon is ask for a Pod that can start with a last known good answer: it asks once, and not at all a vault that could not be reached a
 // moment ago. A Pod would wait for all tries otherwise, and each of its objects for its own.
 func (f *fetch) askSoon(ctx context.Context, o *class.Object, key volume.SourceKey, notBefore time.Time) (answer, error) {
-	return f.ask(limiter.WithUrgency(ctx, false), o, key, notBefore, f.passedOver(o))
+	return f.ask(limiter.WithUrgency(ctx, false), o, key, notBefore, f.passedOver(o, f.own(o)))
 }
 
 // ask gets the answer of a source from the table, and notes it. Refused is why the vault is not to be asked; nil where it is.
@@ -354,8 +354,8 @@ func (f *fetch) get(ctx context.Context, o *class.Object, key volume.SourceKey, 
 				"from the node", label(o), f.provider.options.FetchTimeout),
 		}
 	}
-	if refused == nil && !a.shared {
-		f.away(o.VaultURL, err)
+	if refused == nil && !a.shared && !errors.Is(err, context.Canceled) { // who gives up says nothing of the vault
+		f.away(f.own(o), err)
 	}
 	return a, err
 }

@@ -372,11 +372,44 @@ func TestOutageCostsAPodThatMayStartStaleOneTry(t *testing.T) {
 			t.Errorf("Pod %d: %d requests, want at most %d", i, got, most)
 		}
 	}
+	// Who gives up says nothing of the vault.
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.bind(t, r).Fetch(canceled, volume.FetchOptions{Priority: volume.PriorityRefresh, NotBefore: time.Now()}); err == nil {
+		t.Error("a canceled fetch succeeds")
+	}
+	w.ResetRequests()
+	if bundle := fetch(start); !bundle.Stale || w.Counts()["get secret"] != 0 {
+		t.Errorf("after a canceled fetch: %+v, %v", bundle, w.Counts())
+	}
 	w.ClearFaults()
 	if bundle := fetch(volume.FetchOptions{Priority: volume.PriorityRefresh}); bundle.Stale {
 		t.Error("the refresh is stale")
 	}
 	if bundle := fetch(start); bundle.Stale {
 		t.Error("a Pod starts stale although the vault answers")
+	}
+}
+
+// What another identity cannot get does not make a Pod start with old values.
+func TestOutageOfOneIsNotThatOfOthers(t *testing.T) {
+	w := newWorld(t, func(o *provider.Options) { o.CacheTTL = time.Nanosecond })
+	victim := w.bind(t, w.request(map[string]string{"staleIfError": "1h"}, "one"))
+	start := func() *volume.Bundle {
+		t.Helper()
+		bundle, err := victim.Fetch(t.Context(), volume.FetchOptions{Priority: volume.PriorityMount, AllowStale: true, NotBefore: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bundle
+	}
+	start()
+	w.AddFault(emulator.Fault{Operation: "get", Name: "two", Kind: emulator.FaultStatus, Status: 503, Code: "ServiceUnavailable"})
+	other := w.request(map[string]string{"clientID": "nobody"}, "two")
+	if _, err := w.bind(t, other).Fetch(t.Context(), volume.FetchOptions{Priority: volume.PriorityRefresh}); !volume.ReasonOf(err).Transient() {
+		t.Fatalf("the other one gets %v", err)
+	}
+	if bundle := start(); bundle.Stale {
+		t.Errorf("stale, because of %v", bundle.Cause)
 	}
 }

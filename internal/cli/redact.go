@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// redacted stands for what is left out.
+// redacted is shown in place of what is left out.
 const redacted = "[redacted]"
 
 // redactor takes out of text what could be a secret. Ids of tenants, clients and subscriptions become names that are the same within one

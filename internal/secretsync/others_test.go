@@ -68,7 +68,7 @@ func renamed(fields map[string]bool, name string) {
 	fields["other"] = true
 }
 
-// Where the API server lets nobody add owners (OwnerReferencesPermissionEnforcement), values are written all the same.
+// Where the API server refuses new owners (OwnerReferencesPermissionEnforcement), values are written all the same.
 func TestValuesAreWrittenWhereOwnersAreForbidden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAPIServer()

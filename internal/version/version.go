@@ -20,7 +20,7 @@ type Build struct {
 	Go      string `json:"go"`
 }
 
-// Read returns what this program knows of itself: what the linker was told, else what Go has recorded.
+// Read returns what this program knows of itself: what the linker set, else what Go has recorded.
 func Read() Build {
 	if release != "" {
 		return Build{

@@ -171,7 +171,7 @@ func oddMode(text string) (problem, fix string) {
 	readable, writable := mode>>2&0o111, mode>>1&0o111
 	switch {
 	case readable == 0:
-		return "lets nobody read the file", "write octal digits such as 0400 or 0644"
+		return "lets no one read the file", "write octal digits such as 0400 or 0644"
 	case writable&^readable != 0:
 		return "permits to write what may not be read", "write octal digits: did you mean " + cmp.Or(decimal, "0644") + "?"
 	}

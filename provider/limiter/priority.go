@@ -36,7 +36,7 @@ func WithUrgency(ctx context.Context, urgent bool) context.Context {
 	return context.WithValue(ctx, claimKey{}, newClaim(urgent, unknown))
 }
 
-// WithHeld returns a context for the requests of a refresh that replaces what was fetched at the moment; the zero time stands for nothing.
+// WithHeld returns a context for the requests of a refresh that replaces what was fetched at the moment; the zero time means that it replaces nothing.
 // Among requests that are not urgent those go first that replace the oldest, so that each has its turn however long the queue is.
 func WithHeld(ctx context.Context, since time.Time) context.Context {
 	held := int64(0)

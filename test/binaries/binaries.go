@@ -74,7 +74,7 @@ func Plain(t testing.TB) string {
 }
 
 // Environment is an environment of nothing but the variables, each NAME=VALUE, for a program that must not see that of the test. A program that counts
-// what it runs is told where to write it (hack/coverage).
+// what it runs gets where to write it (hack/coverage).
 func Environment(variables ...string) []string {
 	all := append([]string{}, variables...) // not nil, which is the environment of the test
 	if dir, ok := os.LookupEnv("GOCOVERDIR"); ok {

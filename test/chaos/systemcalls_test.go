@@ -77,7 +77,7 @@ type operation struct {
 	flags []string
 	// inShort is how many of its calls the short run tries.
 	inShort int
-	// prepare makes the Pod ready for do, which does the operation once, and returns when it is over, whatever came of it.
+	// prepare makes the Pod ready for do, which does the operation once, and returns when it is over, with any outcome.
 	// settle is what kubelet does after it, until all is as it should be.
 	prepare, do, settle func(n *node, pod string)
 }

@@ -231,7 +231,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// controlName reports whether a host is a name of the emulator. Only names that nobody can register are: addresses,
+// controlName reports whether a host is a name of the emulator. Only names that no one can register are: addresses,
 // names of one part, and those of clusters and of container networks.
 func (s *Server) controlName(host string) bool {
 	if net.ParseIP(strings.Trim(host, "[]")) != nil || !strings.Contains(host, ".") || host == ControlHost {

@@ -49,7 +49,7 @@ type Options struct {
 	// be of, beside the system's and the emulator's own.
 	Events   []EventTarget
 	EventsCA []byte
-	// ControlHosts are more host names under which the control API and its page answer. They answer to addresses, to names that nobody can
+	// ControlHosts are more host names under which the control API and its page answer. They answer to addresses, to names that no one can
 	// register, such as localhost, and to ControlHost; every other name may be one that a web site points at this address.
 	ControlHosts []string
 	// Log receives each request; nothing is logged if nil.

@@ -172,3 +172,36 @@ func TestGoroutines(t *testing.T) {
 	}
 	n.unpublish(first)
 }
+
+// What the driver keeps of a volume, without the files, where others have its class and identity too: that they share what they know of its objects is a half of it.
+func TestMemoryOfAVolume(t *testing.T) {
+	const volumes, most = 200, 5 << 10
+	n := start(t, 10)
+	kept := func() uint64 {
+		runtime.GC()
+		runtime.GC() // what finalizers of the first freed
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	requests := make([]*csi.NodePublishVolumeRequest, 0, volumes+10)
+	publish := func(count int) {
+		for range count {
+			r := n.request("pod-" + strconv.Itoa(len(requests)))
+			n.publish(r)
+			// The test keeps what ends the volume alone: kubelet's message does not outlive the call.
+			requests = append(requests, &csi.NodePublishVolumeRequest{VolumeId: r.GetVolumeId(), TargetPath: r.GetTargetPath()})
+		}
+	}
+	publish(10)
+	before := kept()
+	publish(volumes)
+	each := (int64(kept()) - int64(before)) / volumes //nolint:gosec // far below the bound
+	t.Logf("%d bytes for each volume", each)
+	if each > most {
+		t.Errorf("a volume takes %d bytes, want at most %d", each, most)
+	}
+	for _, r := range requests {
+		n.unpublish(r)
+	}
+}

@@ -4,16 +4,18 @@ package page
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// browser is a headless Chromium with one tab, which it is told what to do with through a pipe.
+// browser is a headless Chromium with one tab, driven through a pipe.
 type browser struct {
 	t       *testing.T
 	in      io.Writer
@@ -37,10 +39,12 @@ func startBrowser(t *testing.T) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := exec.CommandContext(t.Context(), path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+	// The end of the test does not kill it: its other processes would write on into a directory that is being removed.
+	c := exec.CommandContext(context.WithoutCancel(t.Context()), path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--remote-debugging-pipe", "--window-size=1280,900", "--user-data-dir="+t.TempDir(), "about:blank")
 	c.ExtraFiles = []*os.File{fromTest, toTest} // its descriptors 3 and 4
-	c.WaitDelay = time.Minute
+	c.Stdout, c.Stderr = io.Discard, io.Discard // all its processes have them, so that Wait waits for all
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := c.Start(); err != nil {
 		t.Fatalf("%s does not run: %v", path, err)
 	}
@@ -48,8 +52,9 @@ func startBrowser(t *testing.T) *browser {
 	b := &browser{t: t, in: toBrowser, answers: bufio.NewReader(fromBrowser)}
 	t.Cleanup(func() {
 		_ = toBrowser.Close() // Chromium ends with its pipe
-		_ = c.Process.Kill()
+		hangs := time.AfterFunc(time.Minute, func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) })
 		_ = c.Wait()
+		hangs.Stop()
 		_ = fromBrowser.Close()
 	})
 	var target struct{ TargetID string }

@@ -1,7 +1,7 @@
 //go:build chromium
 
 // Package page opens the emulator's page in a headless Chromium, without JavaScript, with the keyboard, and as a screen
-// reader is told of it. hack/test-page runs it.
+// reader gets it. hack/test-page runs it.
 package page
 
 import (
@@ -91,7 +91,7 @@ func reach(t *testing.T, b *browser, name string) {
 	t.Fatalf("the keyboard does not reach %q", name)
 }
 
-// checkNames holds what a screen reader is told: whatever can be used has a name, and tables and headings are there.
+// checkNames checks what a screen reader gets: everything that can be used has a name, and tables and headings are there.
 func checkNames(t *testing.T, b *browser, page string) {
 	t.Helper()
 	var tree struct {
@@ -140,11 +140,11 @@ func TestOtherSiteInChromium(t *testing.T) {
 	}
 }
 
-// TestScreenshots writes the pictures of docs/emulator.md to the directory that SCREENSHOTS names.
+// TestScreenshots takes the pictures of docs/emulator.md, and writes them to the directory that SCREENSHOTS names, if it names one.
 func TestScreenshots(t *testing.T) {
 	directory := os.Getenv("SCREENSHOTS")
 	if directory == "" {
-		t.Skip("SCREENSHOTS names no directory")
+		directory = t.TempDir()
 	}
 	s := emulatortest.Start(t, seed)
 	s.AddFault(emulator.Fault{Kind: emulator.FaultThrottle, Operation: "get secret", RetryAfter: 5, Count: 3})
@@ -156,6 +156,9 @@ func TestScreenshots(t *testing.T) {
 		data, err := base64.StdEncoding.DecodeString(picture.Data)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if format := http.DetectContentType(data); format != "image/png" {
+			t.Errorf("%s is %s", name, format)
 		}
 		if err := os.WriteFile(filepath.Join(directory, name+".png"), data, 0o644); err != nil { //nolint:gosec // a picture of the docs
 			t.Fatal(err)

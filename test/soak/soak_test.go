@@ -78,7 +78,7 @@ func TestSoak(t *testing.T) {
 		}
 		n.Class("c"+strconv.Itoa(class), map[string]string{"objects": objects.String()})
 	}
-	// A warm start: whatever the driver makes once is there.
+	// A warm start: what the driver makes once is there.
 	r.work(min(length/6, 5*time.Minute), false)
 	r.drain()
 	start := r.settled(sample{memory: 1 << 30, goroutines: 1 << 20, descriptors: 1 << 20, threads: 1 << 20})
@@ -178,7 +178,7 @@ func (r *run) step() {
 		}
 		r.set(i, s)
 	case r.random.IntN(3) == 0:
-		r.set(i, slot{}) // nobody reads it any more
+		r.set(i, slot{}) // it has no reader any more
 		r.Unpublish(s.pod)
 		r.ends++
 	default:

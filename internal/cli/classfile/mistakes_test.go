@@ -204,7 +204,7 @@ func TestMistakesInClasses(t *testing.T) {
 		"PFX of a certificate":    {db, "          objectType: cert\n" + mark + "          objectFormat: pfx\n", Error, "objects[0].objectFormat", "pfx", "objectType: secret"},
 		"mode in letters":         {db, db + mark + "          filePermission: u=rw\n", Error, "objects[0].filePermission", "u=rw", "0400"},
 		"mode in decimal":         {db, db + mark + "          filePermission: 420\n", Warning, "objects[0].filePermission", "420", "did you mean 0644?"},
-		"mode for nobody":         {db, db + mark + "          filePermission: \"0000\"\n", Warning, "objects[0].filePermission", "0000", "0400"},
+		"mode without any reader": {db, db + mark + "          filePermission: \"0000\"\n", Warning, "objects[0].filePermission", "0000", "0400"},
 		"owner by name":           {db, db + mark + "          fileOwner: app\n", Error, "objects[0].fileOwner", "app", "whole number"},
 		"selector's pattern":      {"objectName: db-password\n          objectType: secret\n", "objectType: secret\n          objectSelector:\n" + mark + "            name: /(/\n", Error, "objectSelector.name", "/(/", "glob"},
 		"field's expression":      {db, db + "          jmesPath:\n" + mark + "            - path: \"a[\"\n              objectAlias: a\n", Error, "jmesPath[0]", "a[", ""},

@@ -288,7 +288,7 @@ func (c *checker) className(w *workload, v *csiVolume, value *yaml.Node, at stri
 	}
 }
 
-// unknownAttribute reports an attribute that means nothing, which is an error where it stands for the class's name.
+// unknownAttribute reports an attribute that means nothing, which is an error where it takes the place of the class's name.
 func (c *checker) unknownAttribute(w *workload, v *csiVolume, pair yamlnode.Pair, attributes *yaml.Node, at string) {
 	value, severity, fix := yamlnode.Resolve(pair.Value), Warning, "remove it"
 	known := append([]string{"secretProviderClass"}, class.Parameters()...)
