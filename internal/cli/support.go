@@ -139,7 +139,7 @@ func (f *supportFlags) run(cmd *cobra.Command) error {
 func (f *supportFlags) write(cmd *cobra.Command, b *bundle) error {
 	now := time.Now()
 	list := cmd.OutOrStdout()
-	to, name := cmd.OutOrStdout(), f.file
+	to, name, closing := cmd.OutOrStdout(), f.file, func() error { return nil }
 	if f.file == "-" {
 		list = cmd.ErrOrStderr()
 	} else {
@@ -151,10 +151,9 @@ func (f *supportFlags) write(cmd *cobra.Command, b *bundle) error {
 		if err != nil {
 			return unusable{fmt.Errorf("--file: %w", fileError(name, err))}
 		}
-		defer func() { _ = file.Close() }()
-		to = file
+		to, closing = file, file.Close
 	}
-	if err := b.archive(to, now); err != nil {
+	if err := errors.Join(b.archive(to, now), closing()); err != nil { // a full disk may be known at the end alone
 		return unusable{fmt.Errorf("--file: %s: %w", name, err)}
 	}
 	if !isTable(f.output) {
