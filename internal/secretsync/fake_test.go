@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +30,8 @@ type apiServer struct {
 	// written is called after each change, inside the lock.
 	written func(*storedSecret)
 	fail    func(kind types.PatchType) error
+	// failInherit is the answer to a change of managedFields; nil makes it.
+	failInherit error
 
 	requests []string
 }
@@ -109,6 +112,10 @@ func (a *apiServer) Patch(ctx context.Context, name types.NamespacedName, kind t
 	what := map[types.PatchType]string{
 		types.JSONPatchType: "probe", types.ApplyPatchType: "apply", types.StrategicMergePatchType: "owners",
 	}[kind]
+	inherits := kind == types.JSONPatchType && strings.Contains(string(body), "/metadata/managedFields")
+	if inherits {
+		what = "inherit"
+	}
 	if o.Force != nil && *o.Force {
 		what += " forced"
 	}
@@ -125,6 +132,13 @@ func (a *apiServer) Patch(ctx context.Context, name types.NamespacedName, kind t
 			return nil, apierrors.NewNotFound(secretKind, name.Name)
 		case s.labels["managed"] != "true":
 			return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid}}
+		case inherits && a.failInherit != nil:
+			return nil, a.failInherit
+		case inherits:
+			if err := s.setManagers(body); err != nil {
+				return nil, err
+			}
+			return a.store(s), nil
 		}
 		return s.answer(), nil
 	}
@@ -181,6 +195,41 @@ func (s *storedSecret) conflicts(manager string, data map[string]string) (causes
 		}
 	}
 	return causes
+}
+
+// setManagers replaces the field managers by those of a patch.
+func (s *storedSecret) setManagers(body []byte) error {
+	var patch []struct {
+		Path  string
+		Value json.RawMessage
+	}
+	if err := json.Unmarshal(body, &patch); err != nil {
+		return err
+	}
+	s.managers = map[string]*managed{}
+	for _, change := range patch {
+		var entries []metav1.ManagedFieldsEntry
+		if change.Path != "/metadata/managedFields" {
+			continue
+		}
+		if err := json.Unmarshal(change.Value, &entries); err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			var fields struct {
+				Data map[string]any `json:"f:data"`
+			}
+			if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err != nil {
+				return err
+			}
+			m := &managed{data: map[string]bool{}}
+			for key := range fields.Data {
+				m.data[strings.TrimPrefix(key, "f:")] = true
+			}
+			s.managers[entry.Manager] = m
+		}
+	}
+	return nil
 }
 
 func keysOf[V any](m map[string]V) map[string]bool {
@@ -263,7 +312,7 @@ func (s *storedSecret) answer() *metav1.PartialObjectMetadata {
 			owners[fmt.Sprintf(`k:{"uid":%q}`, uid)] = map[string]any{}
 		}
 		operation := metav1.ManagedFieldsOperationApply
-		if manager == "kubectl-edit" {
+		if manager == "kubectl-edit" || manager == "csi-secrets-store" {
 			operation = metav1.ManagedFieldsOperationUpdate
 		}
 		o.ManagedFields = append(o.ManagedFields, metav1.ManagedFieldsEntry{

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -231,7 +232,8 @@ func TestClaims(t *testing.T) {
 	if diff := cmp.Diff(want, list(claims)); diff != "" {
 		t.Error(diff)
 	}
-	for _, other := range []error{nil, errors.New("x"), conflict(), apierrors.NewNotFound(schema.GroupResource{}, "x")} {
+	bare := &apierrors.StatusError{ErrStatus: metav1.Status{Code: 409, Reason: metav1.StatusReasonConflict}}
+	for _, other := range []error{nil, errors.New("x"), conflict(), bare, apierrors.NewNotFound(schema.GroupResource{}, "x")} {
 		if got := claimsOf(other); got != nil {
 			t.Errorf("%v: %v", other, got)
 		}
@@ -353,10 +355,76 @@ func TestHandOver(t *testing.T) {
 	if diff := cmp.Diff([]string{"a", "b"}, keys); diff != "" {
 		t.Error(diff)
 	}
+	owners := entry(predecessor, metav1.ManagedFieldsOperationUpdate, `{"f:metadata":{"f:ownerReferences":{}}}`)
+	behind := &observed{version: "7", managed: []metav1.ManagedFieldsEntry{owners, theirs}}
+	if _, keys := handOver(behind, predecessor, "keyvault-csi/web"); !slices.Equal(keys, []string{"a", "b"}) {
+		t.Errorf("behind an entry without data: %v", keys)
+	}
 	theirs.FieldsV1 = metav1.NewFieldsV1(`no JSON`)
 	for name, managed := range map[string][]metav1.ManagedFieldsEntry{"somebody else": {person}, "what cannot be read": {theirs}} {
 		if body, _ := handOver(&observed{managed: managed}, predecessor, "keyvault-csi/web"); body != nil {
 			t.Errorf("%s: %s", name, body)
 		}
+	}
+}
+
+// A Secret of the predecessor is taken over with its keys at the first write, so that a key which the class drops goes. Later writes take
+// nothing over, nor does a writer that follows no other.
+func TestTakenOverOnce(t *testing.T) {
+	const predecessor = "csi-secrets-store"
+	for name, tc := range map[string]struct {
+		follows  string
+		fail     error
+		requests []string
+		notice   string
+		left     string
+	}{
+		"taken over":       {predecessor, nil, []string{"probe", "inherit", "apply"}, "with its keys k, old", ""},
+		"follows no other": {"", nil, []string{"probe", "apply", "apply forced"}, `data.k of field manager "csi-secrets-store"`, "b2xk"},
+		"not possible": {
+			predecessor, apierrors.NewForbidden(secretKind, "db", errors.New("no")),
+			[]string{"probe", "inherit", "apply", "apply forced"}, `data.k of field manager "csi-secrets-store"`, "b2xk",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPIServer()
+			a.store(&storedSecret{
+				name: "db", uid: "uid", kind: "Opaque", labels: map[string]string{"managed": "true"}, annotations: map[string]string{},
+				data:     map[string]string{"k": "MA==", "old": "b2xk"},
+				managers: map[string]*managed{predecessor: {data: map[string]bool{"k": true, "old": true}}},
+			})
+			a.failInherit = tc.fail
+			r, k := newReconciler(a), &Known{}
+			follows := func(d *Desired) { d.Writer.Predecessor = tc.follows }
+			o := r.Reconcile(t.Context(), want("1", 0, follows), k)
+			if o.Result != Updated || len(o.Notices) != 1 || !strings.Contains(o.Notices[0], tc.notice) {
+				t.Errorf("%+v", o)
+			}
+			if diff := cmp.Diff(tc.requests, a.requests); diff != "" {
+				t.Error(diff)
+			}
+			if s := a.secrets["db"]; s.value() != "1" || s.data["old"] != tc.left {
+				t.Errorf("data %v", s.data)
+			}
+			a.requests = nil
+			if o := r.Reconcile(t.Context(), want("2", 9, follows), k); o.Result != Updated || len(o.Notices) > 0 || slices.Contains(a.requests, "inherit") {
+				t.Errorf("the second write: %+v, requests %v", o, a.requests)
+			}
+		})
+	}
+}
+
+// Where the namespace is gone, nothing can be created in it.
+func TestNamespaceThatIsGone(t *testing.T) {
+	a := newAPIServer()
+	a.fail = func(types.PatchType) error {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "shop")
+	}
+	o := newReconciler(a).Reconcile(t.Context(), want("1", 0), &Known{})
+	if o.Result != Failed || o.Retry != RetryWithFreshValues || !strings.Contains(o.Message, "its namespace is being deleted") {
+		t.Errorf("%+v", o)
+	}
+	if diff := cmp.Diff([]string{"probe"}, a.requests); diff != "" {
+		t.Error(diff)
 	}
 }

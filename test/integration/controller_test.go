@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -156,7 +157,7 @@ func TestLeaderIsReplaced(t *testing.T) {
 		}
 	}()
 	s.Eventually("a change", func() bool { return strings.Count(content(t, first), `"event":"synced"`) > count })
-	s.stop()
+	s.stop(syscall.SIGKILL)
 	died := time.Now()
 	<-written
 	s.sync("late", "load", "{sourcePath: mail, targetKey: k}")

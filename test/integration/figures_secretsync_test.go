@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ func TestFiguresOfSecretSyncs(t *testing.T) {
 	c := controlplane.Start(t, controlplane.Options{})
 	metrics := freeAddress(t)
 	s := newController(t, c)
-	s.stop()
+	s.stop(syscall.SIGTERM)
 	for i := range identities {
 		seed, err := emulator.ParseSeed(fmt.Appendf(nil, "tenants:\n- id: %s\n  applications:\n  - clientID: %s\n    federated: [{issuer: %s, subject: %s}]\n",
 			kubelet.Tenant, client(i), s.TokenIssuer().Issuer, fmt.Sprintf("system:serviceaccount:%s:team-%d", s.shop, i)))
@@ -73,7 +74,7 @@ func TestFiguresOfSecretSyncs(t *testing.T) {
 	time.Sleep(70 * time.Second)
 	kib, cpu := processOf(t, s.pid)
 	fmt.Printf("\nThe controller without a SecretSync, after 70 s: RSS %.1f MiB, CPU %v\n", float64(kib)/1024, cpu)
-	idle()
+	idle(syscall.SIGTERM)
 	parallel(all, func(i int) { write(i, "password") })
 
 	sources := identities * objects
@@ -92,7 +93,7 @@ func TestFiguresOfSecretSyncs(t *testing.T) {
 		return n
 	}
 	fmt.Printf("\nThe controller with %d SecretSyncs of %d identities, %d sources\n", all, identities, sources)
-	kill := s.launchTo(t, s.log, flags...)
+	stop := s.launchTo(t, s.log, flags...)
 	start := time.Now()
 	for state("synced") < all && time.Since(start) < 20*time.Minute {
 		time.Sleep(200 * time.Millisecond)
@@ -111,9 +112,9 @@ func TestFiguresOfSecretSyncs(t *testing.T) {
 	write(7, "renamed")
 	s.Eventually("the edit", func() bool { return s.holds("sync-7", "renamed", canaryValue+"2") })
 	fmt.Printf("  %-34s %v\n", "an edit is in its Secret after", time.Since(edited).Round(time.Millisecond))
-	kill()
-	kill = s.launchTo(t, s.log, flags...)
-	defer kill()
+	stop(syscall.SIGTERM)
+	stop = s.launchTo(t, s.log, flags...)
+	defer func() { stop(syscall.SIGTERM) }()
 	start = time.Now()
 	for second := range 12 {
 		time.Sleep(10 * time.Second)

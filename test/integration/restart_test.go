@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,7 +61,7 @@ func newRestarts(t *testing.T, values ...string) *restartSite {
 const byController = "syncSecret.by=controller"
 
 // control starts the controller.
-func (s *restartSite) control(t *testing.T, flags ...string) (kill func()) {
+func (s *restartSite) control(t *testing.T, flags ...string) (stop func(syscall.Signal)) {
 	t.Helper()
 	return s.launch(t, append([]string{"--restart", "--restart-delay", "2s"}, flags...)...)
 }
@@ -190,7 +191,7 @@ func TestRestartOnChange(t *testing.T) {
 	s.reported("RestartedOnChange", "secret/db of class web", v1[:12]+" -> "+v2[:12])
 
 	// a change while the controller is away
-	kill()
+	kill(syscall.SIGKILL)
 	s.MustKubectl("", "-n", s.shop, "annotate", "deployment", "cart", restart.IntervalAnnotation+"=10s")
 	polls := len(s.vault.Requests())
 	s.n.Eventually("some polls", func() bool { return len(s.vault.Requests()) > polls+5 })

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,9 +26,9 @@ type controllerSite struct {
 	syncSite
 
 	vault *emulator.Server
-	log   string // a file
-	stop  func() // kills the first controller
-	pid   int    // of the last one that was started
+	log   string               // a file
+	stop  func(syscall.Signal) // ends the first controller
+	pid   int                  // of the last one that was started
 }
 
 // newController installs the chart with the controller, and starts it with its own credentials and more flags.
@@ -58,14 +59,14 @@ func newControllerWith(t *testing.T, c *controlplane.ControlPlane, values []stri
 	return s
 }
 
-// launch runs a controller until the test ends, or until the function that it returns is called.
-func (s *controllerSite) launch(t *testing.T, flags ...string) (kill func()) {
+// launch runs a controller until the test ends, or until the function that it returns is called with the signal to send.
+func (s *controllerSite) launch(t *testing.T, flags ...string) (stop func(syscall.Signal)) {
 	t.Helper()
 	return s.launchTo(t, s.log, flags...)
 }
 
 // launchTo is launch with a file for the log.
-func (s *controllerSite) launchTo(t *testing.T, path string, flags ...string) (kill func()) {
+func (s *controllerSite) launchTo(t *testing.T, path string, flags ...string) (stop func(syscall.Signal)) {
 	t.Helper()
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
@@ -73,24 +74,40 @@ func (s *controllerSite) launchTo(t *testing.T, path string, flags ...string) (k
 		"--kubeconfig", s.BoundKubeconfig(s.system, s.account+"-controller", "controller"), "--health-addr", "", "--metrics-addr", "",
 		"--rotation-interval", "1s", "--cache-ttl", "0s", "--lease-namespace", s.system, "--namespaces", s.shop,
 	}, flags...)
-	cmd := exec.Command(binaries.Controller(t), args...) //nolint:gosec,noctx // the project's own program; it is killed
+	cmd := exec.Command(binaries.Controller(t), args...) //nolint:gosec,noctx // the project's own program; it is stopped
 	cmd.Env = append(os.Environ(), emulatortest.Environment(t, s.vault)...)
 	cmd.Env = append(cmd.Env, "NO_PROXY=127.0.0.1,localhost")
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(t, cmd.Start())
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
 	stopped := false
-	kill = func() {
-		if !stopped {
-			stopped = true
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			_ = log.Close()
+	stop = func(sig syscall.Signal) {
+		if stopped {
+			return
 		}
+		stopped = true
+		_ = cmd.Process.Signal(sig)
+		select {
+		case err := <-exited:
+			if err != nil && sig != syscall.SIGKILL {
+				t.Errorf("the controller ended with %v after %v", err, sig)
+			}
+		case <-time.After(patience):
+			t.Errorf("the controller does not end after %v", sig)
+			_ = cmd.Process.Kill()
+			<-exited
+		}
+		_ = log.Close()
 	}
-	t.Cleanup(kill)
+	t.Cleanup(func() { stop(syscall.SIGTERM) })
 	s.pid = cmd.Process.Pid
-	return kill
+	return stop
 }
+
+// patience is how long a controller may take to end, also on a machine that is ten times slower.
+const patience = 5 * time.Minute
 
 func (s *controllerSite) set(name, value string) {
 	s.Helper()
