@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -281,6 +282,70 @@ func TestSecretsByTheController(t *testing.T) {
 		if d := only[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0]; slices.Contains(d.Args, "--pod-secrets") != tc.controller {
 			t.Errorf("%s: the controller runs with %q", tc.values, d.Args)
 		}
+	}
+}
+
+// TestTheControllersPods: where the controller's Pods run, and what they have, follows the values; what the Deployment selects by does not.
+func TestTheControllersPods(t *testing.T) {
+	plain := only[*appsv1.Deployment](t, render(t, newest, "--set", "controller.enabled=true"))
+	selector := plain.Spec.Selector.MatchLabels
+	spread := plain.Spec.Template.Spec.TopologySpreadConstraints
+	if len(spread) != 1 || spread[0].WhenUnsatisfiable != corev1.ScheduleAnyway || !maps.Equal(spread[0].LabelSelector.MatchLabels, selector) {
+		t.Errorf("spread by default: %+v", spread)
+	}
+	if plain.Spec.Template.Spec.PriorityClassName != "system-cluster-critical" || plain.Spec.Strategy.Type != appsv1.RollingUpdateDeploymentStrategyType {
+		t.Errorf("by default: priority class %q, strategy %+v", plain.Spec.Template.Spec.PriorityClassName, plain.Spec.Strategy)
+	}
+
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(values, []byte(`
+proxy: {https: "http://p:3128"}
+linux: {env: [{name: HTTPS_PROXY, value: "http://of-the-nodes:3128"}]}
+controller:
+  enabled: true
+  priorityClassName: ""
+  updateStrategy: {type: Recreate}
+  deploymentAnnotations: {reloader: "off"}
+  podAnnotations: {mesh: "off"}
+  podLabels: {team: platform, app.kubernetes.io/name: another}
+  env: [{name: NO_PROXY, value: .corp}]
+  nodeSelector: {pool: system}
+  tolerations: [{key: system, operator: Exists}]
+  affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: zone}}]}}
+  topologySpreadConstraints:
+    - {maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: DoNotSchedule}
+    - {maxSkew: 2, topologyKey: rack, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {own: selector}}}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := only[*appsv1.Deployment](t, render(t, newest, "-f", values))
+	pod := d.Spec.Template.Spec
+	if !maps.Equal(d.Spec.Selector.MatchLabels, selector) || d.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType || d.Annotations["reloader"] != "off" {
+		t.Errorf("selector %v, strategy %+v, annotations %v", d.Spec.Selector.MatchLabels, d.Spec.Strategy, d.Annotations)
+	}
+	labels := d.Spec.Template.Labels
+	for key, value := range selector {
+		if labels[key] != value {
+			t.Errorf("label %s is %q: the Deployment would not find its Pods", key, labels[key])
+		}
+	}
+	if labels["team"] != "platform" || d.Spec.Template.Annotations["mesh"] != "off" {
+		t.Errorf("labels %v, annotations %v", labels, d.Spec.Template.Annotations)
+	}
+	if pod.PriorityClassName != "" || pod.NodeSelector["pool"] != "system" || len(pod.Tolerations) != 1 || pod.Affinity.PodAntiAffinity == nil {
+		t.Errorf("%+v", pod)
+	}
+	spread = pod.TopologySpreadConstraints
+	if len(spread) != 2 || !maps.Equal(spread[0].LabelSelector.MatchLabels, selector) ||
+		!maps.Equal(spread[1].LabelSelector.MatchLabels, map[string]string{"own": "selector"}) {
+		t.Errorf("spread: %+v", spread)
+	}
+	env := map[string]string{}
+	for _, v := range pod.Containers[0].Env {
+		env[v.Name] += v.Value
+	}
+	if want := map[string]string{"HTTPS_PROXY": "http://p:3128", "NO_PROXY": ".corp"}; !maps.Equal(env, want) {
+		t.Errorf("environment %v, not %v", env, want)
 	}
 }
 

@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -89,5 +90,78 @@ func TestMonitoringNamesMetricsThatExist(t *testing.T) {
 	}
 	if shown < 25 {
 		t.Errorf("the dashboard shows %d of %d metrics", shown, len(existing))
+	}
+}
+
+// TestTheDashboardStartsWithWhatIsWrong: numbers and tables of what fails now come first, each with a link to what to do; the panels below are in rows,
+// say what they show, and do not lie over each other.
+func TestTheDashboardStartsWithWhatIsWrong(t *testing.T) {
+	type panel struct {
+		ID                       int
+		Type, Title, Description string
+		Links                    []struct{ URL string }
+		GridPos                  struct{ X, Y, W, H int }
+		Panels                   []panel
+	}
+	var dashboard struct {
+		Title, Description string
+		Tags               []string
+		Links              []struct{ URL string }
+		Panels             []panel
+	}
+	data, err := os.ReadFile(filepath.Join(pages.Root, "deploy/monitoring/dashboard.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{"Key Vault", "expiry", "throttled", "stale", "rotation"} { // what people search for
+		if !strings.Contains(dashboard.Title+" "+dashboard.Description, word) {
+			t.Errorf("neither title nor description has %q", word)
+		}
+	}
+	page := pages.All(t)[filepath.Join(pages.Root, "docs/operations.md")]
+	var order []string // of the kinds
+	ids, taken := map[int]string{}, map[[2]int]string{}
+	var look func(panel)
+	look = func(p panel) {
+		if order = append(order, p.Type); len(order) > 1 && order[len(order)-2] == p.Type {
+			order = order[:len(order)-1]
+		}
+		if other, twice := ids[p.ID]; twice {
+			t.Errorf("%q and %q have one id", p.Title, other)
+		}
+		ids[p.ID] = p.Title
+		if p.Type != "row" && p.Description == "" {
+			t.Errorf("%q does not say what it shows", p.Title)
+		}
+		if (p.Type == "stat" || p.Type == "table") && len(p.Links) == 0 {
+			t.Errorf("%q does not say what to do", p.Title)
+		}
+		for _, link := range p.Links {
+			_, anchor, _ := strings.Cut(link.URL, "docs/operations.md#")
+			if anchor == "" || !strings.Contains(strings.ToLower(page), "# "+anchor+"\n") {
+				t.Errorf("%q links to %s, which does not exist", p.Title, link.URL)
+			}
+		}
+		for x := range p.GridPos.W {
+			for y := range p.GridPos.H {
+				cell := [2]int{p.GridPos.X + x, p.GridPos.Y + y}
+				if other := taken[cell]; other != "" || cell[0] >= 24 {
+					t.Fatalf("%q lies over %q, or outside", p.Title, other)
+				}
+				taken[cell] = p.Title
+			}
+		}
+		for _, below := range p.Panels {
+			look(below)
+		}
+	}
+	for _, p := range dashboard.Panels {
+		look(p)
+	}
+	if len(order) < 5 || !slices.Equal(order[:5], []string{"row", "stat", "table", "row", "timeseries"}) {
+		t.Errorf("the order is %v", order)
 	}
 }

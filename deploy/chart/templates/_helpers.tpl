@@ -101,11 +101,12 @@ failureThreshold: {{ index . 3 }}
 {{- include "keyvault-csi.fullname" . | trunc 54 | trimSuffix "-" }}-emulator
 {{- end -}}
 
-{{- /* proxyEnv: HTTPS_PROXY, HTTP_PROXY and, where a proxy is set here or in linux.env, NO_PROXY: client-go honours them too, and the
-API server is not behind a proxy. Variables that linux.env sets are not changed. */ -}}
+{{- /* proxyEnv is for (list $ ENV), where ENV has the container's own variables, which are not changed: HTTPS_PROXY, HTTP_PROXY and, where
+a proxy is set here or in ENV, NO_PROXY: client-go honours them too, and the API server is not behind a proxy. */ -}}
 {{- define "keyvault-csi.proxyEnv" -}}
 {{- $own := dict -}}
-{{- range .Values.linux.env }}{{ $_ := set $own .name true }}{{ end -}}
+{{- range index . 1 }}{{ $_ := set $own .name true }}{{ end -}}
+{{- with index . 0 -}}
 {{- $proxy := dict "HTTPS_PROXY" .Values.proxy.https "HTTP_PROXY" .Values.proxy.http -}}
 {{- $none := list "$(KUBERNETES_SERVICE_HOST)" "kubernetes.default" ".svc" ".cluster.local" -}}
 {{- with .Values.otlpEndpoint }}{{ $none = append $none (urlParse . | dig "hostname" "") }}{{ end -}}
@@ -126,6 +127,7 @@ API server is not behind a proxy. Variables that linux.env sets are not changed.
 - name: NO_PROXY
   value: {{ concat $none .Values.proxy.none | join "," | quote }}
 {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{- /* nodesSync and controllerSync say who writes the Secrets of a class's secretObjects: "true", or empty. */ -}}
