@@ -16,8 +16,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
 
 // envFlags are those of `keyvault-emulator env`. listen, tls-dir, ca-file and seed mean what they mean to the emulator,
@@ -163,11 +161,11 @@ func (f *envFlags) authority() (string, error) {
 
 // credential is what DefaultAzureCredential and EnvironmentCredential of every SDK read.
 func (f *envFlags) credential(now time.Time) ([]variable, error) {
-	data, err := os.ReadFile(f.seedFile)
+	text, err := readSeed(f.seedFile)
 	if err != nil {
-		return nil, fmt.Errorf("seed: %w", err)
+		return nil, err
 	}
-	seed, err := emulator.ParseSeed(data)
+	seed, err := parseSeed(f.seedFile, text)
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,32 +30,18 @@ func TestKilledEmulatorKeepsWhatItAnswered(t *testing.T) {
 	}
 	var answered []string
 	for round := range 5 {
-		ctx, kill := context.WithCancel(t.Context()) // SIGKILL
-		c := exec.CommandContext(ctx, os.Args[0])    //nolint:gosec // this program
-		c.Env = append(os.Environ(), asCommand+"=--listen 127.0.0.1:0 --seed "+seed+" --data-dir "+filepath.Join(directory, "data"))
-		out, err := c.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, err := bufio.NewReader(out).ReadString('\n')
-		address, ok := strings.CutPrefix(strings.TrimSpace(line), "keyvault-emulator listens on ")
-		if err != nil || !ok {
-			t.Fatalf("round %d: %q: %v", round, line, err)
-		}
+		p := launch(t, "--seed="+seed, "--data-dir="+filepath.Join(directory, "data"))
 		for _, name := range answered {
-			if status, err := ask(http.MethodGet, address, "/page/vaults/contoso/secrets/"+name, ""); err != nil || status != http.StatusOK {
+			if status, err := ask(http.MethodGet, p.address, "/page/vaults/contoso/secrets/"+name, ""); err != nil || status != http.StatusOK {
 				t.Errorf("round %d: %s: %d, %v", round, name, status, err)
 			}
 		}
 		for i := 0; ; i++ {
 			name := fmt.Sprintf("secret-%d-%d", round, i)
 			if i == 10*(round+1) {
-				go kill() // while it works
+				go p.kill() // while it works
 			}
-			status, err := ask(http.MethodPost, address, "/vaults/contoso/secrets", `{"name":"`+name+`","value":"v"}`)
+			status, err := ask(http.MethodPost, p.address, "/vaults/contoso/secrets", `{"name":"`+name+`","value":"v"}`)
 			if err != nil {
 				break
 			}
@@ -67,7 +50,7 @@ func TestKilledEmulatorKeepsWhatItAnswered(t *testing.T) {
 			}
 			answered = append(answered, name)
 		}
-		kill()
-		_ = c.Wait()
+		p.kill()
+		_ = p.command.Wait()
 	}
 }

@@ -60,9 +60,9 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
 			}
 			server, err := emulator.New(o)
 			if err != nil {
-				return err
+				return f.nameSeed(err)
 			}
-			return run(cmd, server, f.listen, f.tlsDir)
+			return run(cmd, server, f.watch(server, log), f.listen, f.tlsDir)
 		},
 	}
 	f.register(c.Flags())
@@ -74,7 +74,7 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
 // authorityFile is the name of the authority's certificate in --tls-dir.
 const authorityFile = "ca.pem"
 
-func run(cmd *cobra.Command, server *emulator.Server, listen, tlsDir string) error {
+func run(cmd *cobra.Command, server *emulator.Server, watch *seedWatch, listen, tlsDir string) error {
 	if tlsDir != "" {
 		if err := os.MkdirAll(tlsDir, 0o755); err != nil { //nolint:gosec // a certificate is public
 			return fmt.Errorf("tls directory: %w", err)
@@ -87,7 +87,7 @@ func run(cmd *cobra.Command, server *emulator.Server, listen, tlsDir string) err
 		return err
 	}
 	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "keyvault-emulator listens on %s\n", server.Address())
-	<-cmd.Context().Done()
+	watch.run(cmd.Context())
 	if err := server.Close(); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}

@@ -26,6 +26,10 @@ type flags struct {
 	eventsTo     []string
 	controlHosts []string
 	eventsCAFile string
+
+	// options finds these: the issuer of --cluster-issuer, and the text of --seed.
+	cluster  *emulator.Issuer
+	seedText []byte
 }
 
 const defaultListen = "127.0.0.1:8200"
@@ -33,7 +37,7 @@ const defaultListen = "127.0.0.1:8200"
 func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.listen, "listen", defaultListen,
 		"`address` of the proxy and of the control API; port 0 takes a free one")
-	fs.StringVar(&f.seedFile, "seed", "", "YAML `file` with tenants, identities, vaults and objects to begin with")
+	fs.StringVar(&f.seedFile, "seed", "", "YAML `file` with tenants, identities, vaults and objects to begin with; when it changes, so do they")
 	fs.StringVar(&f.dataDir, "data-dir", "",
 		"`directory` that keeps vaults, clock and authority; vaults that it has are not taken from --seed again. Empty: nothing is kept")
 	fs.StringVar(&f.tlsDir, "tls-dir", "", "`directory` to write ca.pem to, the authority that clients must trust")
@@ -60,15 +64,6 @@ func (f *flags) register(fs *pflag.FlagSet) {
 // options reads the files that the flags name.
 func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options, error) {
 	o := emulator.Options{HTTP1: f.http1, Throttle: f.throttle, DataDir: f.dataDir, Log: log, ControlHosts: f.controlHosts}
-	if f.seedFile != "" {
-		data, err := os.ReadFile(f.seedFile)
-		if err != nil {
-			return o, fmt.Errorf("seed: %w", err)
-		}
-		if o.Seed, err = emulator.ParseSeed(data); err != nil {
-			return o, err
-		}
-	}
 	for _, text := range f.eventsTo {
 		target, err := emulator.ParseEventTarget(text)
 		if err != nil {
@@ -81,9 +76,6 @@ func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options
 		if o.EventsCA, err = os.ReadFile(f.eventsCAFile); err != nil {
 			return o, fmt.Errorf("--events-ca-file: %w", err)
 		}
-	}
-	if f.latency > 0 {
-		o.Seed.Latency = emulator.Duration(f.latency)
 	}
 	if (f.caFile == "") != (f.caKeyFile == "") {
 		return o, errors.New("--ca-file and --ca-key-file go together: an authority is a certificate and its key")
@@ -102,7 +94,31 @@ func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options
 			return o, fmt.Errorf("--cluster-issuer: %w", err)
 		}
 		log.InfoContext(ctx, "tokens of the cluster are known", "issuer", issuer.Issuer)
-		o.Seed.AddCluster(issuer)
+		f.cluster = &issuer
 	}
-	return o, nil
+	if f.seedFile != "" {
+		var err error
+		if f.seedText, err = readSeed(f.seedFile); err != nil {
+			return o, err
+		}
+	}
+	var err error
+	o.Seed, err = f.seed(f.seedText)
+	return o, err
+}
+
+// seed is the seed of a text, with what other flags say of it. options must have been called.
+func (f *flags) seed(text []byte) (seed emulator.Seed, err error) {
+	if f.seedFile != "" {
+		if seed, err = parseSeed(f.seedFile, text); err != nil {
+			return seed, err
+		}
+	}
+	if f.latency > 0 {
+		seed.Latency = emulator.Duration(f.latency)
+	}
+	if f.cluster != nil {
+		seed.AddCluster(*f.cluster)
+	}
+	return seed, nil
 }

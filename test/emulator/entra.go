@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -511,7 +510,7 @@ func (s *Server) verify(bearer string) (accessClaims, error) {
 func (st *state) addIssuer(i Issuer) error {
 	text := []byte(i.PublicKey + i.JWKS)
 	if i.File != "" {
-		data, err := os.ReadFile(i.File)
+		data, err := readFile(i.File)
 		if err != nil {
 			return fmt.Errorf("issuer %s: %w", i.Issuer, err)
 		}

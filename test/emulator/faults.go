@@ -34,6 +34,9 @@ type Fault struct {
 	Delay Duration `json:"delay,omitempty" yaml:"delay"`
 	// Count is how many requests fail; 0 means all until the fault is removed.
 	Count int `json:"count,omitempty" yaml:"count"`
+
+	// seeded names the entry of the seed that the fault is of; empty for one that was added.
+	seeded string
 }
 
 // The kinds of faults.

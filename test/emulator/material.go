@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -22,14 +23,19 @@ import (
 )
 
 func (v *vaultState) addKey(k Key) error {
-	n := &version{
-		id: k.Version, disabled: k.Disabled, created: k.Created, notBefore: k.NotBefore, expires: k.Expires, tags: k.Tags,
-	}
-	if err := n.setKey(k); err != nil {
+	n, err := newKeyVersion(k)
+	if err != nil {
 		return fmt.Errorf("key %s: %w", k.Name, err)
 	}
 	v.add("keys", k.Name, n)
 	return nil
+}
+
+func newKeyVersion(k Key) (*version, error) {
+	n := &version{
+		id: k.Version, disabled: k.Disabled, created: k.Created, notBefore: k.NotBefore, expires: k.Expires, tags: k.Tags,
+	}
+	return n, n.setKey(k)
 }
 
 // setKey gives a version its key: the given public one, or a new one of the given type.
@@ -78,7 +84,7 @@ func newKey(kind, curve string, bits int) (crypto.Signer, error) {
 			c = curveOf(curve)
 		}
 		if c == nil {
-			return nil, fmt.Errorf("curve %q is not known", curve)
+			return nil, fmt.Errorf("curve %q is not known: one of P-256, P-384, P-521 and P-256K", curve)
 		}
 		key, err := ecdsa.GenerateKey(c, rand.Reader)
 		if err != nil {
@@ -86,7 +92,7 @@ func newKey(kind, curve string, bits int) (crypto.Signer, error) {
 		}
 		return key, nil
 	}
-	return nil, fmt.Errorf("key type %q is not known", kind)
+	return nil, fmt.Errorf("key type %q is not known: one of RSA, RSA-HSM, EC, EC-HSM, oct and oct-HSM", kind)
 }
 
 func jwkOf(key crypto.PublicKey, kind string) (*webKey, error) {
@@ -122,22 +128,22 @@ func coordinate(n *big.Int, size int) string {
 
 // addCertificate adds a certificate with the secret and key of the same version.
 func (v *vaultState) addCertificate(c Certificate) error {
-	if c.ContentType == "" {
-		c.ContentType = "application/x-pkcs12"
+	made, err := makeCertificate(c)
+	if err != nil {
+		return fmt.Errorf("certificate %s: %w", c.Name, err)
 	}
+	v.addMade(c, made)
+	return nil
+}
+
+// addMade adds what makeCertificate made.
+func (v *vaultState) addMade(c Certificate, made madeCertificate) {
+	c.ContentType = cmp.Or(c.ContentType, defaultContentType)
 	if c.Version == "" {
 		c.Version = newVersion()
 	}
 	if c.Created.IsZero() {
 		c.Created = v.now()
-	}
-	made, err := makeCertificate(c)
-	if err != nil {
-		return fmt.Errorf("certificate %s: %w", c.Name, err)
-	}
-	jwk, err := jwkOf(made.leaf.PublicKey, "")
-	if err != nil {
-		return fmt.Errorf("certificate %s: %w", c.Name, err)
 	}
 	common := version{
 		id:            c.Version,
@@ -146,7 +152,7 @@ func (v *vaultState) addCertificate(c Certificate) error {
 		notBefore:     made.leaf.NotBefore,
 		expires:       made.leaf.NotAfter,
 		managed:       true,
-		jwk:           jwk,
+		jwk:           made.jwk,
 		notExportable: c.NotExportable,
 		pending:       c.Pending,
 	}
@@ -159,11 +165,11 @@ func (v *vaultState) addCertificate(c Certificate) error {
 	o.policy, o.operation, o.operationGone = nil, nil, false
 	v.add("secrets", c.Name, &secret)
 	v.add("keys", c.Name, &key)
-	return nil
 }
 
 type madeCertificate struct {
 	leaf *x509.Certificate
+	jwk  *webKey
 	// key is nil for a certificate that was given.
 	key    crypto.Signer
 	secret string
@@ -171,8 +177,17 @@ type madeCertificate struct {
 	csr []byte
 }
 
+// defaultContentType is that of a certificate's secret where the seed does not say.
+const defaultContentType = "application/x-pkcs12"
+
 // makeCertificate makes a key and a chain, or takes the given ones.
 func makeCertificate(c Certificate) (made madeCertificate, err error) {
+	c.ContentType = cmp.Or(c.ContentType, defaultContentType)
+	defer func() {
+		if err == nil {
+			made.jwk, err = jwkOf(made.leaf.PublicKey, "")
+		}
+	}()
 	if c.Leaf != "" {
 		block, _ := pem.Decode([]byte(c.Leaf))
 		if block == nil {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -187,16 +189,40 @@ func (s *Seed) AddCluster(issuer Issuer) {
 	}
 }
 
-// ParseSeed reads a seed. Unknown fields are an error.
+// ParseSeed reads a seed. Unknown fields are an error, and so is more than one document.
 func ParseSeed(data []byte) (Seed, error) {
 	var seed Seed
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
-	if err := decoder.Decode(&seed); err != nil {
-		if e, ok := errors.AsType[*yaml.TypeError](err); ok { // its text has a line for each mistake
-			return seed, fmt.Errorf("seed: %s", strings.Join(e.Errors, "; "))
-		}
+	err := decoder.Decode(&seed)
+	if err == nil && !errors.Is(decoder.Decode(new(yaml.Node)), io.EOF) {
+		err = errors.New("more than one document: remove what follows ---")
+	}
+	if errors.Is(err, io.EOF) {
+		return seed, errors.New("seed: it is empty: write vaults: [] for a seed without vaults")
+	}
+	if e, ok := errors.AsType[*yaml.TypeError](err); ok { // its text has a line for each mistake
+		return seed, fmt.Errorf("seed: %s", strings.Join(e.Errors, "; "))
+	}
+	if err != nil {
 		return seed, fmt.Errorf("seed: %w", err)
 	}
 	return seed, nil
+}
+
+// mostBytes bounds each file that a seed names.
+const mostBytes = 16 << 20
+
+// readFile reads a file that is not larger than mostBytes.
+func readFile(name string) (text []byte, err error) {
+	f, err := os.Open(name) //nolint:gosec // the user names it
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	text, err = io.ReadAll(io.LimitReader(f, mostBytes+1))
+	if err == nil && len(text) > mostBytes {
+		err = fmt.Errorf("%s is larger than %d MiB: make it smaller", name, mostBytes>>20)
+	}
+	return text, err
 }

@@ -64,8 +64,11 @@ type Server struct {
 	store store
 	// savedState is what of the state's file does not change, guarded by the store's lock.
 	savedState savedState
-	log        *slog.Logger
-	intercept  func(http.ResponseWriter, *http.Request) bool
+	// seed is the last one that was applied, with the content of the files that it names, guarded by seeding.
+	seeding   sync.Mutex
+	seed      Seed
+	log       *slog.Logger
+	intercept func(http.ResponseWriter, *http.Request) bool
 
 	authority   *authority
 	signer      *ecdsa.PrivateKey
@@ -120,8 +123,10 @@ func New(o Options) (*Server, error) {
 	}
 	err = s.state.load(&saved)
 	if err == nil {
-		o.Seed.withoutVaults(s.state)
-		err = errors.Join(s.Apply(o.Seed), s.persist())
+		s.seed.Vaults = o.Seed.vaultsOf(s.state)
+		if _, err = s.replaceSeed(o.Seed); err == nil {
+			err = s.persist()
+		}
 	}
 	if err != nil {
 		stop()

@@ -66,11 +66,17 @@ type application struct {
 	certificates []*x509.Certificate
 }
 
+// What is so where the seed does not say: how long access tokens are valid, and how much a page of a list holds.
+const (
+	defaultLifetime = time.Hour
+	defaultPage     = 25
+)
+
 func newState(sealer cipher.AEAD) *state {
 	return &state{
 		clock:    time.Now,
 		sealer:   sealer,
-		lifetime: time.Hour, paging: paging{size: 25},
+		lifetime: defaultLifetime, paging: paging{size: defaultPage},
 		suffixes: []string{"vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"},
 		authorities: []string{
 			"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net",
@@ -145,17 +151,25 @@ func (st *state) addTenant(t Tenant) error {
 		st.tenants[t.ID] = apps
 	}
 	for _, a := range t.Applications {
-		app := &application{Application: a}
-		for _, text := range a.Certificates {
-			certificate, err := parseCertificate(text)
-			if err != nil {
-				return fmt.Errorf("application %s: %w", a.ClientID, err)
-			}
-			app.certificates = append(app.certificates, certificate)
+		app, err := newApplication(a)
+		if err != nil {
+			return fmt.Errorf("application %s: %w", a.ClientID, err)
 		}
 		apps[a.ClientID] = app
 	}
 	return nil
+}
+
+func newApplication(a Application) (*application, error) {
+	app := &application{Application: a}
+	for _, text := range a.Certificates {
+		certificate, err := parseCertificate(text)
+		if err != nil {
+			return nil, err
+		}
+		app.certificates = append(app.certificates, certificate)
+	}
+	return app, nil
 }
 
 // networks are the states of a vault's network rules.
@@ -182,11 +196,15 @@ func checkNetwork(network string) error {
 	return nil
 }
 
-func (v Vault) check() error {
-	errs := []error{checkNetwork(v.Network)}
-	if d := v.RetentionDays; d != 0 && (d < 7 || d > retention) {
-		errs = append(errs, fmt.Errorf("retentionDays %d is not between 7 and %d", d, retention))
+func checkRetention(days int) error {
+	if days != 0 && (days < 7 || days > retention) {
+		return fmt.Errorf("%d days are not between 7 and %d", days, retention)
 	}
+	return nil
+}
+
+func (v Vault) check() error {
+	errs := []error{checkNetwork(v.Network), checkRetention(v.RetentionDays)}
 	for _, g := range v.Grants {
 		errs = append(errs, checkPermissions(g.Permissions))
 	}

@@ -232,15 +232,14 @@ func replaceFile(name string, text []byte) (err error) {
 	return os.Rename(f.Name(), name)
 }
 
-// withoutVaults leaves out vaults of a seed that a state has.
-func (s *Seed) withoutVaults(st *state) {
-	var left []Vault
+// vaultsOf are the vaults of a seed that a state has.
+func (s *Seed) vaultsOf(st *state) (known []Vault) {
 	for _, v := range s.Vaults {
-		if _, ok := st.vaults[v.host()]; !ok {
-			left = append(left, v)
+		if _, ok := st.vaults[v.host()]; ok {
+			known = append(known, v)
 		}
 	}
-	s.Vaults = left
+	return known
 }
 
 // host is the vault's host name.
