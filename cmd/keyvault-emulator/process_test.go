@@ -29,7 +29,7 @@ type process struct {
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
 	ctx, kill := context.WithCancel(t.Context()) // SIGKILL
-	p := &process{t: t, command: exec.CommandContext(ctx, os.Args[0]), kill: kill}
+	p := &process{t: t, command: exec.CommandContext(ctx, os.Args[0]), kill: kill} //nolint:gosec // this program
 	p.command.Env = append(os.Environ(), asCommand+"="+strings.Join(append([]string{"--listen=127.0.0.1:0", "--log-format=json"}, args...), " "))
 	out, err := p.command.StdoutPipe()
 	if err != nil {

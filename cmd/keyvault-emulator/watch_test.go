@@ -83,7 +83,7 @@ func TestSeedIsReloaded(t *testing.T) {
 			},
 			func(t *testing.T, dir string, text []byte) {
 				t.Helper()
-				next, err := os.MkdirTemp(dir, "..2")
+				next, err := os.MkdirTemp(dir, "..2") //nolint:usetesting // beside the links
 				must(t, err)
 				put(t, filepath.Join(next, "seed.yaml"), text)
 				must(t, os.Symlink(filepath.Base(next), filepath.Join(dir, "..data_tmp")))

@@ -2,6 +2,7 @@ package emulator_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,11 +13,11 @@ import (
 func (w *wire) reload(pairs ...string) (emulator.SeedChanges, error) {
 	w.t.Helper()
 	text := factsSeed
-	for i := 0; i < len(pairs); i += 2 {
-		if !strings.Contains(text, pairs[i]) {
-			w.t.Fatalf("the seed has no %q", pairs[i])
+	for pair := range slices.Chunk(pairs, 2) {
+		if !strings.Contains(text, pair[0]) {
+			w.t.Fatalf("the seed has no %q", pair[0])
 		}
-		text = strings.Replace(text, pairs[i], pairs[i+1], 1)
+		text = strings.Replace(text, pair[0], pair[1], 1)
 	}
 	seed, err := emulator.ParseSeed([]byte(text))
 	if err != nil {
