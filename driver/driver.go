@@ -15,14 +15,12 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodestatus"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
-
-// Name is the driver name that existing Pods and classes use.
-const Name = "secrets-store.csi.k8s.io"
 
 // defaultSecretsTimeout is how long a Pod's start waits for its Kubernetes Secrets.
 const defaultSecretsTimeout = 10 * time.Second
@@ -38,7 +36,7 @@ type Classes interface {
 
 // Options configure New. Fields without a stated default are required.
 type Options struct {
-	// Name is the CSI driver name; Name where empty.
+	// Name is the CSI driver name; volume.DriverName where empty.
 	Name string
 	// Version is the vendor version that GetPluginInfo answers.
 	Version string
@@ -69,7 +67,7 @@ type Options struct {
 // complete fills in defaults and returns every mistake.
 func (o *Options) complete() error {
 	if o.Name == "" {
-		o.Name = Name
+		o.Name = volume.DriverName
 	}
 	if o.SecretsTimeout == 0 {
 		o.SecretsTimeout = defaultSecretsTimeout
@@ -165,17 +163,8 @@ func (d *Driver) Refresh(ref volume.Ref) { d.volumes.Refresh(ref) }
 // Snapshots returns what is known about every volume of this node, in no order.
 func (d *Driver) Snapshots() []*volume.Snapshot { return d.volumes.Snapshots() }
 
-// Status is what the driver knows of its node's volumes. It holds no secret.
-type Status struct {
-	Driver  string                 `json:"driver"`
-	Version string                 `json:"version"`
-	Node    string                 `json:"node"`
-	Volumes []refresh.VolumeStatus `json:"volumes"`
-	Sources []refresh.SourceStatus `json:"sources"`
-}
-
 // Status returns what is known now.
-func (d *Driver) Status() Status {
+func (d *Driver) Status() nodestatus.Status {
 	volumes, sources := d.volumes.Status()
-	return Status{Driver: d.name, Version: d.version, Node: d.nodeID, Volumes: volumes, Sources: sources}
+	return nodestatus.Status{Driver: d.name, Version: d.version, Node: d.nodeID, Volumes: volumes, Sources: sources}
 }

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
 
 // TestRegistrationSocketIsMadeAgain does to the driver's registration socket what another driver of the same name does.
@@ -21,7 +23,7 @@ func TestRegistrationSocketIsMadeAgain(t *testing.T) {
 	n := startNode(t, func(o *Options) { o.Clock = clk })
 	n.step = func() { clk.Step(registrationCheck) }
 	dir := t.TempDir()
-	socket := filepath.Join(dir, Name+"-reg.sock")
+	socket := filepath.Join(dir, volume.DriverName+"-reg.sock")
 	n.restart(func(o *ServeOptions) { o.RegistrationDir = dir })
 	other := func() *net.UnixListener {
 		t.Helper()
@@ -55,7 +57,7 @@ func TestRegistrationSocketIsMadeAgain(t *testing.T) {
 	n.eventually("the driver to say who has its name", func() bool {
 		n.step()
 		err := n.driver.Ready()
-		return err != nil && strings.Contains(err.Error(), "two drivers on this node have the name "+Name)
+		return err != nil && strings.Contains(err.Error(), "two drivers on this node have the name "+volume.DriverName)
 	})
 	if info := n.getInfo(socket); info != nil {
 		t.Error("the other's socket was taken")
@@ -74,7 +76,7 @@ func TestSocketsGoWithTheirDriver(t *testing.T) {
 	n := startNode(t)
 	dir := t.TempDir()
 	registered := func(o *ServeOptions) { o.RegistrationDir = dir }
-	sockets := []string{filepath.Join(dir, Name+"-reg.sock"), filepath.Join(n.dir, "csi.sock")}
+	sockets := []string{filepath.Join(dir, volume.DriverName+"-reg.sock"), filepath.Join(n.dir, "csi.sock")}
 	n.restart(registered)
 	first := n.stop
 	n.start(registered)
@@ -84,7 +86,7 @@ func TestSocketsGoWithTheirDriver(t *testing.T) {
 			t.Errorf("the successor's socket is gone: %v", err)
 		}
 	}
-	if info := n.getInfo(sockets[0]); info.GetName() != Name {
+	if info := n.getInfo(sockets[0]); info.GetName() != volume.DriverName {
 		t.Error("the successor does not answer")
 	}
 	n.stop()
@@ -101,7 +103,7 @@ func (n *node) registered(socket string) {
 	n.eventually("a registration socket that answers", func() bool {
 		n.step()
 		info := n.getInfo(socket)
-		return info != nil && info.GetName() == Name
+		return info != nil && info.GetName() == volume.DriverName
 	})
 	if n.driver.Ready() == nil {
 		n.Error("ready before kubelet has taken the registration")

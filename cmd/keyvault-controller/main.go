@@ -21,14 +21,15 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/restart"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/corefiles"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/footprint"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/safe"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
 )
 
@@ -130,7 +131,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.accounts, "service-account-annotations", false,
 		"take client and tenant id from the ServiceAccount's annotations if a class does not set them")
 	fs.BoolVar(&f.podSecrets, "pod-secrets", false, "write the Secrets of classes (secretObjects) that Pods mount, in place of the nodes")
-	fs.StringVar(&f.driverName, "driver-name", "secrets-store.csi.k8s.io", "`name` of the CSI driver whose volumes count")
+	fs.StringVar(&f.driverName, "driver-name", volume.DriverName, "`name` of the CSI driver whose volumes count")
 	f.push.register(fs)
 	fs.BoolVar(&f.leaderElection, "leader-elect", false, "let replicas agree on one that works")
 	fs.StringVar(&f.leaseNamespace, "lease-namespace", "", "`namespace` of the leader's Lease; empty: the pod's own")
@@ -200,7 +201,7 @@ func run(ctx context.Context, f *flags) (err error) {
 	}
 	defer func() { err = errors.Join(err, seen.Close()) }()
 	log := seen.log
-	safe.NoCoreFiles(ctx, log)
+	corefiles.Disable(ctx, log)
 	config, err := clientConfig(f)
 	if err != nil {
 		return err

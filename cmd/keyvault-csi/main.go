@@ -49,7 +49,7 @@ mistakes in classes offline, check finds what prevents a mount, and preview show
 		SilenceErrors: true,
 		Version:       version.Read().String(),
 	}
-	root.AddCommand(newDriverCommand())
+	root.AddCommand(nodeCommands()...)
 	cli.AddTo(root, version.Read())
 	return root
 }

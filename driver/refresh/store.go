@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/expiry"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodestatus"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/schedule"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
@@ -222,10 +223,10 @@ func (s *store) snapshots() []*volume.Snapshot {
 }
 
 // status returns the volumes and sources, in no order.
-func (s *store) status() (volumes []VolumeStatus, sources []SourceStatus) {
+func (s *store) status() (volumes []nodestatus.Volume, sources []nodestatus.Source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	volumes = make([]VolumeStatus, 0, len(s.volumes))
+	volumes = make([]nodestatus.Volume, 0, len(s.volumes))
 	users := map[volume.SourceKey]int{}
 	identities := map[volume.SourceKey]string{}
 	for _, state := range s.volumes {
@@ -241,9 +242,9 @@ func (s *store) status() (volumes []VolumeStatus, sources []SourceStatus) {
 			identities[key] = g.binding.Identity()
 		}
 	}
-	sources = make([]SourceStatus, 0, len(s.sources))
+	sources = make([]nodestatus.Source, 0, len(s.sources))
 	for key, source := range s.sources {
-		sources = append(sources, SourceStatus{
+		sources = append(sources, nodestatus.Source{
 			Source:   key.String(),
 			Identity: identities[key],
 			AskedAt:  source.asked,

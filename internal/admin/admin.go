@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodestatus"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
@@ -31,7 +31,7 @@ const (
 
 // NodeStatus is what StatusPath answers. It holds no secret.
 type NodeStatus struct {
-	driver.Status
+	nodestatus.Status
 	Time    time.Time `json:"time"`
 	Started time.Time `json:"started"`
 	Ready   bool      `json:"ready"`

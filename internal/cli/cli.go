@@ -1,6 +1,6 @@
-// Package cli has the commands of keyvault-csi other than the driver: for authors of classes (validate, check, preview)
-// and for operators of a node (status, log-level). They use the same packages as the driver, with the credentials of
-// the person who runs them.
+// Package cli has the tools of keyvault-csi: for authors of classes (validate, check, preview) and for operators (status,
+// support-bundle). They use the same packages as the driver, with the credentials of the person who runs them, and run on Linux,
+// macOS and Windows: nothing that mounts may be imported here.
 package cli
 
 import (
@@ -32,9 +32,21 @@ func ExitCode(err error) int {
 	return 1
 }
 
+// tools are the commands that people have everywhere.
+func tools(build version.Build) []*cobra.Command {
+	return []*cobra.Command{
+		newValidateCommand(build),
+		newPreviewCommand(build),
+		newCheckCommand(build),
+		newStatusCommand(build),
+		newSupportCommand(build),
+		newVersionCommand(build),
+		newExplainCommand(),
+	}
+}
+
 // AddTo adds the commands to the root command, and examples to its shell completion.
 func AddTo(root *cobra.Command, build version.Build) {
-	root.AddCommand(newValidateCommand(build), newPreviewCommand(build), newCheckCommand(build), newStatusCommand(build),
-		newSupportCommand(build), newLogLevelCommand(), newVersionCommand(build), newExplainCommand())
+	root.AddCommand(tools(build)...)
 	completeVerbs(root)
 }

@@ -16,12 +16,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
@@ -47,7 +47,7 @@ func (f *clusterFlags) register(c *cobra.Command) {
 	flags.StringVar(&f.object, "object", "", "show what uses an `object`: VAULT/secret/NAME, or key or cert")
 	flags.StringVar(&f.expiring, "expiring", "", "show objects that expire within a `time`, such as 30d or 12h")
 	flags.BoolVarP(&f.watch, "watch", "w", false, "show it again every five seconds")
-	flags.StringVar(&f.driverName, "driver-name", driver.Name, "`name` of the CSI driver whose volumes are shown")
+	flags.StringVar(&f.driverName, "driver-name", volume.DriverName, "`name` of the CSI driver whose volumes are shown")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: as kubectl finds it")
 	flags.StringVar(&f.context, "context", "", "the kubeconfig's `context`; empty: the current one")
 	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.caller().Contexts() })

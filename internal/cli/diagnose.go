@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
@@ -40,7 +39,7 @@ func (f *checkFlags) register(c *cobra.Command) {
 	flags.BoolVarP(&f.allNamespaces, "all-namespaces", "A", false, "diagnose every volume of the cluster that fails, waits or is stale")
 	flags.StringVar(&f.pod, "pod", "", "diagnose the volumes of the Pod of this `name`")
 	flags.StringVar(&f.workload, "workload", "", "diagnose the volumes of a workload's Pods: `name`, or KIND/NAME such as deployment/shop")
-	flags.StringVar(&f.driverName, "driver-name", driver.Name, "with -A, --pod and --workload: `name` of the CSI driver")
+	flags.StringVar(&f.driverName, "driver-name", volume.DriverName, "with -A, --pod and --workload: `name` of the CSI driver")
 	f.complete(c)
 	f.completePods(c)
 }

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 	"sigs.k8s.io/yaml"
 )
 
@@ -99,14 +100,14 @@ func newPaper(w io.Writer) *paper {
 	return &paper{w: w, colors: isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
 
-// isTerminal reports whether w is a terminal.
+// isTerminal reports whether w is a terminal that understands escape sequences. Of the consoles of Windows these are Windows Terminal and
+// those of Unix shells; others show the sequences as text.
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
-	if !ok {
+	if !ok || runtime.GOOS == "windows" && os.Getenv("WT_SESSION") == "" && os.Getenv("TERM") == "" {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return term.IsTerminal(int(f.Fd()))
 }
 
 // paint returns the text in a style.

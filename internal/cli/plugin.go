@@ -48,8 +48,7 @@ shows what a Pod would see.`,
 		Version:       build.String(),
 	}
 	root.CompletionOptions.DisableDefaultCmd = true // its scripts complete a program, not a plugin
-	root.AddCommand(newValidateCommand(build), newPreviewCommand(build), newCheckCommand(build), newStatusCommand(build),
-		newSupportCommand(build), newVersionCommand(build), newExplainCommand(), newPluginCompletion())
+	root.AddCommand(append(tools(build), newPluginCompletion())...)
 	for _, c := range append(root.Commands(), root) {
 		c.Example, c.Long = asPlugin(c.Example), asPlugin(c.Long)
 	}

@@ -13,8 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver/refresh"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodestatus"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/limiter"
 )
@@ -180,7 +180,7 @@ func printTroubles(p *paper, s *admin.NodeStatus) {
 	p.tableWithNotes(rows, notes)
 }
 
-func volumeState(v *refresh.VolumeStatus) (string, style) {
+func volumeState(v *nodestatus.Volume) (string, style) {
 	switch {
 	case v.Reason != "":
 		return string(v.Reason), red
@@ -194,7 +194,7 @@ func volumeState(v *refresh.VolumeStatus) (string, style) {
 	return "fresh", green
 }
 
-func next(now time.Time, v *refresh.VolumeStatus) string {
+func next(now time.Time, v *nodestatus.Volume) string {
 	switch {
 	case v.Refreshing:
 		return "now"

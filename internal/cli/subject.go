@@ -17,7 +17,7 @@ import (
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/manifest"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider"
@@ -302,7 +302,7 @@ func (s *subjects) addFile(path string, data []byte, named bool) error {
 			return errors.New(f.String())
 		}
 	}
-	classes, err := classdir.Decode(data)
+	classes, err := manifest.Decode(data)
 	if err != nil {
 		return fmt.Errorf("%s: %w: `keyvault-csi validate` shows where", path, err)
 	}

@@ -18,11 +18,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
@@ -70,7 +70,7 @@ vaults and objects stay: look at the archive before you publish it.`,
 	flags := c.Flags()
 	flags.StringVar(&f.file, "file", "", "archive `file` to write, - for standard output; empty: keyvault-csi-support-TIME.tar.gz")
 	flags.StringVarP(&f.namespace, "namespace", "n", "", "classes and Pods of a `namespace`; empty: of the whole cluster")
-	flags.StringVar(&f.driverName, "driver-name", driver.Name, "`name` of the CSI driver")
+	flags.StringVar(&f.driverName, "driver-name", volume.DriverName, "`name` of the CSI driver")
 	flags.StringVar(&f.selector, "selector", "app.kubernetes.io/name=keyvault-csi", "label `selector` of the Pods of the driver and the controller")
 	flags.DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long to read")
 	flags.StringVarP(&f.output, "output", "o", tableOutput, "`format` of the list of what is in the archive: table, wide, json or yaml")

@@ -8,11 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli/classfile"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/version"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 )
@@ -85,7 +85,7 @@ answer of the cluster.`,
 		"additional vault `hosts`, as in the driver's flag")
 	flags.BoolVar(&f.split, "write-cert-and-key-in-separate-files", false, "as in the driver's flag")
 	flags.BoolVar(&f.annotations, "service-account-annotations", false, "as in the driver's flag")
-	flags.StringVar(&f.driverName, "driver-name", driver.Name, "`name` of the CSI driver in workloads, as in the driver's flag")
+	flags.StringVar(&f.driverName, "driver-name", volume.DriverName, "`name` of the CSI driver in workloads, as in the driver's flag")
 	flags.StringSliceVar(&f.secretTypes, "secret-types", nil,
 		"additional `types` of Secrets that the driver writes, as in the driver's flag")
 	f.nodeIdentity.Register(flags, ", as in the driver's flag")

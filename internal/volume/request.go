@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// DriverName is the name of the CSI driver in existing Pods: that of the Secrets Store CSI Driver.
+const DriverName = "secrets-store.csi.k8s.io"
+
 // Pod is the pod that a volume belongs to, as kubelet names it (podInfoOnMount).
 type Pod struct {
 	Namespace      string

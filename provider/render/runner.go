@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -111,6 +112,9 @@ func (r *Runner) path() (string, error) {
 }
 
 func missing(program string) error {
+	if runtime.GOOS != "linux" { // what confines the program is there alone
+		return errors.New("templates are made, and jmesPath expressions evaluated, on Linux alone: run this on Linux")
+	}
 	return fmt.Errorf("the program %s cannot be run, which makes templates and evaluates jmesPath: install it there, as the image has it", program)
 }
 

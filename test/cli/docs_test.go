@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/manifest"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/cloud"
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
@@ -100,7 +100,7 @@ func TestClassesOfTheDocumentationWork(t *testing.T) {
 	}
 	for name, text := range documented(t) {
 		t.Run(name, func(t *testing.T) {
-			classes, err := classdir.Decode([]byte(text))
+			classes, err := manifest.Decode([]byte(text))
 			if err != nil || len(classes) == 0 {
 				t.Fatal(err, len(classes))
 			}

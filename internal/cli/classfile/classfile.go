@@ -17,6 +17,7 @@ import (
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/yamlnode"
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
@@ -132,7 +133,7 @@ type Set struct {
 
 // NewSet returns an empty set.
 func NewSet(options class.Options, rules Rules) *Set {
-	rules.DriverName = cmp.Or(rules.DriverName, defaultDriver)
+	rules.DriverName = cmp.Or(rules.DriverName, volume.DriverName)
 	options.Lint = rules.Lint
 	return &Set{options: options, rules: rules, findings: []Finding{}}
 }
@@ -232,7 +233,7 @@ func (c *checker) documents(data []byte) {
 
 // notYAML reports a file that is not YAML. In a directory it counts only if it seems to have a class, and is no template.
 func (c *checker) notYAML(data []byte, err error) {
-	if !c.named && (!bytes.Contains(data, []byte("SecretProviderClass")) && !bytes.Contains(data, []byte(defaultDriver)) || bytes.Contains(data, []byte("{{"))) {
+	if !c.named && (!bytes.Contains(data, []byte("SecretProviderClass")) && !bytes.Contains(data, []byte(volume.DriverName)) || bytes.Contains(data, []byte("{{"))) {
 		return
 	}
 	text, fix, line := yamlnode.Locate(string(data), err)

@@ -11,9 +11,6 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/provider/class"
 )
 
-// defaultDriver is the name of the CSI driver in Pods.
-const defaultDriver = "secrets-store.csi.k8s.io"
-
 // workload is an object with a Pod template, or a Pod.
 type workload struct {
 	objectName

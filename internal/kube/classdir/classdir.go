@@ -3,11 +3,9 @@
 package classdir
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -21,9 +19,9 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/yaml"
 
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/manifest"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/logkeys"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 )
@@ -251,43 +249,11 @@ func readFile(path string) (classes []*v1.SecretProviderClass, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read: %w", err)
 	}
-	classes, err = Decode(data)
+	classes, err = manifest.Decode(data)
 	for _, class := range classes {
 		if class.Namespace == "" {
 			class.Namespace = "default"
 		}
 	}
 	return classes, err
-}
-
-// Decode returns the classes in YAML or JSON documents, those in Lists too; other kinds are passed over. Classes before
-// a mistake are returned with the error.
-func Decode(data []byte) (classes []*v1.SecretProviderClass, err error) {
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
-	for document := 1; ; document++ {
-		var raw struct {
-			v1.SecretProviderClass
-
-			Items []v1.SecretProviderClass `json:"items"`
-		}
-		switch err := decoder.Decode(&raw); {
-		case errors.Is(err, io.EOF):
-			return classes, nil
-		case err != nil:
-			return classes, fmt.Errorf("document %d: %w", document, err)
-		}
-		found := []*v1.SecretProviderClass{&raw.SecretProviderClass}
-		for i := range raw.Items {
-			found = append(found, &raw.Items[i])
-		}
-		for _, class := range found {
-			switch {
-			case class.Kind != "SecretProviderClass":
-			case class.Name == "":
-				return classes, fmt.Errorf("document %d: metadata.name is missing", document)
-			default:
-				classes = append(classes, class)
-			}
-		}
-	}
 }

@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/cli"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/corefiles"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/footprint"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube/classdir"
@@ -67,7 +68,7 @@ func runDriver(ctx context.Context, f *driverFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, seen.Close()) }()
 	log := seen.log
-	safe.NoCoreFiles(ctx, log)
+	corefiles.Disable(ctx, log)
 	dropPrivileges(ctx, log)
 	mounts, err := tmpfs.New(tmpfs.Options{Mounter: tmpfs.SystemMounter(), Log: log, Size: f.volumeSize})
 	if err != nil {

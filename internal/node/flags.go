@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"errors"
@@ -8,12 +8,12 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/keyvault-csi/keyvault-csi-driver/driver"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/admin"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/nodeidentity"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/logging"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync/secretdata"
+	"github.com/keyvault-csi/keyvault-csi-driver/internal/volume"
 	"github.com/keyvault-csi/keyvault-csi-driver/tmpfs"
 )
 
@@ -63,7 +63,7 @@ type driverFlags struct {
 func (f *driverFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.endpoint, "endpoint", "unix:///csi/csi.sock", "the CSI `socket` to serve")
 	fs.StringVar(&f.nodeID, "node-id", os.Getenv("KUBE_NODE_NAME"), "the node's `name` (default $KUBE_NODE_NAME)")
-	fs.StringVar(&f.driverName, "driver-name", driver.Name, "the CSI driver's `name`")
+	fs.StringVar(&f.driverName, "driver-name", volume.DriverName, "the CSI driver's `name`")
 	fs.StringVar(&f.registrationDir, "registration-dir", "",
 		"kubelet's plugin registry `directory`; empty: do not register")
 	fs.StringVar(&f.kubeletRegistrationPath, "kubelet-registration-path", "",

@@ -1,4 +1,4 @@
-package main_test
+package node_test
 
 import (
 	"fmt"
