@@ -82,9 +82,11 @@ type Server struct {
 	control      http.Handler
 	throttle     bool
 	controlHosts []string
-	work         sync.WaitGroup
-	stop         context.CancelFunc
-	ctx          context.Context
+	// transport is that of Client.
+	transport *http.Transport
+	work      sync.WaitGroup
+	stop      context.CancelFunc
+	ctx       context.Context
 }
 
 // New makes a server from a seed; Start begins to serve.
@@ -108,6 +110,11 @@ func New(o Options) (*Server, error) {
 	s := &Server{log: o.Log, intercept: o.Intercept, authority: a, signer: signer, tunnels: newTunnels(), ctx: ctx, stop: stop}
 	s.targets, s.eventsCA, s.controlHosts = o.Events, o.EventsCA, o.ControlHosts
 	s.control, s.throttle = s.newControl(), o.Throttle
+	s.transport = &http.Transport{
+		Proxy:             func(*http.Request) (*url.URL, error) { return s.ProxyURL(), nil },
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.pool()},
+		ForceAttemptHTTP2: true,
+	}
 	if s.intercept == nil {
 		s.intercept = func(http.ResponseWriter, *http.Request) bool { return false }
 	}
@@ -181,6 +188,7 @@ func (s *Server) Close() error {
 	s.stop()
 	err := errors.Join(s.front.Close(), s.back.Close())
 	s.tunnels.closeAll()
+	s.transport.CloseIdleConnections()
 	s.work.Wait()
 	return errors.Join(err, s.persist())
 }
@@ -190,6 +198,10 @@ func (s *Server) Address() string { return s.listener.Addr().String() }
 
 // ProxyURL is what HTTPS_PROXY and HTTP_PROXY are to be.
 func (s *Server) ProxyURL() *url.URL { return &url.URL{Scheme: "http", Host: s.Address()} }
+
+// Client is an HTTP client that reaches every host through the emulator and trusts its authority, whatever the environment says. It works between
+// Start and Close.
+func (s *Server) Client() *http.Client { return &http.Client{Transport: s.transport} }
 
 // Dial reaches every host through the emulator, as if it were the network.
 func (s *Server) Dial(ctx context.Context, network, address string) (net.Conn, error) {

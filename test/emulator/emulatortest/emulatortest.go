@@ -1,4 +1,3 @@
-// Package emulatortest starts emulators for tests and makes service account tokens as a cluster does.
 package emulatortest
 
 import (
@@ -16,6 +15,36 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/test/emulator"
 )
+
+// What Seed has.
+const (
+	Tenant       = "11111111-1111-1111-1111-111111111111"
+	ClientID     = "22222222-2222-2222-2222-222222222222"
+	ClientSecret = "p4ssw0rd" //nolint:gosec // of an emulator
+	VaultURL     = "https://contoso.vault.azure.net"
+	// ServiceAccount is the subject of tokens of an Issuer that the application takes, from any cluster that StartIssuer made.
+	ServiceAccount = "system:serviceaccount:default:app"
+
+	issuerURL = "https://oidc.example.com/cluster/"
+)
+
+// Seed is one to begin with: an empty vault, an application that may do everything there, by its client secret and as the service account default/app,
+// and a managed identity that is the same.
+const Seed = `
+tenants:
+- id: ` + Tenant + `
+  applications:
+  - clientID: ` + ClientID + `
+    objectID: ` + ClientID + `
+    secrets: [{value: ` + ClientSecret + `}]
+    federated: [{issuer: "` + issuerURL + `", subject: "` + ServiceAccount + `"}]
+managedIdentities:
+- {clientID: ` + ClientID + `, objectID: ` + ClientID + `, system: true}
+vaults:
+- name: contoso
+  tenant: ` + Tenant + `
+  grants: [{clientID: ` + ClientID + `, permissions: ["*"]}]
+`
 
 // Start runs an emulator with the seed until the test ends.
 func Start(t testing.TB, seed string) *emulator.Server {
@@ -75,7 +104,7 @@ func NewIssuer(url string) (*Issuer, error) {
 // StartIssuer makes an issuer that the emulator knows.
 func StartIssuer(t testing.TB, s *emulator.Server) *Issuer {
 	t.Helper()
-	i, err := NewIssuer("https://oidc.example.com/cluster/")
+	i, err := NewIssuer(issuerURL)
 	if err != nil {
 		t.Fatal(err)
 	}
