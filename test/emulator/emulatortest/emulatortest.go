@@ -20,7 +20,7 @@ import (
 const (
 	Tenant       = "11111111-1111-1111-1111-111111111111"
 	ClientID     = "22222222-2222-2222-2222-222222222222"
-	ClientSecret = "p4ssw0rd" //nolint:gosec // of an emulator
+	ClientSecret = "p4ssw0rd"
 	VaultURL     = "https://contoso.vault.azure.net"
 	// ServiceAccount is the subject of tokens of an Issuer that the application takes, from any cluster that StartIssuer made.
 	ServiceAccount = "system:serviceaccount:default:app"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -18,16 +17,27 @@ import (
 // Microsoft's client sets, gets and deletes a secret, and the time passes in which it could be recovered. In a test,
 // emulatortest.Start takes the place of the first lines.
 func Example() {
+	if err := example(); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// correct horse
+	// to be purged after 2160h0m0s
+	// 404 SecretNotFound
+	// 1 secret was read
+}
+
+func example() error {
 	seed, err := emulator.ParseSeed([]byte(emulatortest.Seed + "tokenLifetime: 4000h\n")) // longer than the clock is moved
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	server, err := emulator.New(emulator.Options{Seed: seed})
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	if err := server.Start("127.0.0.1:0"); err != nil {
-		log.Fatal(err)
+		return err
 	}
 	defer func() { _ = server.Close() }()
 
@@ -35,29 +45,29 @@ func Example() {
 	credential, err := azidentity.NewClientSecretCredential(emulatortest.Tenant, emulatortest.ClientID, emulatortest.ClientSecret,
 		&azidentity.ClientSecretCredentialOptions{ClientOptions: options})
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	client, err := azsecrets.NewClient(emulatortest.VaultURL, credential, &azsecrets.ClientOptions{ClientOptions: options})
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 
 	ctx, value := context.Background(), "correct horse"
 	if _, err := client.SetSecret(ctx, "db-password", azsecrets.SetSecretParameters{Value: &value}, nil); err != nil {
-		log.Fatal(err)
+		return err
 	}
 	got, err := client.GetSecret(ctx, "db-password", "", nil)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	fmt.Println(*got.Value)
 
 	if _, err := client.DeleteSecret(ctx, "db-password", nil); err != nil {
-		log.Fatal(err)
+		return err
 	}
 	deleted, err := client.GetDeletedSecret(ctx, "db-password", nil)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	fmt.Println("to be purged after", deleted.ScheduledPurgeDate.Sub(*deleted.DeletedDate))
 
@@ -67,9 +77,5 @@ func Example() {
 		fmt.Println(refused.StatusCode, refused.ErrorCode)
 	}
 	fmt.Println(server.Counts()["get secret"], "secret was read")
-	// Output:
-	// correct horse
-	// to be purged after 2160h0m0s
-	// 404 SecretNotFound
-	// 1 secret was read
+	return nil
 }
