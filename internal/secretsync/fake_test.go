@@ -52,6 +52,8 @@ type storedSecret struct {
 	owners      []metav1.OwnerReference
 	// managers are the data keys of each field manager.
 	managers map[string]*managed
+	// entries are more of managedFields.
+	entries []metav1.ManagedFieldsEntry
 }
 
 type managed struct {
@@ -324,6 +326,7 @@ func (s *storedSecret) answer() *metav1.PartialObjectMetadata {
 			}))),
 		})
 	}
+	o.ManagedFields = append(o.ManagedFields, s.entries...)
 	return o
 }
 

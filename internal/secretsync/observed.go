@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,7 +104,7 @@ func parseApplied(raw []byte) *appliedFields {
 	names := func(fields tree) map[string]bool {
 		set := make(map[string]bool, len(fields))
 		for field := range fields {
-			if name, ok := cutPrefix(field, "f:"); ok {
+			if name, ok := strings.CutPrefix(field, "f:"); ok {
 				set[name] = true
 			}
 		}
@@ -115,18 +116,11 @@ func parseApplied(raw []byte) *appliedFields {
 	}
 	for field := range root.Metadata.Owners {
 		var key struct{ UID types.UID }
-		if text, ok := cutPrefix(field, "k:"); ok && json.Unmarshal([]byte(text), &key) == nil {
+		if text, ok := strings.CutPrefix(field, "k:"); ok && json.Unmarshal([]byte(text), &key) == nil {
 			applied.owners[key.UID] = true
 		}
 	}
 	return applied
-}
-
-func cutPrefix(text, prefix string) (rest string, ok bool) {
-	if len(text) < len(prefix) || text[:len(prefix)] != prefix {
-		return "", false
-	}
-	return text[len(prefix):], true
 }
 
 // intact reports whether the class's field manager owns exactly the fields that an apply of d sets: then none of them

@@ -37,6 +37,18 @@ func TestWhatOthersChange(t *testing.T) {
 		"the record in one's place": {func(s *storedSecret) {
 			renamed(s.managers[manager].annotations, testWriter().Annotation("web"))
 		}, written},
+		"stringData of a person": {func(s *storedSecret) {
+			s.entries = fieldsOf("kubectl", metav1.ManagedFieldsOperationApply, `{"f:stringData":{"f:k":{}}}`)
+		}, written},
+		"an update in the class's name": {func(s *storedSecret) {
+			s.entries = fieldsOf(manager, metav1.ManagedFieldsOperationUpdate, `{"f:data":{"f:mine":{}}}`)
+		}, untouched},
+		"another's apply": {func(s *storedSecret) {
+			s.entries = fieldsOf("kubectl", metav1.ManagedFieldsOperationApply, `{"f:data":{"f:mine":{}}}`)
+		}, untouched},
+		"an entry without fields": {func(s *storedSecret) {
+			s.entries = []metav1.ManagedFieldsEntry{{Manager: manager, Operation: metav1.ManagedFieldsOperationApply}}
+		}, untouched},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -60,6 +72,10 @@ func TestWhatOthersChange(t *testing.T) {
 			})
 		})
 	}
+}
+
+func fieldsOf(manager string, operation metav1.ManagedFieldsOperationType, fields string) []metav1.ManagedFieldsEntry {
+	return []metav1.ManagedFieldsEntry{{Manager: manager, Operation: operation, FieldsV1: metav1.NewFieldsV1(fields)}}
 }
 
 // renamed puts another name in the place of one, so that the number of fields is the same.

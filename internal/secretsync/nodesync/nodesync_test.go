@@ -3,8 +3,10 @@ package nodesync
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +33,10 @@ type cluster struct {
 	values   map[string]string
 	requests map[string]int
 	fail     func(kind types.PatchType) error
+	podErr   map[string]error
 	version  int
+	// hangs has requests end with their time.
+	hangs bool
 }
 
 func (c *cluster) PodMetadata(_ context.Context, _, name string) (*metav1.PartialObjectMetadata, error) {
@@ -39,6 +44,9 @@ func (c *cluster) PodMetadata(_ context.Context, _, name string) (*metav1.Partia
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.requests["pods"]++
+	if err := c.podErr[name]; err != nil {
+		return nil, err
+	}
 	return c.pods[name], nil
 }
 
@@ -46,9 +54,13 @@ func (*cluster) ClassUID(context.Context, string, string) (types.UID, error) { r
 
 func (*cluster) SecretClasses(context.Context, string, string) ([]string, error) { return nil, nil }
 
-func (c *cluster) Patch(_ context.Context, name types.NamespacedName, kind types.PatchType, body []byte, o metav1.PatchOptions) (
+func (c *cluster) Patch(ctx context.Context, name types.NamespacedName, kind types.PatchType, body []byte, o metav1.PatchOptions) (
 	*metav1.PartialObjectMetadata, error,
 ) {
+	if c.hangs {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	time.Sleep(10 * time.Millisecond)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,6 +135,7 @@ type bench struct {
 	mu      sync.Mutex
 	events  []Event
 	again   []volume.Ref
+	panics  int
 	class   *v1.SecretProviderClass
 }
 
@@ -137,7 +150,11 @@ func onBench(t *testing.T, test func(*bench)) {
 		b.class.Spec.SecretObjects = []v1.SecretObject{{SecretName: "db", Data: []v1.SecretObjectData{{ObjectName: "f", Key: "k"}}}}
 		b.syncer = New(t.Context(), Options{
 			Secrets: b.cluster, Classes: b.cluster, Pods: b.cluster, Clock: clock.RealClock{},
-			Safe: safe.Handler{Log: slog.New(slog.DiscardHandler)},
+			Safe: safe.Handler{Log: slog.New(slog.DiscardHandler), Count: func(context.Context, string) {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				b.panics++
+			}},
 			Report: func(_ context.Context, e Event) {
 				b.mu.Lock()
 				defer b.mu.Unlock()
@@ -152,6 +169,9 @@ func onBench(t *testing.T, test func(*bench)) {
 		defer func() {
 			if err := b.syncer.Close(); err != nil {
 				t.Error(err)
+			}
+			if b.panics > 0 {
+				t.Errorf("%d panics", b.panics)
 			}
 		}()
 		test(b)
@@ -214,8 +234,8 @@ func (b *bench) failing(err error) {
 	}
 }
 
-// told counts the events whose message holds the words.
-func (b *bench) told(kind Kind, words string) (n int) {
+// said counts the events whose message holds the words.
+func (b *bench) said(kind Kind, words string) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, e := range b.events {
@@ -245,14 +265,33 @@ func TestPodsThatStartTogetherShareRequests(t *testing.T) {
 	})
 }
 
-// The Secret of a Pod that is gone would have no owner: it is not made.
+// The Secret of a Pod that is gone would have no owner: it is not made. Nor is it where another Pod has the name now.
 func TestNothingWithoutAnOwner(t *testing.T) {
 	onBench(t, func(b *bench) {
-		ref := b.pod("gone")
+		gone, replaced := b.pod("gone"), b.pod("replaced")
 		delete(b.cluster.pods, "gone")
-		b.apply(ref, "1")
+		b.cluster.pods["replaced"].UID = "another"
+		b.apply(gone, "1")
+		b.apply(replaced, "1")
 		if b.value("db") != "" {
 			b.Error("a Secret without an owner")
+		}
+	})
+}
+
+// A Pod that cannot be read is read again; the Secret waits for its first owner.
+func TestPodThatCannotBeRead(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.cluster.podErr = map[string]error{"a": errors.New("away")}
+		b.apply(ref, "1")
+		if b.value("db") != "" || b.said(Failed, "has no owner yet") != 1 {
+			b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
+		}
+		b.cluster.podErr = nil
+		time.Sleep(time.Minute)
+		if b.value("db") != "1" || b.owners("db") != 1 {
+			b.Errorf("the Secret holds %q", b.value("db"))
 		}
 	})
 }
@@ -318,6 +357,172 @@ func TestEnqueue(t *testing.T) {
 	})
 }
 
+// Enqueue serves each Secret of a class, whatever becomes of those before it.
+func TestEnqueueOfSeveralSecrets(t *testing.T) {
+	object := func(secret, file string) v1.SecretObject {
+		return v1.SecretObject{SecretName: secret, Data: []v1.SecretObjectData{{ObjectName: file, Key: "k"}}}
+	}
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.class.Spec.SecretObjects = []v1.SecretObject{object("same", "other"), object("none", "none"), object("db", "f")}
+		with := func(value string) *volume.Bundle {
+			made := bundle(value)
+			made.Files = append(made.Files, volume.File{Path: "other", Data: []byte("x")})
+			return made
+		}
+		b.syncer.Apply(b.Context(), ref, b.class, with("1"))
+		before := b.said(Failed, "Secret shop/none cannot be created")
+		time.Sleep(time.Minute)
+		b.syncer.Enqueue(b.Context(), ref, b.class, with("2"))
+		time.Sleep(time.Second)
+		if got := b.value("db"); got != "2" {
+			b.Errorf("the Secret behind them holds %q", got)
+		}
+		if after := b.said(Failed, "Secret shop/none cannot be created"); before != 1 || after != 2 {
+			b.Errorf("reported %d and %d times", before, after)
+		}
+	})
+}
+
+// During an outage Enqueue leaves it to the queue when the API server is asked again.
+func TestEnqueueDuringAnOutage(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.apply(ref, "0")
+		b.failing(apierrors.NewInternalError(errors.New("away")))
+		before := b.count(patches...)
+		for i := range 300 {
+			time.Sleep(time.Second)
+			b.syncer.Enqueue(b.Context(), ref, b.class, bundle(strconv.Itoa(i+1)))
+		}
+		if got := b.count(patches...) - before; got > 12 {
+			b.Errorf("%d requests in five minutes of failures", got)
+		}
+		b.failing(nil)
+		time.Sleep(lastRetry + time.Minute)
+		if got := b.value("db"); got != "300" {
+			b.Errorf("the Secret holds %q", got)
+		}
+	})
+}
+
+// What was written is reported; what was in place is not.
+func TestReportsOfWrites(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.apply(ref, "1")
+		time.Sleep(driftCheck + time.Minute)
+		before := b.count(patches...)
+		b.apply(ref, "1") // looked at again
+		if b.count(patches...) == before {
+			b.Error("it is not looked at again")
+		}
+		time.Sleep(time.Minute)
+		b.apply(ref, "2")
+		if created, updated, all := b.said(Synced, "was created"), b.said(Synced, "was updated"), b.said(Synced, ""); created != 1 || updated != 1 || all != 2 {
+			b.Errorf("%d created, %d updated, %d in all", created, updated, all)
+		}
+	})
+}
+
+// What a Pod's start could not write, the background writes without any refresh.
+func TestBackgroundWritesWhatFailed(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.failing(apierrors.NewInternalError(errors.New("away")))
+		b.apply(ref, "1")
+		b.failing(nil)
+		time.Sleep(time.Minute)
+		if got := b.value("db"); got != "1" {
+			b.Errorf("the Secret holds %q", got)
+		}
+	})
+}
+
+// A refresh during an outage hands the background the newest values, also where they are equal: a younger write of another node would win
+// over the older ones. One from last known good values hands it nothing.
+func TestBackgroundGetsTheNewestValues(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.apply(ref, "0")
+		time.Sleep(time.Minute)
+		b.failing(apierrors.NewInternalError(errors.New("away")))
+		b.apply(ref, "1")
+		time.Sleep(time.Minute)
+		newest := bundle("1")
+		b.syncer.Apply(b.Context(), ref, b.class, newest)
+		for _, generation := range []int64{1, 2} { // as the class is, and after an edit of it
+			time.Sleep(time.Minute)
+			stale := bundle("1")
+			stale.Stale = true
+			class := b.class.DeepCopy()
+			class.Generation = generation
+			b.syncer.Apply(b.Context(), ref, class, stale)
+		}
+		b.failing(nil)
+		time.Sleep(2 * lastRetry)
+		if got := b.value("db"); got != "1" {
+			b.Errorf("the Secret holds %q", got)
+		}
+		record := b.cluster.secrets["db"].Annotations[key(b.cluster.secrets["db"].Annotations)]
+		if date := newest.Sources[0].Date.UTC().Format(time.RFC3339); !strings.Contains(record, date) {
+			b.Errorf("%s is not in the record %s", date, record)
+		}
+	})
+}
+
+// Pods that start one after the other with values of one fetch, which the API server does not accept: it is asked once, and each
+// Pod's volume reports it. Other values are tried, and so are the same after a while, with growing waits; no value is kept for that.
+func TestRejectedSecret(t *testing.T) {
+	onBench(t, func(b *bench) {
+		status := metav1.Status{Code: 422, Reason: metav1.StatusReasonInvalid, Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Field: "type"}}}}
+		b.cluster.fail = func(kind types.PatchType) error {
+			if kind == types.ApplyPatchType {
+				return &apierrors.StatusError{ErrStatus: status}
+			}
+			return nil
+		}
+		same := bundle("1")
+		var last volume.Ref
+		for i := range 20 {
+			last = b.pod(strconv.Itoa(i))
+			b.syncer.Apply(b.Context(), last, b.class, same)
+		}
+		if got := b.count(types.ApplyPatchType); got != 1 {
+			b.Errorf("%d writes of values that were rejected", got)
+		}
+		if got := b.said(Failed, "has another type"); got != 20 {
+			b.Errorf("reported %d times", got)
+		}
+		b.apply(last, "2")
+		if got := b.count(types.ApplyPatchType); got != 2 {
+			b.Errorf("other values: %d writes", got)
+		}
+		for range 600 {
+			time.Sleep(time.Second)
+			b.apply(last, "2")
+		}
+		if got := b.count(types.ApplyPatchType) - 2; got < 6 || got > 10 {
+			b.Errorf("%d writes in ten minutes of refreshes", got)
+		}
+		b.syncer.mu.Lock()
+		for _, st := range b.syncer.states {
+			if st.want != nil {
+				b.Error("values are kept")
+			}
+		}
+		b.syncer.mu.Unlock()
+		b.failing(nil)
+		for range 6 {
+			time.Sleep(time.Minute)
+			b.apply(last, "2")
+		}
+		if got := b.value("db"); got != "2" {
+			b.Errorf("the Secret holds %q", got)
+		}
+	})
+}
+
 // Values that are older than what the Secret was made from are not written, and are asked for again.
 func TestOlderValuesAreFetchedAgain(t *testing.T) {
 	onBench(t, func(b *bench) {
@@ -332,9 +537,45 @@ func TestOlderValuesAreFetchedAgain(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		b.mu.Lock()
-		defer b.mu.Unlock()
 		if len(b.again) != 1 || b.again[0] != late {
 			b.Errorf("asked again for %v", b.again)
+		}
+		b.mu.Unlock()
+		b.apply(late, "1") // the vault's value is that of before again
+		if got := b.value("db"); got != "1" {
+			b.Errorf("the Secret holds %q", got)
+		}
+	})
+}
+
+// Values of an older version of the class are not written either, and asking the vault again would not help.
+func TestOlderClassIsNotFetchedAgain(t *testing.T) {
+	onBench(t, func(b *bench) {
+		a, late := b.pod("a"), b.pod("late")
+		edited := b.class.DeepCopy()
+		edited.Generation = 2
+		b.syncer.Apply(b.Context(), a, edited, bundle("2"))
+		time.Sleep(time.Minute)
+		b.apply(late, "1")
+		time.Sleep(time.Minute)
+		if got := b.value("db"); got != "2" || len(b.again) > 0 {
+			b.Errorf("the Secret holds %q, asked again for %v", got, b.again)
+		}
+	})
+}
+
+// Without Refetch, as in the controller, older values wait for the next refresh.
+func TestOlderValuesWithoutRefetch(t *testing.T) {
+	onBench(t, func(b *bench) {
+		b.syncer.refetch = nil
+		a, late := b.pod("a"), b.pod("late")
+		old := bundle("1")
+		time.Sleep(5 * time.Second)
+		b.apply(a, "2")
+		b.syncer.Apply(b.Context(), late, b.class, old)
+		time.Sleep(time.Minute)
+		if got := b.value("db"); got != "2" {
+			b.Errorf("the Secret holds %q", got)
 		}
 	})
 }
@@ -356,8 +597,241 @@ func TestVolumeAttributesThatDiffer(t *testing.T) {
 		if got := b.value("db"); got != "2" {
 			b.Errorf("the Secret holds %q", got)
 		}
-		if got := b.told(Conflict, "younger Pod"); got != 1 {
-			b.Errorf("told %d times", got)
+		if got := b.said(Conflict, "younger Pod"); got != 1 {
+			b.Errorf("reported %d times", got)
+		}
+		// again, once in each such time
+		for range 4 {
+			time.Sleep(driftCheck/2 + time.Second)
+			b.apply(old, "3")
+		}
+		if got := b.said(Conflict, "younger Pod"); got != 3 {
+			b.Errorf("reported %d times", got)
+		}
+	})
+}
+
+// together applies for several volumes in one call, which another Pod's call makes wait.
+func (b *bench) together(first volume.Ref, applies ...func()) {
+	b.Helper()
+	var work sync.WaitGroup
+	values := bundle("0")
+	time.Sleep(2 * time.Second) // the vault's dates have whole seconds
+	work.Go(func() { b.syncer.Apply(b.Context(), first, b.class, values) })
+	time.Sleep(time.Millisecond)
+	for _, apply := range applies {
+		work.Go(apply)
+		time.Sleep(time.Microsecond)
+	}
+	work.Wait()
+}
+
+// Volumes that are served in one call, in each order: which one decides, and who hears of it.
+func TestVolumesOfOneCall(t *testing.T) {
+	for _, reversed := range []bool{false, true} {
+		inOrder := func(applies ...func()) []func() {
+			if reversed {
+				slices.Reverse(applies)
+			}
+			return applies
+		}
+		stale := func(b *bench, ref volume.Ref) func() {
+			return func() {
+				old := bundle("old")
+				old.Stale = true
+				b.syncer.Apply(b.Context(), ref, b.class, old)
+			}
+		}
+		for name, test := range map[string]func(*bench, volume.Ref){
+			"a Pod that is gone, and one that cannot be read": func(b *bench, first volume.Ref) {
+				gone, unread, good := b.pod("gone"), b.pod("unread"), b.pod("good")
+				delete(b.cluster.pods, "gone")
+				b.cluster.podErr = map[string]error{"unread": errors.New("away")}
+				b.together(first, inOrder(func() { b.apply(gone, "1") }, func() { b.apply(unread, "1") }, func() { b.apply(good, "1") })...)
+				if b.value("db") != "1" || b.owners("db") != 2 || b.said(Failed, "its Pod could not be read") == 0 {
+					b.Errorf("the Secret holds %q, %d owners: %v", b.value("db"), b.owners("db"), b.events)
+				}
+			},
+			"last known good values": func(b *bench, first volume.Ref) {
+				fresh, old := b.pod("fresh"), b.pod("old")
+				b.together(first, inOrder(func() { b.apply(fresh, "1") }, stale(b, old))...)
+				if b.value("db") != "1" || b.owners("db") != 3 {
+					b.Errorf("the Secret holds %q, %d owners", b.value("db"), b.owners("db"))
+				}
+			},
+			"other attributes of a younger Pod": func(b *bench, first volume.Ref) {
+				old := b.pod("old")
+				old.Attributes = "y"
+				time.Sleep(time.Minute)
+				young := b.pod("young")
+				young.Attributes = "x"
+				b.together(first, inOrder(func() { b.apply(young, "1") }, func() { b.apply(old, "2") })...)
+				if b.value("db") != "1" || b.said(Conflict, "a younger Pod") != 1 {
+					b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
+				}
+			},
+			"other attributes of a Pod that cannot be read": func(b *bench, first volume.Ref) {
+				unread, good := b.pod("unread"), b.pod("good")
+				unread.Attributes = "y"
+				b.cluster.podErr = map[string]error{"unread": errors.New("away")}
+				old := bundle("2")
+				time.Sleep(time.Minute)
+				b.together(first, inOrder(func() { b.syncer.Apply(b.Context(), unread, b.class, old) }, func() { b.apply(good, "1") })...)
+				if b.value("db") != "1" {
+					b.Errorf("the Secret holds %q", b.value("db"))
+				}
+			},
+			"the youngest Pod counts": func(b *bench, first volume.Ref) {
+				old := b.pod("old")
+				time.Sleep(time.Minute)
+				between := b.pod("between")
+				between.Attributes = "x"
+				time.Sleep(time.Minute)
+				young := b.pod("young")
+				b.together(first, inOrder(func() { b.apply(old, "1") }, func() { b.apply(young, "1") })...)
+				time.Sleep(time.Minute)
+				b.apply(between, "2")
+				if b.value("db") != "1" || b.said(Conflict, "a younger Pod") != 1 {
+					b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
+				}
+			},
+		} {
+			t.Run(fmt.Sprintf("%s, reversed %v", name, reversed), func(t *testing.T) {
+				onBench(t, func(b *bench) {
+					first := b.pod("first")
+					time.Sleep(time.Minute)
+					test(b, first)
+				})
+			})
+		}
+	}
+}
+
+// A retry that was planned finds nothing to do where a refresh has done it.
+func TestRetryAfterARefresh(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.failing(apierrors.NewInternalError(errors.New("away")))
+		b.apply(ref, "1")
+		b.failing(nil)
+		b.apply(ref, "2")
+		before := b.count(patches...)
+		time.Sleep(time.Minute)
+		if got := b.count(patches...) - before; got > 0 || b.value("db") != "2" {
+			b.Errorf("%d requests, the Secret holds %q", got, b.value("db"))
+		}
+	})
+}
+
+// What the background writes has the owners of the Pods that are there, and the age of the youngest with the same attributes.
+func TestOwnersInTheBackground(t *testing.T) {
+	away := func(b *bench, unread ...string) (back func()) {
+		b.failing(apierrors.NewInternalError(errors.New("away")))
+		b.cluster.podErr = map[string]error{}
+		for _, name := range unread {
+			b.cluster.podErr[name] = errors.New("away")
+		}
+		return func() {
+			b.failing(nil)
+			time.Sleep(lastRetry)
+		}
+	}
+	for name, test := range map[string]func(*bench){
+		"a Pod that has gone meanwhile": func(b *bench) {
+			a, gone := b.pod("a"), b.pod("gone")
+			back := away(b, "gone")
+			b.apply(gone, "1")
+			b.apply(a, "1")
+			delete(b.cluster.pods, "gone")
+			b.cluster.podErr = nil
+			back()
+			if b.value("db") != "1" || b.owners("db") != 1 {
+				b.Errorf("the Secret holds %q", b.value("db"))
+			}
+		},
+		"the youngest of its attributes": func(b *bench) {
+			old := b.pod("old")
+			time.Sleep(time.Minute)
+			between := b.pod("between")
+			between.Attributes = "x"
+			time.Sleep(time.Minute)
+			young, unread := b.pod("young"), b.pod("unread")
+			back := away(b, "unread")
+			for _, ref := range []volume.Ref{unread, young, old} {
+				b.apply(ref, "1")
+			}
+			back()
+			b.apply(between, "2")
+			if b.value("db") != "1" || b.said(Conflict, "a younger Pod") != 1 {
+				b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
+			}
+		},
+		"a younger Pod of other attributes": func(b *bench) {
+			old := b.pod("old")
+			old.Attributes = "y"
+			time.Sleep(time.Minute)
+			young := b.pod("young")
+			young.Attributes = "x"
+			back := away(b)
+			b.apply(young, "1")
+			time.Sleep(time.Second)
+			b.apply(old, "2")
+			back()
+			b.apply(young, "3")
+			if b.value("db") != "3" {
+				b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
+			}
+		},
+		"a Pod with last known good values": func(b *bench) {
+			a, late := b.pod("a"), b.pod("late")
+			b.apply(a, "1")
+			time.Sleep(time.Minute)
+			back := away(b)
+			stale := bundle("1")
+			stale.Stale = true
+			b.syncer.Apply(b.Context(), late, b.class, stale)
+			if b.owners("db") != 1 {
+				b.Error("the API server is not away")
+			}
+			back()
+			if b.value("db") != "1" || b.owners("db") != 2 {
+				b.Errorf("the Secret holds %q, %d owners", b.value("db"), b.owners("db"))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { onBench(t, test) })
+	}
+}
+
+// A Secret that somebody deleted comes again with all its owners, whichever volume finds it.
+func TestSecretThatComesAgainHasAllOwners(t *testing.T) {
+	onBench(t, func(b *bench) {
+		a, other := b.pod("a"), b.pod("b")
+		b.apply(a, "1")
+		b.apply(other, "1")
+		time.Sleep(time.Minute)
+		delete(b.cluster.secrets, "db")
+		b.apply(a, "2")
+		if got := b.owners("db"); got != 2 {
+			b.Errorf("%d owners", got)
+		}
+	})
+}
+
+// A write that the end of the driver cuts off is no failure to report.
+func TestCloseReportsNothing(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.cluster.hangs = true
+		var work sync.WaitGroup
+		work.Go(func() { b.apply(ref, "1") })
+		time.Sleep(time.Second)
+		if err := b.syncer.Close(); err != nil {
+			b.Error(err)
+		}
+		work.Wait()
+		if len(b.events) > 0 {
+			b.Errorf("%v", b.events)
 		}
 	})
 }
@@ -374,7 +848,7 @@ func TestRenamedSecretIsTold(t *testing.T) {
 			time.Sleep(time.Minute)
 			b.apply(ref, "1")
 		}
-		if got := b.told(Left, "Secret shop/db is not in the class any more"); got != 1 {
+		if got := b.said(Left, "Secret shop/db is not in the class any more"); got != 1 {
 			b.Errorf("told %d times", got)
 		}
 		if b.value("new") != "1" || b.value("db") != "1" {
@@ -389,6 +863,10 @@ func TestPanicLeavesTheSecretFree(t *testing.T) {
 		ref := b.pod("a")
 		b.cluster.fail = func(types.PatchType) error { panic("canary") }
 		b.apply(ref, "1")
+		if b.panics != 1 {
+			b.Errorf("%d panics are counted", b.panics)
+		}
+		b.panics = 0
 		b.failing(nil)
 		time.Sleep(time.Minute)
 		b.apply(ref, "1")

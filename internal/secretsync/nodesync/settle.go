@@ -59,11 +59,8 @@ func (s *Syncer) askAgain(ref volume.Ref, after time.Duration) {
 	})
 }
 
-// wait is how long to wait after as many failures one after the other.
+// wait is how long to wait after as many failures one after the other, at least one.
 func wait(tries int) time.Duration {
-	if tries <= 0 {
-		return 0
-	}
 	return min(firstRetry<<min(tries-1, 16), lastRetry)
 }
 
