@@ -43,9 +43,10 @@ func TestFiguresThatAreNotComplete(t *testing.T) {
 	for name, text := range map[string]string{
 		"no JSON":       `x`,
 		"no storms":     `{"publish": [` + one + `]}`,
-		"no driver":     `{"publish": [` + one + `], "storms": [` + one + `], "life": [` + one + `]}`,
+		"no driver":     `{"publish": [` + one + `], "storms": [` + one + `], "life": [` + one + `], "hour": [{"program": "plain", "vaultRequests": 1}]}`,
+		"no hour":       `{"publish": [` + one + `], "storms": [` + one + `], "life": [` + one + `]}`,
 		"no life":       `{"publish": [` + one + `], "storms": [` + one + `]}`,
-		"twice the one": `{"publish": [` + one + `,` + one + `], "storms": [` + one + `], "life": [` + one + `]}`,
+		"twice the one": `{"publish": [` + one + `,` + one + `], "storms": [` + one + `], "life": [` + one + `], "hour": [{}]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "figures.json")

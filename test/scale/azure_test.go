@@ -45,6 +45,8 @@ type azure struct {
 	current int64
 	region  int
 	total   int
+	// discovered counts what a client asks Entra ID for before its first token: the endpoints of a tenant and of a cloud.
+	discovered int
 }
 
 func newAzure() *azure {
@@ -58,7 +60,7 @@ func (a *azure) reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.vaults, a.entra, a.clients = map[string]map[int64]*count{}, map[int64]*count{}, map[string]int{}
-	a.current, a.region = 0, 0
+	a.current, a.region, a.discovered = 0, 0, 0
 }
 
 func (a *azure) setDown(down bool) {
@@ -83,7 +85,18 @@ func (a *azure) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case isVault:
 		return a.vault(req, name), nil
+	case strings.HasSuffix(req.URL.Path, "/discovery/instance"):
+		a.discover()
+		return answer(req, http.StatusOK, 0, map[string]any{
+			"tenant_discovery_endpoint": "https://login.microsoftonline.com/tenant/v2.0/.well-known/openid-configuration",
+			"metadata": []map[string]any{{
+				"preferred_network": "login.microsoftonline.com",
+				"preferred_cache":   "login.windows.net",
+				"aliases":           []string{"login.microsoftonline.com", "login.windows.net"},
+			}},
+		}), nil
 	case strings.HasSuffix(req.URL.Path, "/openid-configuration"):
+		a.discover()
 		base := "https://login.microsoftonline.com/tenant"
 		return answer(req, http.StatusOK, 0, map[string]any{
 			"issuer":                 base + "/v2.0",
@@ -98,6 +111,12 @@ func (a *azure) RoundTrip(req *http.Request) (*http.Response, error) {
 	return a.token(req, string(body)), nil
 }
 
+func (a *azure) discover() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.discovered++
+}
+
 // vault answers a read of a secret's newest version.
 func (a *azure) vault(req *http.Request, name string) *http.Response {
 	a.mu.Lock()
@@ -108,6 +127,11 @@ func (a *azure) vault(req *http.Request, name string) *http.Response {
 	a.total++
 	if a.down {
 		return refusal(req, http.StatusServiceUnavailable, 0, "ServiceUnavailable")
+	}
+	if req.Header.Get("Authorization") == "" { // how the SDK's clients find out whose token a vault takes
+		res := refusal(req, http.StatusUnauthorized, 0, "Unauthorized")
+		res.Header.Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/tenant", resource="https://vault.azure.net"`)
+		return res
 	}
 	// Requests that are throttled do not count against the limit.
 	if c.asked-c.throttled > a.limit || a.region >= regionLimit*a.limit {
@@ -240,6 +264,14 @@ func (a *azure) vaultLoad(over time.Duration) load {
 		all = append(all, counts)
 	}
 	return sum(over, all...)
+}
+
+// asked is how often the vaults and Entra ID were asked since the last reset, for whatever.
+func (a *azure) asked() (vault, entra int) {
+	vault, entra = a.vaultLoad(time.Hour).Asked, a.entraLoad(time.Hour).Asked
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return vault, entra + a.discovered
 }
 
 func (a *azure) entraLoad(over time.Duration) load {

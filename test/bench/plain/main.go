@@ -7,22 +7,16 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
-	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/grpc"
+
+	"github.com/keyvault-csi/keyvault-csi-driver/test/bench/plain/server"
 )
 
 func main() {
@@ -30,14 +24,14 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: plain SOCKET CLASS-DIRECTORY")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1], &server{classes: os.Args[2]}); err != nil {
+	if err := run(os.Args[1], &server.Server{Classes: os.Args[2]}); err != nil {
 		fmt.Fprintln(os.Stderr, "plain:", err)
 		os.Exit(1)
 	}
 }
 
 // run serves until it gets SIGTERM.
-func run(socket string, s *server) error {
+func run(socket string, s *server.Server) error {
 	listener, err := net.Listen("unix", socket) //nolint:noctx // it ends with the process
 	if err != nil {
 		return err
@@ -57,104 +51,4 @@ type probe struct {
 
 func (probe) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{}, nil
-}
-
-type server struct {
-	csi.UnimplementedNodeServer
-	classes string
-	// transport is that of the Azure SDK if it is nil.
-	transport policy.Transporter
-}
-
-// class is what a SecretProviderClass holds, as far as this program reads it.
-type class struct {
-	Spec struct {
-		Parameters struct {
-			KeyvaultName string `json:"keyvaultName"`
-			TenantID     string `json:"tenantID"`
-			ClientID     string `json:"clientID"`
-			Objects      string `json:"objects"`
-		} `json:"parameters"`
-	} `json:"spec"`
-}
-
-// names are those of the secrets of the class.
-func (c *class) names() ([]string, error) {
-	var list struct {
-		Array []string `yaml:"array"`
-	}
-	if err := yaml.Unmarshal([]byte(c.Spec.Parameters.Objects), &list); err != nil {
-		return nil, err
-	}
-	names := make([]string, len(list.Array))
-	for i, text := range list.Array {
-		var object struct {
-			Name string `yaml:"objectName"`
-		}
-		if err := yaml.Unmarshal([]byte(text), &object); err != nil {
-			return nil, err
-		}
-		names[i] = object.Name
-	}
-	return names, nil
-}
-
-// NodePublishVolume writes the secrets of the class into the target, an ordinary directory.
-func (s *server) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
-	data, err := os.ReadFile(filepath.Join(s.classes, r.GetVolumeContext()["secretProviderClass"]+".json"))
-	if err != nil {
-		return nil, err
-	}
-	var c class
-	if err := json.Unmarshal(data, &c); err != nil {
-		return nil, err
-	}
-	names, err := c.names()
-	if err != nil {
-		return nil, err
-	}
-	client, err := s.client(&c, r.GetSecrets()["csi.storage.k8s.io/serviceAccount.tokens"])
-	if err != nil {
-		return nil, err
-	}
-	target := r.GetTargetPath()
-	if err := os.MkdirAll(target, 0o750); err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		secret, err := client.GetSecret(ctx, name, "", nil)
-		if err != nil {
-			return nil, err
-		}
-		if secret.Value == nil {
-			return nil, fmt.Errorf("secret %s has no value", name)
-		}
-		if err := os.WriteFile(filepath.Join(target, name), []byte(*secret.Value), 0o600); err != nil {
-			return nil, err
-		}
-	}
-	return &csi.NodePublishVolumeResponse{}, nil
-}
-
-// NodeUnpublishVolume removes what NodePublishVolume wrote.
-func (s *server) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	return &csi.NodeUnpublishVolumeResponse{}, os.RemoveAll(r.GetTargetPath())
-}
-
-// client is a new one with a new credential, as for each volume.
-func (s *server) client(c *class, tokens string) (*azsecrets.Client, error) {
-	var audiences map[string]struct {
-		Token string `json:"token"`
-	}
-	if err := json.Unmarshal([]byte(tokens), &audiences); err != nil {
-		return nil, errors.New("the service account tokens are no JSON")
-	}
-	assertion := func(context.Context) (string, error) { return audiences["api://AzureADTokenExchange"].Token, nil }
-	options, p := azcore.ClientOptions{Transport: s.transport}, &c.Spec.Parameters
-	credential, err := azidentity.NewClientAssertionCredential(p.TenantID, p.ClientID, assertion,
-		&azidentity.ClientAssertionCredentialOptions{ClientOptions: options})
-	if err != nil {
-		return nil, err
-	}
-	return azsecrets.NewClient("https://"+p.KeyvaultName+".vault.azure.net/", credential, &azsecrets.ClientOptions{ClientOptions: options})
 }

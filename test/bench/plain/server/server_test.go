@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"crypto/tls"
@@ -27,7 +27,7 @@ func TestRequestsOfEachVolume(t *testing.T) {
 		ForceAttemptHTTP2: true,
 	}
 	t.Cleanup(transport.CloseIdleConnections)
-	plain := &server{classes: t.TempDir(), transport: &http.Client{Transport: transport}}
+	plain := &Server{Classes: t.TempDir(), Transport: &http.Client{Transport: transport}}
 	for _, count := range []int{1, 10} {
 		var names []string
 		for i := range count {
@@ -38,7 +38,7 @@ func TestRequestsOfEachVolume(t *testing.T) {
 		}
 		class := fmt.Sprintf(`{"spec": {"parameters": {"keyvaultName": %q, "tenantID": %q, "clientID": %q, "objects": %q}}}`,
 			kubelet.Vault, kubelet.Tenant, kubelet.Client, kubelet.Objects(names...))
-		if err := os.WriteFile(filepath.Join(plain.classes, "c.json"), []byte(class), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(plain.Classes, "c.json"), []byte(class), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 { // the second volume is no cheaper
