@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -125,6 +126,103 @@ func TestManyCertificates(t *testing.T) {
 	wantBytes(t, "certificates", secret.Certificates, certificatePEM(chain...))
 	if len(secret.Warnings) != 1 || !strings.Contains(secret.Warnings[0], "41 certificates") {
 		t.Errorf("warnings %q", secret.Warnings)
+	}
+}
+
+// TestLongestChain: as many certificates as are ordered at most.
+func TestLongestChain(t *testing.T) {
+	t.Parallel()
+	key, chain := newChain(t, 31)
+	mixed := slices.Clone(chain)
+	slices.Reverse(mixed)
+	secret := convert(t, pfxOf(t, key, mixed...), encode.Options{Split: true})
+	wantBytes(t, "certificates", secret.Certificates, certificatePEM(chain...))
+}
+
+// TestChainsOfOddCertificates: names, key ids and signatures each decide where the others cannot, and the work is bounded where none does.
+func TestChainsOfOddCertificates(t *testing.T) {
+	t.Parallel()
+	keys := make([]crypto.Signer, 3)
+	for i := range keys {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[i] = key
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// made is a certificate for a key, whose issuer has a name and a key. Certificates of authorities have the key id only.
+	made := func(name string, own crypto.Signer, ownID []byte, issuer string, by crypto.Signer, byID []byte) *x509.Certificate {
+		t.Helper()
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, SubjectKeyId: ownID,
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		}
+		parent := &x509.Certificate{Subject: pkix.Name{CommonName: issuer}, SubjectKeyId: byID}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, own.Public(), by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificate, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return certificate
+	}
+	id := func(b byte) []byte { return []byte{b} }
+	leaf := func(issuer string, by crypto.Signer, byID []byte) *x509.Certificate {
+		return made("leaf", keys[0], nil, issuer, by, byID)
+	}
+	namesakes := []*x509.Certificate{made("x", keys[0], nil, "x", keys[1], nil)}
+	for i := range 31 { // each is issued by the next but one of two keys, so that most checks fail
+		namesakes = append(namesakes, made("x", keys[1+i%2], nil, "x", keys[2-i%2], nil))
+	}
+	for name, tc := range map[string]struct {
+		chain []*x509.Certificate
+		kept  bool
+	}{
+		"key ids alone, other names": {chain: []*x509.Certificate{
+			leaf("old name", keys[1], id(1)),
+			made("new name", keys[1], id(1), "old root", keys[2], id(2)),
+			made("new root", keys[2], id(2), "elsewhere", keys[2], nil),
+		}},
+		"names without key ids, RSA": {chain: []*x509.Certificate{
+			leaf("ca", rsaKey, nil), made("ca", rsaKey, nil, "ca", rsaKey, nil),
+		}},
+		"names, a key id of the issuer alone": {chain: []*x509.Certificate{
+			leaf("ca", keys[1], nil), made("ca", keys[1], id(1), "ca", keys[1], nil),
+		}},
+		"names, a key id in the leaf alone": {chain: []*x509.Certificate{
+			leaf("ca", keys[1], id(1)), made("ca", keys[1], nil, "ca", keys[1], nil),
+		}},
+		"the right key under another name": {kept: true, chain: []*x509.Certificate{
+			leaf("ca", keys[1], nil), made("another", keys[1], nil, "another", keys[1], nil),
+		}},
+		"the right name with another key": {kept: true, chain: []*x509.Certificate{
+			leaf("ca", keys[1], nil), made("ca", keys[2], nil, "ca", keys[2], nil),
+		}},
+		"other key ids": {kept: true, chain: []*x509.Certificate{
+			leaf("ca", keys[1], id(1)), made("ca", keys[1], id(2), "ca", keys[1], id(2)),
+		}},
+		"all of one name": {kept: true, chain: namesakes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mixed := slices.Clone(tc.chain)
+			slices.Reverse(mixed)
+			want := tc.chain
+			if tc.kept {
+				want = mixed
+			}
+			secret := convert(t, pfxOf(t, keys[0], mixed...), encode.Options{Split: true})
+			wantBytes(t, "certificates", secret.Certificates, certificatePEM(want...))
+			if kept := len(secret.Warnings) == 1; kept != tc.kept {
+				t.Errorf("warnings %q", secret.Warnings)
+			}
+		})
 	}
 }
 

@@ -738,10 +738,10 @@ func TestOwnersInTheBackground(t *testing.T) {
 	}
 	for name, test := range map[string]func(*bench){
 		"a Pod that has gone meanwhile": func(b *bench) {
-			a, gone := b.pod("a"), b.pod("gone")
+			good, gone := b.pod("good"), b.pod("gone")
 			back := away(b, "gone")
 			b.apply(gone, "1")
-			b.apply(a, "1")
+			b.apply(good, "1")
 			delete(b.cluster.pods, "gone")
 			b.cluster.podErr = nil
 			back()

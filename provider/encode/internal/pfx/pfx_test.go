@@ -2,15 +2,19 @@ package pfx
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // of RFC 7292
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -267,4 +271,53 @@ func marshal(t *testing.T, value any) []byte {
 		t.Fatal(err)
 	}
 	return der
+}
+
+// Content that is no multiple of the block, or is noise when it is decrypted, is an error.
+func TestDecryptedNoise(t *testing.T) {
+	key, iv := make([]byte, 16), make([]byte, 16)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encrypted := func(plain ...byte) []byte {
+		out := make([]byte, len(plain))
+		cipher.NewCBCEncrypter(block, iv).CryptBlocks(out, plain)
+		return out
+	}
+	sequence := []byte{0x30, 0x0b, 0x04, 0x09, 1, 2, 3, 4, 5, 6, 7, 8, 9} // with 3 bytes of padding it is a block
+	integer := slices.Concat([]byte{0x02, 0x0b}, make([]byte, 11))
+	for name, tc := range map[string]struct {
+		content []byte
+		right   bool
+	}{
+		"right":              {encrypted(append(slices.Clone(sequence), 3, 3, 3)...), true},
+		"nothing":            {nil, false},
+		"half a block":       {encrypted(append(slices.Clone(sequence), 3, 3, 3)...)[:8], false},
+		"no padding":         {encrypted(append(slices.Clone(sequence), 0, 0, 0)...), false},
+		"too much padding":   {encrypted(append(slices.Clone(sequence), 17, 17, 17)...), false},
+		"padding that lies":  {encrypted(append(slices.Clone(sequence), 3, 2, 3)...), false},
+		"more than a value":  {encrypted(append(slices.Clone(sequence), 0, 0, 1)...), false},
+		"no DER":             {encrypted(append(slices.Concat([]byte{0x30, 0x7f}, sequence[2:]), 3, 3, 3)...), false},
+		"another kind of it": {encrypted(append(integer, 3, 3, 3)...), false},
+	} {
+		plain, err := decryptCBC(cipher.NewCBCDecrypter(block, iv), tc.content)
+		if (err == nil) != tc.right || tc.right && !bytes.Equal(plain, sequence) {
+			t.Errorf("%s: %x, %v", name, plain, err)
+		}
+	}
+}
+
+// Each block of a derived key costs all rounds, and what is left may be spent to the last one.
+func TestRoundsOfAKey(t *testing.T) {
+	for size, blocks := range map[int]budget{1: 1, sha1.Size: 1, sha1.Size + 1: 2, 2 * sha1.Size: 2, 2*sha1.Size + 1: 3} {
+		r := &reader{budget: 30}
+		if _, err := r.deriveKey(sha1.New, purposeKey, nil, make([]byte, 8), 10, size); err != nil || r.budget != 30-10*blocks {
+			t.Errorf("%d bytes: %d rounds are left, %v", size, r.budget, err)
+		}
+	}
+	r := &reader{budget: 30}
+	if _, err := r.deriveKey(sha1.New, purposeKey, nil, make([]byte, 8), 16, sha1.Size+1); err == nil {
+		t.Error("more rounds than there are")
+	}
 }
