@@ -4,10 +4,16 @@
 //	OUT/NAME/             OCI layout: an index of all platforms, and a software bill of materials that refers to each image
 //	OUT/NAME-ARCH.tar     archive of one platform, for `docker load`, `kind load image-archive`, `ctr images import`
 //	OUT/NAME-ARCH.cdx.json    the bill of materials, CycloneDX
+//
+// With -tools it writes the archives of the tools for people's machines instead:
+//
+//	OUT/kubectl-keyvault_VERSION_OS_ARCH.tar.gz   the plugin of kubectl; .zip for Windows
+//	OUT/keyvault.yaml                             the manifest by which krew installs it
 package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -22,6 +28,9 @@ import (
 
 // defaultRepository is what the chart has. Its domain is reserved, so that no registry serves images of somebody else under these names.
 const defaultRepository = "keyvault-csi.invalid"
+
+// imagePlatforms are those that images are built for.
+const imagePlatforms = "linux/amd64,linux/arm64"
 
 // programs are the commands that get an image.
 var programs = []program{
@@ -66,7 +75,9 @@ func run(ctx context.Context, args []string) error {
 	tag := flags.String("tag", "", "the images' `tag`; the chart's appVersion where empty")
 	repository := flags.String("repository", defaultRepository,
 		"prefix of the images' `names`")
-	platforms := flags.String("platforms", "linux/amd64,linux/arm64", "`platforms`, separated by commas")
+	platforms := flags.String("platforms", "", "`platforms`, separated by commas; where empty "+imagePlatforms+", or with -tools "+toolPlatforms)
+	tools := flags.Bool("tools", false, "write archives of the tools, and no images")
+	releases := flags.String("releases", project+"/releases/download", "with -tools: the `URL` below which the archives will be, in vVERSION/")
 	only := flags.String("only", "", "build the image of this `program` alone")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -81,12 +92,12 @@ func run(ctx context.Context, args []string) error {
 	if !filepath.IsAbs(b.out) {
 		b.out = filepath.Join(b.source, b.out)
 	}
-	for text := range strings.SplitSeq(*platforms, ",") {
-		p, err := v1.ParsePlatform(text)
-		if err != nil || p.OS == "" || p.Architecture == "" {
-			return fmt.Errorf("-platforms: %q is none, as linux/amd64 is", text)
-		}
-		b.platforms = append(b.platforms, *p)
+	all := imagePlatforms
+	if *tools {
+		all = toolPlatforms
+	}
+	if b.platforms, err = parsePlatforms(cmp.Or(*platforms, all)); err != nil {
+		return err
 	}
 	if b.commit, err = readCommit(ctx, b.source); err != nil {
 		return err
@@ -94,9 +105,17 @@ func run(ctx context.Context, args []string) error {
 	if b.commit.modified {
 		_, _ = fmt.Fprintln(os.Stderr, "image: there are uncommitted changes: the same bytes cannot be built again")
 	}
+	if *tools {
+		return b.tools(ctx, *releases)
+	}
+	return b.images(ctx, *only)
+}
+
+// images builds the images of all programs, or of the one that is named.
+func (b *builder) images(ctx context.Context, only string) error {
 	found := false
 	for _, p := range programs {
-		if *only != "" && p.name != *only {
+		if only != "" && p.name != only {
 			continue
 		}
 		found = true
@@ -105,9 +124,22 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("-only: there is no program %q", *only)
+		return fmt.Errorf("-only: there is no program %q", only)
 	}
 	return nil
+}
+
+// parsePlatforms reads platforms that commas separate.
+func parsePlatforms(list string) ([]v1.Platform, error) {
+	var all []v1.Platform
+	for text := range strings.SplitSeq(list, ",") {
+		p, err := v1.ParsePlatform(text)
+		if err != nil || p.OS == "" || p.Architecture == "" {
+			return nil, fmt.Errorf("-platforms: %q is none, as linux/amd64 is", text)
+		}
+		all = append(all, *p)
+	}
+	return all, nil
 }
 
 // appVersion is the version of the program that the project's chart installs.

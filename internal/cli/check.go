@@ -143,6 +143,9 @@ func check(cmd *cobra.Command, names []string, f *checkFlags) error {
 	if err != nil {
 		return err
 	}
+	for _, one := range all {
+		stepsAsPlugin(cmd, one.Steps)
+	}
 	wrong := slices.ContainsFunc(all, func(c checked) bool { return !c.OK })
 	if isTable(f.output) {
 		err = printChecks(newPaper(cmd.OutOrStdout()), all, f.output == wideOutput)

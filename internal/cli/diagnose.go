@@ -144,6 +144,12 @@ func diagnose(cmd *cobra.Command, f *checkFlags) error {
 		return err
 	}
 	waiting.end()
+	for _, d := range all {
+		stepsAsPlugin(cmd, d.Steps)
+		if isPlugin(cmd) {
+			d.ToDo = asPlugin(d.ToDo)
+		}
+	}
 	if isTable(f.output) {
 		err = printDiagnoses(newPaper(cmd.OutOrStdout()), all, healthy, left, time.Now(), f.output == wideOutput)
 	} else {

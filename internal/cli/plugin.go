@@ -51,8 +51,43 @@ shows what a Pod would see.`,
 	root.AddCommand(append(tools(build), newPluginCompletion())...)
 	for _, c := range append(root.Commands(), root) {
 		c.Example, c.Long = asPlugin(c.Example), asPlugin(c.Long)
+		if run := c.RunE; run != nil {
+			c.RunE = func(cmd *cobra.Command, args []string) error { return errorAsPlugin(run(cmd, args)) }
+		}
 	}
 	return root
+}
+
+// isPlugin reports whether a command is one of the plugin.
+func isPlugin(c *cobra.Command) bool { return c.Root().Name() == pluginProgram }
+
+// pluginError is an error whose text names the plugin's commands.
+type pluginError struct {
+	error
+
+	text string
+}
+
+func (e pluginError) Error() string { return e.text }
+
+// Unwrap returns the error as it was.
+func (e pluginError) Unwrap() error { return e.error }
+
+func errorAsPlugin(err error) error {
+	if err == nil {
+		return nil
+	}
+	return pluginError{error: err, text: asPlugin(err.Error())}
+}
+
+// stepsAsPlugin lets the messages of steps name the commands that the person has.
+func stepsAsPlugin(c *cobra.Command, steps []checkup) {
+	if !isPlugin(c) {
+		return
+	}
+	for i := range steps {
+		steps[i].Message = asPlugin(steps[i].Message)
+	}
 }
 
 // asPlugin is a text whose command lines are those of the plugin.

@@ -99,7 +99,12 @@ func preview(cmd *cobra.Command, names []string, f *subjectFlags, reveal bool) e
 	for _, one := range s.list {
 		waiting.begin("fetching " + one.name())
 		p := s.preview(cmd.Context(), one, reveal)
-		wrong = wrong || p.Error != nil
+		if p.Error != nil {
+			wrong = true
+			if isPlugin(cmd) {
+				p.Error.Message = asPlugin(p.Error.Message)
+			}
+		}
 		all = append(all, p)
 	}
 	waiting.end()

@@ -30,7 +30,8 @@ their pods, classes, identities and object versions, how old the values are, whe
 the last failures, and the limiter of each vault and identity service. It shows no secret value.
 
 With -A, -n, --object or --expiring it shows the cluster instead, from the status objects, SecretSyncs,
-Pods and events that the caller may list: what fails, waits, is stale or is about to expire comes first.`,
+Pods and events that the caller may list: what fails, waits, is stale or is about to expire comes first.
+As a plugin of kubectl it shows the context's namespace where none of these is set.`,
 		Example: `  keyvault-csi status -A
   keyvault-csi status -n shop --watch
   keyvault-csi status --object contoso/secret/db-password
@@ -39,11 +40,12 @@ Pods and events that the caller may list: what fails, waits, is stale or is abou
   keyvault-csi status --output json | jq '.volumes[] | select(.error)'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			within, err := f.check(f.asked() && cmd.Flags().Changed("admin-addr"))
+			atNode := cmd.Flags().Changed("admin-addr")
+			within, err := f.check(f.asked() && atNode)
 			if err := errors.Join(err, checkOutput(output, formats()...)); err != nil {
 				return err
 			}
-			if f.asked() {
+			if f.asked() || isPlugin(cmd) && !atNode {
 				return f.run(cmd, output, within)
 			}
 			text, err := admin.Ask(cmd.Context(), addr, http.MethodGet, admin.StatusPath, "")

@@ -22,7 +22,7 @@ func newVersionCommand(build version.Build) *cobra.Command {
 			if err := checkOutput(output, jsonOutput, yamlOutput, textOutput, tableOutput, wideOutput); err != nil {
 				return err
 			}
-			text := build.Text("keyvault-csi")
+			text := build.Text(cmd.Root().DisplayName())
 			switch output {
 			case jsonOutput:
 				line, err := json.Marshal(build)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,9 +11,9 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/test/binaries"
 )
 
-// TestKubectlPlugin runs the program under the name by which kubectl finds it.
-func TestKubectlPlugin(t *testing.T) {
-	t.Parallel()
+// pluginProgram is the program under the name by which kubectl finds it.
+func pluginProgram(t *testing.T) string {
+	t.Helper()
 	program, err := binaries.Find("keyvault-csi")
 	if err != nil {
 		t.Fatal(err)
@@ -21,6 +22,43 @@ func TestKubectlPlugin(t *testing.T) {
 	if err := os.Symlink(program, plugin); err != nil {
 		t.Fatal(err)
 	}
+	return plugin
+}
+
+// What the plugin prints names commands that its users have.
+func TestPluginNamesItsOwnCommands(t *testing.T) {
+	t.Parallel()
+	d := newSession(t)
+	d.program = pluginProgram(t)
+	var wrong []string
+	for i := range 20 {
+		wrong = append(wrong, fmt.Sprintf("no name %d", i))
+	}
+	config := apiServer(d, classText(t, "shop", nil, wrong...))
+	for _, tc := range []struct {
+		args []string
+		exit int
+		want string
+	}{
+		{[]string{"explain", "qqqqqqqqqqqq"}, 1, "`kubectl keyvault explain` lists all of them"},
+		{[]string{"version", "-o", "text"}, 0, "kubectl keyvault version "},
+		{[]string{"check", "default/shop"}, 1, "`kubectl keyvault validate` lists them all"},
+		{[]string{"preview", "default/shop"}, 1, "`kubectl keyvault validate` lists them all"},
+		// without a flag the namespace of the context, and not a driver on this machine
+		{[]string{"status", "--kubeconfig", config}, 0, ""},
+	} {
+		r := d.run(map[string]string{"KUBECONFIG": config}, tc.args...)
+		if r.exit != tc.exit || !strings.Contains(r.stdout+r.stderr, tc.want) || strings.Contains(r.stdout+r.stderr, "keyvault-csi "+tc.args[0]) ||
+			strings.Contains(r.stdout+r.stderr, "`keyvault-csi") {
+			t.Errorf("%v: %s", tc.args, r)
+		}
+	}
+}
+
+// TestKubectlPlugin runs the program under the name by which kubectl finds it.
+func TestKubectlPlugin(t *testing.T) {
+	t.Parallel()
+	plugin := pluginProgram(t)
 	run := func(args ...string) (string, int) {
 		c := exec.Command(plugin, args...) //nolint:gosec,noctx // a test
 		out, err := c.CombinedOutput()

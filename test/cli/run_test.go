@@ -3,6 +3,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -73,6 +74,8 @@ type session struct {
 	*emulator.Server
 	dir string
 	env map[string]string
+	// program is keyvault-csi where empty.
+	program string
 }
 
 // asPerson is the environment of a person with a service principal.
@@ -149,7 +152,7 @@ func (d *session) command(more map[string]string, args ...string) *exec.Cmd {
 	env := maps.Clone(d.env)
 	env["PATH"], env["HOME"] = d.dir, d.dir // no az, no kubeconfig of the machine
 	maps.Copy(env, more)
-	c := exec.CommandContext(d.Context(), binaries.Driver(d), args...) //nolint:gosec // the test's own command
+	c := exec.CommandContext(d.Context(), cmp.Or(d.program, binaries.Driver(d)), args...) //nolint:gosec // the test's own command
 	c.Dir = d.dir
 	c.Env = binaries.Environment()
 	for _, name := range slices.Sorted(maps.Keys(env)) {
