@@ -138,6 +138,10 @@ generate: ## Generate deep copies and CRDs from the API types
 check-generated: ## Fail if a generated file is not current
 	hack/generate --check
 
+.PHONY: site
+site: ## Build the documentation as a web site into bin/site, and check its links (Debian: mkdocs mkdocs-material)
+	hack/site
+
 .PHONY: clean
 clean: ## Remove what was built here
 	rm -rf bin .cache
