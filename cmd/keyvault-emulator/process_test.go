@@ -28,9 +28,16 @@ type process struct {
 // launch starts keyvault-emulator with the arguments, on a free port, and waits until it listens.
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
+	return launchProgram(t, os.Args[0], args...)
+}
+
+// launchProgram is launch with a program: this one, which may have the race detector, or the built one.
+func launchProgram(t *testing.T, program string, args ...string) *process {
+	t.Helper()
 	ctx, kill := context.WithCancel(t.Context()) // SIGKILL
-	p := &process{t: t, command: exec.CommandContext(ctx, os.Args[0]), kill: kill} //nolint:gosec // this program
-	p.command.Env = append(os.Environ(), asCommand+"="+strings.Join(append([]string{"--listen=127.0.0.1:0", "--log-format=json"}, args...), " "))
+	args = append([]string{"--listen=127.0.0.1:0", "--log-format=json"}, args...)
+	p := &process{t: t, command: exec.CommandContext(ctx, program, args...), kill: kill} //nolint:gosec // the test's own
+	p.command.Env = append(os.Environ(), asCommand+"="+strings.Join(args, " "))
 	out, err := p.command.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -78,6 +79,8 @@ type Server struct {
 	listener    net.Listener
 	front, back *http.Server
 	tunnels     *tunnels
+	// bodies is how many bytes are held of requests that are being read.
+	bodies atomic.Int64
 	// control is the control API with the page, and controlHosts are more names that it answers to.
 	control      http.Handler
 	throttle     bool
@@ -140,15 +143,17 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
-	s.front = &http.Server{
-		Handler: http.HandlerFunc(s.serveProxy), ReadHeaderTimeout: time.Minute, ErrorLog: quiet,
+	s.front = serverLimits(&http.Server{
+		Handler:     s.boundBodies(s.serveProxy),
+		ErrorLog:    quiet,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	s.back = &http.Server{
-		Handler: http.HandlerFunc(s.serveTLS), ReadHeaderTimeout: time.Minute, ErrorLog: quiet,
+	})
+	s.back = serverLimits(&http.Server{
+		Handler:     s.boundBodies(s.serveTLS),
+		ErrorLog:    quiet,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
-	}
+	})
 	if o.HTTP1 {
 		s.back.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 	}
@@ -172,7 +177,7 @@ func (s *Server) Start(address string) error {
 	for _, target := range s.targets {
 		s.SendEvents(target, s.eventsCA) // what the seed holds is no event
 	}
-	s.work.Go(func() { s.done(s.front.Serve(listener)) })
+	s.work.Go(func() { s.done(s.front.Serve(limitConnections(listener, maxConnections))) })
 	s.work.Go(func() { s.done(s.back.ServeTLS(s.tunnels, "", "")) })
 	return nil
 }

@@ -168,6 +168,9 @@ func (s *Server) write(x *exchange, r route, w write, v *vaultState) reply {
 			return refusal(http.StatusRequestEntityTooLarge, "BadParameter",
 				fmt.Sprintf("The request body is beyond the maximum permitted length of %d bytes.", w.most), "")
 		}
+		if errors.Is(err, errBodies) {
+			return refusal(http.StatusServiceUnavailable, "ServiceUnavailable", "The emulator is reading too many large requests: try again later.", "")
+		}
 		if err != nil {
 			return badParameter("The request body could not be read.")
 		}
