@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,4 +54,24 @@ func TestKilledEmulatorKeepsWhatItAnswered(t *testing.T) {
 		p.kill()
 		_ = p.command.Wait()
 	}
+}
+
+// TestTwoEmulatorsOnOneDirectory: the second one is refused in one line, and takes the directory once the first is gone,
+// however it ended.
+func TestTwoEmulatorsOnOneDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	first := launch(t, "--data-dir="+dir)
+	second := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this program
+	second.Env = append(os.Environ(), asCommand+"=--listen=127.0.0.1:0 --data-dir="+dir)
+	out, err := second.CombinedOutput()
+	want := "Error: data directory: another emulator uses " + dir + ": stop it, or give each its own\n"
+	if second.ProcessState.ExitCode() != 1 || string(out) != want {
+		t.Errorf("%v: %s", err, out)
+	}
+	if status, body := first.ask(http.MethodGet, "/healthz", ""); status != http.StatusOK {
+		t.Errorf("the first one: %d %s", status, body)
+	}
+	first.kill()
+	_ = first.command.Wait()
+	launch(t, "--data-dir="+dir)
 }

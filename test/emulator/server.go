@@ -62,7 +62,7 @@ type Options struct {
 // Server is an emulator that runs.
 type Server struct {
 	state *state
-	store store
+	store *store
 	// savedState is what of the state's file does not change, guarded by the store's lock.
 	savedState savedState
 	// seed is the last one that was applied, with the content of the files that it names, guarded by seeding.
@@ -92,8 +92,20 @@ type Server struct {
 	ctx       context.Context
 }
 
-// New makes a server from a seed; Start begins to serve.
+// New makes a server from a seed; Start begins to serve. Close must be called.
 func New(o Options) (*Server, error) {
+	store, err := openStore(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newServer(o, store)
+	if err != nil {
+		return nil, errors.Join(err, store.close())
+	}
+	return s, nil
+}
+
+func newServer(o Options, store *store) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -121,7 +133,7 @@ func New(o Options) (*Server, error) {
 	if s.intercept == nil {
 		s.intercept = func(http.ResponseWriter, *http.Request) bool { return false }
 	}
-	s.store.dir, s.savedState = o.DataDir, saved
+	s.store, s.savedState = store, saved
 	sealer, err := newSealer(saved.Sealer)
 	if err != nil {
 		stop()
@@ -195,7 +207,7 @@ func (s *Server) Close() error {
 	s.tunnels.closeAll()
 	s.transport.CloseIdleConnections()
 	s.work.Wait()
-	return errors.Join(err, s.persist())
+	return errors.Join(err, s.persist(), s.store.close())
 }
 
 // Address is host:port of the proxy.

@@ -15,15 +15,18 @@ import (
 	"time"
 )
 
-// The state's file in the directory, and the version of its form.
+// The files in the directory, and the version of the form of the state.
 const (
 	stateFile   = "state.json"
+	lockName    = "lock"
 	stateFormat = 1
 )
 
 // store keeps the state in a directory. Its zero value keeps nothing.
 type store struct {
 	dir string
+	// lock keeps other emulators out of the directory.
+	lock *os.File
 
 	mu sync.Mutex
 	// saved is the generation of the state that the file has.
@@ -64,16 +67,52 @@ type savedObject struct {
 	OperationGone bool `json:"operationGone,omitempty"`
 }
 
-// readState returns the state of a directory, which it makes where there is none. A state with a key for backups alone
+// openStore makes the directory where there is none, and locks it.
+func openStore(dir string) (*store, error) {
+	s := &store{dir: dir}
+	if dir == "" {
+		return s, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the user names it
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	locked, err := lockFile(f)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("data directory: lock %s: %w", f.Name(), err)
+	case !locked:
+		err = fmt.Errorf("data directory: another emulator uses %s: stop it, or give each its own", dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	s.lock = f
+	return s, nil
+}
+
+// close lets others use the directory.
+func (s *store) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lock == nil {
+		return nil
+	}
+	err := s.lock.Close()
+	s.lock = nil
+	return err
+}
+
+// readState returns the state of a directory. A state with a key for backups alone
 // is a new one.
 func readState(dir string) (saved savedState, err error) {
 	saved = savedState{Format: stateFormat, Sealer: make([]byte, 32)}
 	_, _ = rand.Read(saved.Sealer)
 	if dir == "" {
 		return saved, nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return saved, fmt.Errorf("data directory: %w", err)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, stateFile+".*.tmp"))
 	if err != nil {
