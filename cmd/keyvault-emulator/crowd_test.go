@@ -30,7 +30,7 @@ func descriptors(t *testing.T) int {
 	must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
 	limit.Cur = limit.Max
 	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit))
-	return int(min(limit.Max, 1<<20)) //nolint:gosec // bounded
+	return int(min(limit.Max, 1<<20))
 }
 
 // crowd opens connections of a kind and leaves each of them as it is.

@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,6 +14,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -92,9 +94,7 @@ func assertions(t testing.TB, s *Server, tenant, client string) []string {
 	}
 	sign := func(method jwt.SigningMethod, key crypto.Signer, header, claims map[string]any) string {
 		token := jwt.NewWithClaims(method, jwt.MapClaims(claims))
-		for name, value := range header {
-			token.Header[name] = value
-		}
+		maps.Copy(token.Header, header)
 		text, err := token.SignedString(key)
 		if err != nil {
 			t.Fatal(err)
@@ -123,12 +123,12 @@ func FuzzClientAssertion(f *testing.F) {
 	}
 	f.Cleanup(func() { _ = s.Close() })
 	handler := s.boundBodies(s.serveTLS)
-	ask := func(assertion string) *httptest.ResponseRecorder {
+	ask := func(ctx context.Context, assertion string) *httptest.ResponseRecorder {
 		form := url.Values{
 			"grant_type": {"client_credentials"}, "client_id": {client}, "scope": {"https://vault.azure.net/.default"},
 			"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}, "client_assertion": {assertion},
 		}
-		r := httptest.NewRequest(http.MethodPost, "https://login.microsoftonline.com/"+tenant+"/oauth2/v2.0/token", strings.NewReader(form.Encode()))
+		r := httptest.NewRequestWithContext(ctx, http.MethodPost, "https://login.microsoftonline.com/"+tenant+"/oauth2/v2.0/token", strings.NewReader(form.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
 		handler(w, r)
@@ -136,7 +136,7 @@ func FuzzClientAssertion(f *testing.F) {
 	}
 	signed := map[string]bool{} // header and claims
 	for _, text := range assertions(f, s, tenant, client) {
-		if a := ask(text); a.Code != http.StatusOK {
+		if a := ask(f.Context(), text); a.Code != http.StatusOK {
 			f.Fatalf("%d %s", a.Code, a.Body)
 		}
 		dot := strings.LastIndexByte(text, '.')
@@ -151,7 +151,7 @@ func FuzzClientAssertion(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		a := ask(text)
+		a := ask(t.Context(), text)
 		if a.Code == http.StatusOK {
 			if dot := strings.LastIndexByte(text, '.'); dot < 0 || !signed[text[:dot]] {
 				t.Errorf("taken for an assertion: %q", text)

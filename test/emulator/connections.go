@@ -25,13 +25,6 @@ const (
 	bodyTimeout = time.Minute
 )
 
-// serverLimits makes a server keep the bounds.
-func serverLimits(s *http.Server) *http.Server {
-	s.ReadHeaderTimeout, s.MaxHeaderBytes = time.Minute, maxHeader
-	s.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerConnection: maxReceived, MaxReceiveBufferPerStream: maxReceived}
-	return s
-}
-
 // connections is a listener that keeps a bounded number of connections open. One more closes the one that has been without a byte for the
 // longest time, so that new clients are served whatever others hold open.
 type connections struct {

@@ -155,17 +155,18 @@ func newServer(o Options, store *store) (*Server, error) {
 		return nil, err
 	}
 	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
-	s.front = serverLimits(&http.Server{
-		Handler:     s.boundBodies(s.serveProxy),
-		ErrorLog:    quiet,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	})
-	s.back = serverLimits(&http.Server{
-		Handler:     s.boundBodies(s.serveTLS),
-		ErrorLog:    quiet,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
-	})
+	server := func(h http.HandlerFunc) *http.Server {
+		return &http.Server{
+			Handler:           s.boundBodies(h),
+			ReadHeaderTimeout: time.Minute,
+			MaxHeaderBytes:    maxHeader,
+			HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerConnection: maxReceived, MaxReceiveBufferPerStream: maxReceived},
+			ErrorLog:          quiet,
+			BaseContext:       func(net.Listener) context.Context { return ctx },
+		}
+	}
+	s.front, s.back = server(s.serveProxy), server(s.serveTLS)
+	s.back.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate}
 	if o.HTTP1 {
 		s.back.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 	}
