@@ -55,8 +55,12 @@ e2e: ## Install the chart on a cluster of its own and run Pods, as root; ARGS ar
 	hack/e2e $(ARGS)
 
 .PHONY: nightly
-nightly: ## Run the integration and e2e tests on the oldest supported Kubernetes (or KUBERNETES=1.37.2), as root, then scale and soak
+nightly: ## Run the integration and e2e tests on the oldest supported Kubernetes (or KUBERNETES=1.37.2), as root, an upgrade from the last release, then scale and soak
 	hack/nightly $(ARGS)
+
+.PHONY: upgrade
+upgrade: ## Upgrade the last release of the chart (ARGS=REVISION) to this one on a real node under Pods, and roll it back
+	hack/upgrade $(ARGS)
 
 .PHONY: test-clients
 test-clients: ## Run Microsoft's Go, JavaScript and Python clients against the emulator (npm; Debian: python3-azure)

@@ -55,6 +55,12 @@ func Helm(t testing.TB) string {
 	return path(t, "helm")
 }
 
+// GitOps is the directory with the CustomResourceDefinitions of Argo CD and of Flux.
+func GitOps(t testing.TB) string {
+	t.Helper()
+	return path(t, "gitops")
+}
+
 // Strict is the path of the program that decodes manifests as the API types of a version of Kubernetes have them: 1.32 or 1.35.
 func Strict(t testing.TB, version string) string {
 	t.Helper()
@@ -114,7 +120,7 @@ func Root() (string, error) {
 func Find(name string) (string, error) {
 	group := "product"
 	switch name {
-	case "helm":
+	case "helm", "gitops":
 		group = name
 	case "strict-1.32", "strict-1.35":
 		group = "strict"
