@@ -5,6 +5,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -14,12 +15,14 @@ import (
 )
 
 // TestUpgradeFromAnEarlierVersion installs the chart of an earlier version with that version's image, lets Pods mount, and upgrades the
-// release under them to this version; then it rolls the release back, and upgrades it again. Pods read all the time, each driver refreshes the
-// volumes and the Secret that the other one made, and nothing is left when they go. hack/upgrade builds the earlier version.
+// release under them to this version, with the chart and the image that a release of it publishes; then it rolls the release back, and upgrades it
+// again. Pods read all the time, each driver refreshes the volumes and the Secret that the other one made, and nothing is left when they go.
+// hack/upgrade builds both.
 func TestUpgradeFromAnEarlierVersion(t *testing.T) {
-	source, image := os.Getenv("UPGRADE_FROM"), os.Getenv("UPGRADE_IMAGE")
-	if source == "" || image == "" {
-		t.Fatal("UPGRADE_FROM and UPGRADE_IMAGE name no earlier version: run hack/upgrade")
+	source, image, published := os.Getenv("UPGRADE_FROM"), os.Getenv("UPGRADE_IMAGE"), os.Getenv("UPGRADE_RELEASE")
+	charts, _ := filepath.Glob(filepath.Join(published, "keyvault-csi-*.tgz"))
+	if source == "" || image == "" || len(charts) != 1 {
+		t.Fatalf("UPGRADE_FROM, UPGRADE_IMAGE and UPGRADE_RELEASE name no earlier version and no release (%q): run hack/upgrade", charts)
 	}
 	s := begin(t)
 	s.NeedsOwn("it replaces the driver by another version")
@@ -27,6 +30,16 @@ func TestUpgradeFromAnEarlierVersion(t *testing.T) {
 	s.Helm("uninstall", release, "-n", system, "--wait")
 	s.Eventually("kubelet to forget the driver", func() bool { return s.registered() == "" })
 	s.Import(image)
+	s.Import(filepath.Join(published, "image/keyvault-csi-"+runtime.GOARCH+".tar"))
+	upgrade := func() {
+		t.Helper()
+		s.Helm("upgrade", release, charts[0], "-n", system, "-f", "-", "--reset-values", "--wait", "--timeout", "3m")
+		s.DriverReady()
+		used := s.MustKubectl("", "-n", system, "get", "pods", s.DriverPod(), "-o", "jsonpath={.spec.containers[0].image}")
+		if !strings.HasPrefix(used, "ghcr.io/keyvault-csi/keyvault-csi:") {
+			t.Errorf("the driver runs from %s, which is not the release's", used)
+		}
+	}
 	s.Helm("install", release, filepath.Join(source, "deploy/chart"), "-n", system, "-f", "-", "--set", "linux.image.tag=earlier", "--wait", "--timeout", "3m")
 	s.DriverReady()
 
@@ -70,7 +83,7 @@ func TestUpgradeFromAnEarlierVersion(t *testing.T) {
 	changed("v2")
 
 	before := s.DriverPod()
-	s.install("--reset-values")
+	upgrade()
 	if after := s.DriverPod(); after == before {
 		t.Fatal("the upgrade did not replace the driver's Pod")
 	}
@@ -86,7 +99,7 @@ func TestUpgradeFromAnEarlierVersion(t *testing.T) {
 	changed("v5")
 	starts("after-rollback")
 
-	s.install("--reset-values")
+	upgrade()
 	changed("v6")
 	s.Gone(pods...)
 }
