@@ -40,7 +40,8 @@ func TestUpgradeFromAnEarlierVersion(t *testing.T) {
 			t.Errorf("the driver runs from %s, which is not the release's", used)
 		}
 	}
-	s.Helm("install", release, filepath.Join(source, "deploy/chart"), "-n", system, "-f", "-", "--set", "linux.image.tag=earlier", "--wait", "--timeout", "3m")
+	s.Helm("install", release, filepath.Join(source, "deploy/chart"), "-n", system, "-f", "-", "--wait", "--timeout", "3m",
+		"--set", "linux.image.repository=keyvault-csi.invalid/keyvault-csi,linux.image.tag=earlier")
 	s.DriverReady()
 
 	name := s.Namespace + "-db"
