@@ -45,13 +45,16 @@ func (f *subjectFlags) complete(c *cobra.Command) {
 
 // completeNamespaces offers the cluster's namespaces.
 func completeNamespaces(c *cobra.Command, options func() kube.CallerOptions) {
-	completeFrom(c, "namespace", func(cmd *cobra.Command) ([]string, error) {
-		cluster, err := kube.NewCaller(options())
-		if err != nil {
-			return nil, err
-		}
-		return cluster.Namespaces(cmd.Context())
-	})
+	completeFrom(c, "namespace", func(cmd *cobra.Command) ([]string, error) { return namespaces(cmd, options) })
+}
+
+// namespaces are those of the cluster.
+func namespaces(cmd *cobra.Command, options func() kube.CallerOptions) ([]string, error) {
+	cluster, err := kube.NewCaller(options())
+	if err != nil {
+		return nil, err
+	}
+	return cluster.Namespaces(cmd.Context())
 }
 
 // completePods offers the Pods that have a volume of the driver.

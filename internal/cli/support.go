@@ -44,6 +44,8 @@ type supportFlags struct {
 	file     string
 	output   string
 	selector string
+	// programs is the namespace of the driver and the controller.
+	programs string
 	timeout  time.Duration
 }
 
@@ -71,7 +73,9 @@ vaults and objects stay: look at the archive before you publish it.`,
 	flags.StringVar(&f.file, "file", "", "archive `file` to write, - for standard output; empty: keyvault-csi-support-TIME.tar.gz")
 	flags.StringVarP(&f.namespace, "namespace", "n", "", "classes and Pods of a `namespace`; empty: of the whole cluster")
 	flags.StringVar(&f.driverName, "driver-name", volume.DriverName, "`name` of the CSI driver")
-	flags.StringVar(&f.selector, "selector", "app.kubernetes.io/name=keyvault-csi", "label `selector` of the Pods of the driver and the controller")
+	flags.StringVar(&f.selector, "selector", "app.kubernetes.io/name in (keyvault-csi,keyvault-csi-controller)", "label `selector` of the Pods of the driver and the controller")
+	flags.StringVar(&f.programs, "driver-namespace", "",
+		"`namespace` of the driver and the controller; empty: that of the CSIDriver object's Helm release, or "+defaultNamespace)
 	flags.DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long to read")
 	flags.StringVarP(&f.output, "output", "o", tableOutput, "`format` of the list of what is in the archive: table, wide, json or yaml")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: as kubectl finds it")
@@ -79,6 +83,7 @@ vaults and objects stay: look at the archive before you publish it.`,
 	CompleteFlag(c, "output", formats()...)
 	completeFrom(c, "context", func(*cobra.Command) ([]string, error) { return f.caller().Contexts() })
 	completeNamespaces(c, f.caller)
+	completeFrom(c, "driver-namespace", func(cmd *cobra.Command) ([]string, error) { return namespaces(cmd, f.caller) })
 	return c
 }
 
@@ -125,9 +130,8 @@ func (f *supportFlags) run(cmd *cobra.Command) error {
 	}
 	waiting.begin("reading the programs and their logs")
 	b.add("version.json", "versions of the tool and of the API server", map[string]any{"tool": f.build, "kubernetes": version}, nil)
-	b.programs(ctx, f.selector)
+	b.programs(ctx, cmp.Or(f.programs, b.csiDriver(ctx), defaultNamespace), f.selector)
 	waiting.begin("reading classes, Pods and events")
-	b.csiDriver(ctx)
 	b.classes(ctx)
 	b.pods(ctx)
 	b.status(ctx, &f.clusterFlags)
@@ -215,10 +219,14 @@ func (b *bundle) addText(file, what string, text []byte, err error) {
 	b.files = append(b.files, one)
 }
 
-// programs adds the Pods of the driver and the controller, and the logs of some: of those that are not ready or have restarted first.
-func (b *bundle) programs(ctx context.Context, selector string) {
+// defaultNamespace is where the driver is installed as the documentation says.
+const defaultNamespace = "kube-system"
+
+// programs adds the Pods of the driver and the controller, and the logs of some: of those that are not ready or have restarted first. Only Pods of one
+// namespace count, which tenants cannot choose: anybody may give a Pod of their own the label.
+func (b *bundle) programs(ctx context.Context, namespace, selector string) {
 	all := []kube.ProgramPod{}
-	err := b.cluster.ProgramPods(ctx, selector, func(p kube.ProgramPod) {
+	err := b.cluster.ProgramPods(ctx, namespace, selector, func(p kube.ProgramPod) {
 		if len(all) >= mostBundledPods {
 			return
 		}
@@ -230,7 +238,10 @@ func (b *bundle) programs(ctx context.Context, selector string) {
 		}
 		all = append(all, p)
 	})
-	b.add("programs.json", "Pods of the driver and the controller with their arguments, without environment", all, err)
+	if err == nil && len(all) == 0 {
+		err = fmt.Errorf("the namespace %s has no Pod with %s: set --driver-namespace or --selector", namespace, selector)
+	}
+	b.add("programs.json", "Pods of the driver and the controller in "+namespace+" with their arguments, without environment", all, err)
 	trouble := func(p kube.ProgramPod) int {
 		n := 0
 		for _, c := range p.Containers {
@@ -272,9 +283,11 @@ func (b *bundle) argument(arg string) string {
 	return b.redact.text(arg)
 }
 
-func (b *bundle) csiDriver(ctx context.Context) {
-	spec, err := b.cluster.CSIDriver(ctx, b.driverName)
+// csiDriver adds the CSIDriver object, and returns the namespace of its release.
+func (b *bundle) csiDriver(ctx context.Context) string {
+	spec, namespace, err := b.cluster.CSIDriver(ctx, b.driverName)
 	b.add("csidriver.json", "the spec of the CSIDriver object", spec, err)
+	return namespace
 }
 
 // bundledClass is a class without what its author may have written by mistake.

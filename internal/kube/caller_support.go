@@ -88,14 +88,14 @@ type ProgramInstance struct {
 	Last string `json:"last,omitempty"`
 }
 
-// ProgramPods gives the Pods with a label. Errors are of type *volume.Error.
-func (c *Caller) ProgramPods(ctx context.Context, selector string, take func(ProgramPod)) error {
+// ProgramPods gives the Pods of a namespace with a label. Errors are of type *volume.Error.
+func (c *Caller) ProgramPods(ctx context.Context, namespace, selector string, take func(ProgramPod)) error {
 	type container struct {
 		Name  string   `json:"name"`
 		Image string   `json:"image"`
 		Args  []string `json:"args"`
 	}
-	err := eachPageOf(ctx, func() *rest.Request { return c.api.rest.Get().AbsPath("/api/v1/pods") },
+	err := eachPageOf(ctx, func() *rest.Request { return core(c.api.rest.Get(), namespace, "pods") },
 		metav1.ListOptions{LabelSelector: selector}, func(page struct {
 			Metadata metav1.ListMeta `json:"metadata"`
 			Items    []struct {
@@ -158,13 +158,15 @@ func (c *Caller) Log(ctx context.Context, namespace, pod, container string, prev
 	return text, nil
 }
 
-// CSIDriver returns the spec of a CSIDriver object as JSON. Errors are of type *volume.Error.
-func (c *Caller) CSIDriver(ctx context.Context, name string) (json.RawMessage, error) {
+// CSIDriver returns the spec of a CSIDriver object as JSON, and the namespace of the Helm release that it belongs to, empty where it does not say. Errors
+// are of type *volume.Error.
+func (c *Caller) CSIDriver(ctx context.Context, name string) (spec json.RawMessage, namespace string, err error) {
 	var object struct {
-		Spec json.RawMessage `json:"spec"`
+		Metadata metav1.ObjectMeta `json:"metadata"`
+		Spec     json.RawMessage   `json:"spec"`
 	}
 	if err := into(c.api.rest.Get().AbsPath("/apis/storage.k8s.io/v1/csidrivers", name).Do(ctx), &object); err != nil {
-		return nil, refused("the CSIDriver "+name, "get csidrivers", err)
+		return nil, "", refused("the CSIDriver "+name, "get csidrivers", err)
 	}
-	return object.Spec, nil
+	return object.Spec, object.Metadata.Annotations["meta.helm.sh/release-namespace"], nil
 }

@@ -76,7 +76,7 @@ func planted(t *testing.T) func(mux *http.ServeMux) {
 	app["metadata"].(map[string]any)["annotations"] = map[string]string{"x": "canary-pod-annotation"}
 	app["spec"].(map[string]any)["containers"] = []any{map[string]any{"name": "c", "env": []any{map[string]string{"name": "PASSWORD", "value": "canary-env"}}}}
 	program := map[string]any{
-		"metadata": map[string]any{"name": "keyvault-csi-x", "namespace": "kube-system"},
+		"metadata": map[string]any{"name": "keyvault-csi-x", "namespace": "storage"},
 		"spec": map[string]any{"nodeName": "node-1", "containers": []any{map[string]any{
 			"name": "driver", "image": "driver:1", "args": []string{"driver", "--rotation-interval=2m", "--some-token=canary-argument"},
 			"env": []any{map[string]string{"name": "HTTPS_PROXY", "value": "http://me:canary-proxy@proxy:1"}}, //nolint:gosec // planted, to be found
@@ -96,16 +96,34 @@ func planted(t *testing.T) func(mux *http.ServeMux) {
 		event("FailedMount", "kubelet", `MountVolume.SetUp failed for volume "nfs": mount -o password=canary-other-volume`),
 		event("Unhealthy", "kubelet", "Readiness probe failed: canary-probe"),
 	)
+	// a Pod of a tenant that has the label, and trouble, so that its log would come first
+	hostile := map[string]any{
+		"metadata": map[string]any{"name": "keyvault-csi-evil", "namespace": "tenant"},
+		"spec":     map[string]any{"containers": []any{map[string]any{"name": "driver", "args": []string{"of-a-tenant"}}}},
+		"status":   map[string]any{"containerStatuses": []any{map[string]any{"name": "driver", "restartCount": 99}}},
+	}
 	return func(mux *http.ServeMux) {
 		mux.HandleFunc("GET /version", answer(map[string]string{"gitVersion": "v1.35.0"}))
 		pods := list(app)
-		programs := list(program)
 		mux.HandleFunc("GET /api/v1/pods", func(w http.ResponseWriter, r *http.Request) {
 			if strings.Contains(r.URL.Query().Get("labelSelector"), "keyvault-csi") {
-				programs(w, r)
+				list(hostile, program)(w, r)
 				return
 			}
 			pods(w, r)
+		})
+		mux.HandleFunc("GET /api/v1/namespaces/{namespace}/pods", func(w http.ResponseWriter, r *http.Request) {
+			switch selector := r.URL.Query().Get("labelSelector"); {
+			case r.PathValue("namespace") == "tenant":
+				list(hostile)(w, r)
+			case r.PathValue("namespace") == "storage" && strings.Contains(selector, "keyvault-csi-controller"):
+				list(program)(w, r)
+			default:
+				list()(w, r)
+			}
+		})
+		mux.HandleFunc("GET /api/v1/namespaces/tenant/pods/keyvault-csi-evil/log", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "of a tenant")
 		})
 		mux.HandleFunc("GET /api/v1/events", events)
 		mux.HandleFunc("GET /apis/secrets-store.csi.x-k8s.io/v1/secretproviderclasses", list(shop))
@@ -113,8 +131,8 @@ func planted(t *testing.T) func(mux *http.ServeMux) {
 			"keyvault-csi/failing-since": "2026-11-01T00:00:00Z", "keyvault-csi/failure-reason": "Unavailable", "keyvault-csi/failure": "GET https://x/?sig=canary-signature", "other": "canary-status-annotation",
 		})))
 		mux.HandleFunc("GET /apis/storage.k8s.io/v1/csidrivers/"+driver, answer(map[string]any{
-			"metadata": map[string]any{"annotations": map[string]string{"x": "canary-csidriver"}}, "spec": map[string]any{"podInfoOnMount": true}}))
-		mux.HandleFunc("GET /api/v1/namespaces/kube-system/pods/keyvault-csi-x/log", func(w http.ResponseWriter, r *http.Request) {
+			"metadata": map[string]any{"annotations": map[string]string{"x": "canary-csidriver", "meta.helm.sh/release-namespace": "storage"}}, "spec": map[string]any{"podInfoOnMount": true}}))
+		mux.HandleFunc("GET /api/v1/namespaces/storage/pods/keyvault-csi-x/log", func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Get("previous") != "" {
 				w.WriteHeader(http.StatusForbidden)
 				return
@@ -136,6 +154,9 @@ func TestSupportBundle(t *testing.T) {
 	}
 	files := unpack(t, filepath.Join(d.dir, "report.tar.gz"))
 	for name, text := range files {
+		if strings.Contains(name+text, "evil") || strings.Contains(text, "of a tenant") || strings.Contains(text, "of-a-tenant") {
+			t.Errorf("%s has a Pod of a tenant: %s", name, text)
+		}
 		for _, secret := range []string{"canary", "Y2FuYXJ5", "eyJ", plantedBlob, "11111111-1111", "22222222-2222"} {
 			if strings.Contains(text, secret) {
 				t.Errorf("%s has %q:\n%s", name, secret, text)
@@ -168,6 +189,11 @@ func TestSupportBundle(t *testing.T) {
 	}
 	if !strings.Contains(r.stdout, "the right to get pods/log") {
 		t.Errorf("what could not be read is not named: %s", r)
+	}
+	r = d.run(nil, "support-bundle", "--kubeconfig", config, "--file", "elsewhere.tar.gz", "--driver-namespace", "kube-system")
+	if want := "the namespace kube-system has no Pod with app.kubernetes.io/name in (keyvault-csi,keyvault-csi-controller): set --driver-namespace or --selector"; r.exit != 0 ||
+		!strings.Contains(r.stdout, want) {
+		t.Errorf("no %q in %s", want, r)
 	}
 	info, err := os.Stat(filepath.Join(d.dir, "report.tar.gz"))
 	if err != nil || info.Mode().Perm() != 0o600 {

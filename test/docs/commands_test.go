@@ -104,7 +104,7 @@ var (
 func TestNamesInTheTextExist(t *testing.T) {
 	all := values(t)
 	var help strings.Builder
-	for _, args := range [][]string{{"driver"}, {"validate"}, {"preview"}, {"check"}, {"version"}, {"status"}, {"log-level"}} {
+	for _, args := range [][]string{{"driver"}, {"support-bundle"}, {"validate"}, {"preview"}, {"check"}, {"version"}, {"status"}, {"log-level"}} {
 		out, _ := exec.CommandContext(t.Context(), binaries.Driver(t), append(args, "--help")...).CombinedOutput() //nolint:gosec // the test's own
 		help.Write(out)
 	}
