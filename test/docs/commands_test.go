@@ -141,7 +141,7 @@ func TestNamesInTheTextExist(t *testing.T) {
 
 // others are flags of other programs, aliases those of the driver that its help does not list.
 var (
-	others  = []string{"take-ownership", "reset-values", "check", "previous", "set", "namespace", "service-account-issuer", "write", "oauth"}
+	others  = []string{"take-ownership", "reset-values", "reuse-values", "reset-then-reuse-values", "check", "previous", "set", "namespace", "service-account-issuer", "write", "oauth"}
 	aliases = []string{"enable-secret-rotation", "rotation-poll-interval", "log-format-json", "nodeid", "metrics-addr"}
 )
 
