@@ -125,14 +125,7 @@ func (f *clashFinder) add(c *claim) {
 
 // checkDirectories reports items whose file is a directory of this one, and histories that write this one's file.
 func (f *clashFinder) checkDirectories(c *claim) {
-	at := c.path
-	if c.history <= 1 {
-		if other := f.historyOf(at); other != nil {
-			f.report(other, c, at)
-		}
-		at = path.Dir(at)
-	}
-	for ; at != "." && at != "/"; at = path.Dir(at) {
+	for at := c.path; at != "." && at != "/"; at = path.Dir(at) {
 		for _, other := range []*claim{f.files[at], f.historyOf(at)} {
 			if other != nil && other != c {
 				f.report(other, c, at)

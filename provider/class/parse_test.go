@@ -1,9 +1,12 @@
 package class
 
 import (
+	"fmt"
 	"io/fs"
 	"maps"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -270,8 +273,154 @@ func TestManyMistakesStayReadable(t *testing.T) {
 		b.WriteString("- |\n  objectName: a_b\n")
 	}
 	_, mistakes, _ := Parse(with(map[string]string{"objects": b.String()}), options(t))
-	if line := Error(mistakes).Error(); len(line) > 2000 || !strings.Contains(line, "more: `keyvault-csi validate`") {
+	more := fmt.Sprintf("and %d more: `keyvault-csi validate`", len(mistakes)-maxListed)
+	if line := Error(mistakes).Error(); len(line) > 2000 || !strings.Contains(line, more) || strings.Count(line, "objects[") != maxListed {
 		t.Errorf("%d bytes: %s", len(line), line)
+	}
+}
+
+// A file, the numbered files of a history, and their directories: which of them are one path, and whose mistake it is.
+func TestClashes(t *testing.T) {
+	for name, tc := range map[string]struct {
+		paths string // ALIAS or ALIAS*VERSIONS, of one object each
+		index int    // of the object with the mistake; -1 for none
+		at    string
+	}{
+		"the first of a history":       {"h*3 h/0", 1, "h/0"},
+		"the last of a history":        {"h*3 h/2", 1, "h/2"},
+		"behind the last":              {"h*3 h/3", -1, ""},
+		"a name in it":                 {"h*3 h/x", -1, ""},
+		"a number before it":           {"h*3 h/-1", -1, ""},
+		"another form of a number":     {"h*3 h/01", -1, ""},
+		"a history comes later":        {"h/1 h*3", 1, "h/1"},
+		"a file in place of its files": {"h h*3", 1, "h"},
+		"histories of one directory":   {"h*3 h*2", 1, "h/0"},
+		"a history in a file of one":   {"h*3 h/1*2", 1, "h/1"},
+		"a history beside its files":   {"h*3 h/5*2", -1, ""},
+		"a history of one is a file":   {"h*1 h*1", 1, "h"},
+		"a directory of a file":        {"d d/a/b", 1, "d"},
+		"a file that was a directory":  {"d/a/b d/a", 1, "d/a"},
+		"neighbours":                   {"d/a d/b d2", -1, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := "array:\n"
+			for i, text := range strings.Fields(tc.paths) {
+				alias, history, _ := strings.Cut(text, "*")
+				objects += fmt.Sprintf("- |\n  objectName: s%d\n  objectType: secret\n  objectAlias: %s\n", i, alias)
+				if history != "" {
+					objects += "  objectVersionHistory: " + history + "\n"
+				}
+			}
+			_, mistakes, _ := Parse(with(map[string]string{"objects": objects}), options(t))
+			switch {
+			case tc.index < 0:
+				if len(mistakes) > 0 {
+					t.Errorf("%v", mistakes)
+				}
+			case len(mistakes) != 1 || mistakes[0].Index != tc.index || !strings.HasPrefix(mistakes[0].Problem, fmt.Sprintf("writes %q, as objects[0]", tc.at)):
+				t.Errorf("%v", mistakes)
+			}
+		})
+	}
+}
+
+// No mistake follows from another one, and none hides another one.
+func TestEachMistakeOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		objects string
+		fields  []string
+	}{
+		"twice the field, and the second is wrong": {object("objectName: s", "objectName: a_b", "objectType: secret"), []string{"objectName"}},
+		"twice the field, and another is wrong":    {object("objectName: s", "objectName: s", "objectType: secret", "filePermission: 9"), []string{"objectName", "filePermission"}},
+		"no mapping":                               {object("just text"), []string{""}},
+	} {
+		_, mistakes, _ := Parse(with(map[string]string{"objects": tc.objects}), options(t))
+		var fields []string
+		for _, m := range mistakes {
+			fields = append(fields, m.Field)
+		}
+		if !slices.Equal(fields, tc.fields) {
+			t.Errorf("%s: %v", name, mistakes)
+		}
+	}
+}
+
+// What is just small enough is right, and what is one larger is not.
+func TestLimitsOfAnObject(t *testing.T) {
+	sized := func(size int) string {
+		text := "objectName: s\nobjectType: secret\n#"
+		return "array:\n- " + strconv.Quote(text+strings.Repeat("x", size-len(text))) + "\n"
+	}
+	for name, tc := range map[string]struct {
+		right, wrong string
+	}{
+		"size":  {sized(maxObjectSize), sized(maxObjectSize + 1)},
+		"mode":  {object("objectName: s", "objectType: secret", "filePermission: 0777"), object("objectName: s", "objectType: secret", "filePermission: 1000")},
+		"owner": {object("objectName: s", "objectType: secret", "fileOwner: 4294967294"), object("objectName: s", "objectType: secret", "fileOwner: 4294967295")},
+		"group": {object("objectName: s", "objectType: secret", "fileGroup: 0"), object("objectName: s", "objectType: secret", "fileGroup: -1")},
+	} {
+		if _, mistakes, _ := Parse(with(map[string]string{"objects": tc.right}), options(t)); len(mistakes) > 0 {
+			t.Errorf("%s: %v", name, mistakes)
+		}
+		if _, mistakes, _ := Parse(with(map[string]string{"objects": tc.wrong}), options(t)); len(mistakes) != 1 {
+			t.Errorf("%s: %v", name, mistakes)
+		}
+	}
+}
+
+// A field that is there and empty is not set: another one may be in its place.
+func TestEmptyFieldsAreNotSet(t *testing.T) {
+	for _, objects := range []string{
+		object("objectName: s", "objectType: secret", "fields: all", "jmesPath:"),
+		object("objectName: s", "objectType: secret", "fields: all", `jmesPath: ""`),
+		object("objectType: secret", "objectSelector: {name: a}", "objectVersion:"),
+		object("objectType: secret", "objectSelector: {name: a}", `objectVersion: ""`),
+	} {
+		if _, mistakes, _ := Parse(with(map[string]string{"objects": objects}), options(t)); len(mistakes) > 0 {
+			t.Errorf("%s: %v", objects, mistakes)
+		}
+	}
+}
+
+// A mode that is right and odd is a warning for those who ask, and none for a mount.
+func TestOddModeIsForLint(t *testing.T) {
+	for mode, odd := range map[string]bool{"0222": true, "0444": false, "": false} {
+		for _, lint := range []bool{true, false} {
+			o := options(t)
+			o.Lint = lint
+			_, _, warnings := Parse(with(map[string]string{"objects": object("objectName: s", "objectType: secret", "filePermission: "+strconv.Quote(mode))}), o)
+			if got := len(warnings) == 1 && warnings[0].Field == "filePermission"; got != (odd && lint) {
+				t.Errorf("mode %q, lint %v: %v", mode, lint, warnings)
+			}
+		}
+	}
+}
+
+// The nearest name is meant, where it is near enough for the length of the word.
+func TestNearest(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		known []string
+		want  string
+	}{
+		{"nam", []string{"name"}, "name"},
+		{"name", []string{"nam"}, "nam"},
+		{"name", []string{"neme"}, "neme"},
+		{"name", []string{"nama"}, "nama"},
+		{"name", []string{"NAME"}, "NAME"},
+		{"nmae", []string{"name"}, "name"},
+		{"name", []string{"nemo"}, ""},
+		{"names", []string{"nemos"}, "nemos"},
+		{"name", []string{"namely"}, ""},
+		{"name", []string{"objectVersionHistory", "nama"}, "nama"},
+		{"names", []string{"nama", "nemas", "name"}, "name"},
+		{"names", []string{"name", "nama"}, "name"},
+		{"names", []string{"nama", "name"}, "name"},
+		{"name", nil, ""},
+	} {
+		if got := Nearest(tc.name, tc.known); got != tc.want {
+			t.Errorf("%s of %v: %q", tc.name, tc.known, got)
+		}
 	}
 }
 
