@@ -52,6 +52,8 @@ type storedSecret struct {
 	owners      []metav1.OwnerReference
 	// managers are the data keys of each field manager.
 	managers map[string]*managed
+	// terminating is true while finalizers hold it.
+	terminating bool
 	// entries are more of managedFields.
 	entries []metav1.ManagedFieldsEntry
 }
@@ -327,6 +329,9 @@ func (s *storedSecret) answer() *metav1.PartialObjectMetadata {
 		})
 	}
 	o.ManagedFields = append(o.ManagedFields, s.entries...)
+	if s.terminating {
+		o.DeletionTimestamp = &metav1.Time{Time: noon}
+	}
 	return o
 }
 

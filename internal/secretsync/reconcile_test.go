@@ -428,3 +428,56 @@ func TestNamespaceThatIsGone(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// brokenClasses are classes that the API server does not give.
+type brokenClasses struct{}
+
+func (brokenClasses) ClassUID(context.Context, string, string) (types.UID, error) {
+	return "", errors.New("the API server is away")
+}
+
+func (brokenClasses) SecretClasses(context.Context, string, string) ([]string, error) {
+	return nil, errors.New("the API server is away")
+}
+
+// What decides between two writers is in the classes: without them nothing is written over what is there.
+func TestClassesThatCannotBeRead(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*apiServer)
+		want   func(*Desired)
+	}{
+		"another class of the name": {func(*apiServer) {}, uid("class-2")},
+		"a claim of somebody":       {func(a *apiServer) { a.edit("db", "k", "eA==") }, func(*Desired) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPIServer()
+			newReconciler(a).Reconcile(t.Context(), want("1", 0), &Known{})
+			tc.change(a)
+			before := a.secrets["db"].data["k"]
+			r := New(Options{Secrets: a, Classes: brokenClasses{}, Clock: clock.RealClock{}})
+			o := r.Reconcile(t.Context(), want("2", 9, tc.want), &Known{})
+			if o.Result != Failed || o.Retry != RetryWithSameValues || !strings.Contains(o.Message, "it is tried again") {
+				t.Errorf("%+v", o)
+			}
+			if got := a.secrets["db"].data["k"]; got != before {
+				t.Errorf("the Secret holds %q", got)
+			}
+		})
+	}
+}
+
+// A Secret that is being deleted is made again when it is gone.
+func TestSecretThatIsBeingDeleted(t *testing.T) {
+	a := newAPIServer()
+	r := newReconciler(a)
+	r.Reconcile(t.Context(), want("1", 0), &Known{})
+	a.secrets["db"].terminating = true
+	o := r.Reconcile(t.Context(), want("2", 9), &Known{})
+	if o.Result != Failed || o.Retry != RetryWithSameValues || !strings.Contains(o.Message, "it is created again once it is gone") {
+		t.Errorf("%+v", o)
+	}
+	delete(a.secrets, "db")
+	if o := r.Reconcile(t.Context(), want("2", 9), &Known{}); o.Result != Created {
+		t.Errorf("%+v", o)
+	}
+}

@@ -279,6 +279,75 @@ func TestNothingWithoutAnOwner(t *testing.T) {
 	})
 }
 
+// A Pod that the driver may not read is told apart from one that cannot be read now.
+func TestPodThatMayNotBeRead(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.cluster.podErr = map[string]error{"a": apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("no right"))}
+		b.apply(ref, "1")
+		if b.value("db") != "" || b.said(Failed, "may not read its Pod: give it the right to get pods") != 1 {
+			b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
+		}
+	})
+}
+
+// Of one Secret in a class twice the first counts, and both the mount and its refreshes say so.
+func TestSecretNamedTwice(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		b.class.Spec.SecretObjects = append(b.class.Spec.SecretObjects,
+			v1.SecretObject{SecretName: "db", Data: []v1.SecretObjectData{{ObjectName: "f", Key: "another"}}})
+		b.apply(ref, "1")
+		time.Sleep(time.Minute)
+		b.syncer.Enqueue(b.Context(), ref, b.class, bundle("2"))
+		time.Sleep(time.Second)
+		if b.value("db") != "2" || b.said(Failed, "is in secretObjects more than once: only the first counts") != 2 {
+			b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
+		}
+	})
+}
+
+// A class that asks for no Secret any more ends the work for its volumes.
+func TestClassWithoutSecrets(t *testing.T) {
+	for name, call := range map[string]func(*bench, volume.Ref, *v1.SecretProviderClass){
+		"apply": func(b *bench, ref volume.Ref, c *v1.SecretProviderClass) {
+			b.syncer.Apply(b.Context(), ref, c, bundle("2"))
+		},
+		"enqueue": func(b *bench, ref volume.Ref, c *v1.SecretProviderClass) {
+			b.syncer.Enqueue(b.Context(), ref, c, bundle("2"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBench(t, func(b *bench) {
+				ref := b.pod("a")
+				b.apply(ref, "0")
+				time.Sleep(time.Minute)
+				b.failing(apierrors.NewInternalError(errors.New("away")))
+				b.apply(ref, "1")
+				call(b, ref, &v1.SecretProviderClass{})
+				b.failing(nil)
+				time.Sleep(lastRetry)
+				if got := b.value("db"); got != "0" {
+					b.Errorf("the Secret holds %q", got)
+				}
+			})
+		})
+	}
+}
+
+// Last known good values make no Secret: they could be older than what somebody deleted it for.
+func TestNoSecretOfLastKnownGoodValues(t *testing.T) {
+	onBench(t, func(b *bench) {
+		ref := b.pod("a")
+		stale := bundle("1")
+		stale.Stale = true
+		b.syncer.Apply(b.Context(), ref, b.class, stale)
+		if b.value("db") != "" || b.said(Failed, "is not created from last known good values") != 1 {
+			b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
+		}
+	})
+}
+
 // A Pod that cannot be read is read again; the Secret waits for its first owner.
 func TestPodThatCannotBeRead(t *testing.T) {
 	onBench(t, func(b *bench) {
