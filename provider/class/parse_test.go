@@ -330,9 +330,9 @@ func TestEachMistakeOnce(t *testing.T) {
 		objects string
 		fields  []string
 	}{
-		"twice the field, and the second is wrong": {object("objectName: s", "objectName: a_b", "objectType: secret"), []string{"objectName"}},
-		"twice the field, and another is wrong":    {object("objectName: s", "objectName: s", "objectType: secret", "filePermission: 9"), []string{"objectName", "filePermission"}},
-		"no mapping":                               {object("just text"), []string{""}},
+		"twice the field, and the first is wrong": {object("objectName: a_b", "objectName: s", "objectType: secret"), []string{"objectName"}},
+		"twice the field, and another is wrong":   {object("objectName: s", "objectName: s", "objectType: secret", "filePermission: 9"), []string{"objectName", "filePermission"}},
+		"no mapping":                              {object("just text"), []string{""}},
 	} {
 		_, mistakes, _ := Parse(with(map[string]string{"objects": tc.objects}), options(t))
 		var fields []string
@@ -384,12 +384,15 @@ func TestEmptyFieldsAreNotSet(t *testing.T) {
 
 // A mode that is right and odd is a warning for those who ask, and none for a mount.
 func TestOddModeIsForLint(t *testing.T) {
-	for mode, odd := range map[string]bool{"0222": true, "0444": false, "": false} {
+	for mode, fix := range map[string]string{
+		"0222": "such as 0400", "436": "did you mean 0664?", "622": "did you mean 0644?", "0444": "", "": "",
+	} {
 		for _, lint := range []bool{true, false} {
 			o := options(t)
 			o.Lint = lint
 			_, _, warnings := Parse(with(map[string]string{"objects": object("objectName: s", "objectType: secret", "filePermission: "+strconv.Quote(mode))}), o)
-			if got := len(warnings) == 1 && warnings[0].Field == "filePermission"; got != (odd && lint) {
+			odd := len(warnings) == 1 && warnings[0].Field == "filePermission" && strings.Contains(warnings[0].Fix, fix)
+			if odd != (fix != "" && lint) {
 				t.Errorf("mode %q, lint %v: %v", mode, lint, warnings)
 			}
 		}

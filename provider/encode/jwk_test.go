@@ -156,7 +156,8 @@ func TestJWKErrors(t *testing.T) {
 		"unknown curve":    {encode.JWK{Kty: "EC", Crv: "P-192", X: x, Y: y}, []string{"P-192"}},
 		"off the curve":    {encode.JWK{Kty: "EC", Crv: "P-256", X: y, Y: x}, []string{"P-256"}},
 		"at infinity":      {encode.JWK{Kty: "EC", Crv: "P-256", X: make([]byte, 32), Y: make([]byte, 32)}, []string{"P-256"}},
-		"no y":             {encode.JWK{Kty: "EC", Crv: "P-256", X: x}, []string{"P-256"}},
+		"no y":             {encode.JWK{Kty: "EC", Crv: "P-256", X: x}, []string{"coordinates of 32 and 0 bytes", "P-256"}},
+		"no x":             {encode.JWK{Kty: "EC", Crv: "P-256", Y: y}, []string{"coordinates of 0 and 32 bytes", "P-256"}},
 		"too long":         {encode.JWK{Kty: "EC", Crv: "P-256", X: append([]byte{1}, x...), Y: y}, []string{"33"}},
 		"of another curve": {encode.JWK{Kty: "EC", Crv: "P-521", X: x, Y: y}, []string{"P-521"}},
 	} {

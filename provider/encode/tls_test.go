@@ -75,6 +75,8 @@ func TestTLSAuthorities(t *testing.T) {
 		"chain with its key":     {pki(t, "rsa.key", "rsa.pem", "intermediate.pem", "root.pem"), pki(t, "intermediate.pem", "root.pem")},
 		"key last, leaf last":    {pki(t, "root.pem", "intermediate.pem", "rsa.pem", "rsa.key"), pki(t, "root.pem", "intermediate.pem")},
 		"chain without a key":    {pki(t, "rsa.pem", "intermediate.pem"), pki(t, "intermediate.pem")},
+		"another leaf":           {pki(t, "rsa.key", "ec.pem", "rsa.pem", "root.pem"), pki(t, "ec.pem", "root.pem")},
+		"another leaf, no key":   {pki(t, "rsa.pem", "ec.pem", "root.pem"), pki(t, "ec.pem", "root.pem")},
 		"CA bundle":              {pki(t, "root.pem", "root2.pem", "intermediate.pem"), pki(t, "root.pem", "root2.pem", "intermediate.pem")},
 		"one CA":                 {pki(t, "root.pem"), pki(t, "root.pem")},
 		"intermediate CA's key":  {pki(t, "intermediate.key", "intermediate.pem", "root.pem"), pki(t, "root.pem")},

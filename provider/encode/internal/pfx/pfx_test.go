@@ -321,3 +321,86 @@ func TestRoundsOfAKey(t *testing.T) {
 		t.Error("more rounds than there are")
 	}
 }
+
+// The length of a key is that of its cipher, of the file where the cipher has none, and bounded; each block of it costs all rounds.
+func TestLengthOfADerivedKey(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		size, stated int
+		blocks       budget
+		right        bool
+	}{
+		{16, 0, 1, true},
+		{16, 16, 1, true},
+		{0, 16, 1, true},
+		{0, 1, 1, true},
+		{0, sha1.Size, 1, true},
+		{0, sha1.Size + 1, 2, true},
+		{0, maxDerivedKey, 4, true},
+		{0, maxDerivedKey + 1, 0, false},
+		{0, 0, 0, false},
+		{16, 24, 0, false},
+		{24, 16, 0, false},
+	} {
+		r := &reader{budget: 40}
+		key, err := r.pbkdf2(algorithm{oidPBKDF2, raw(t, struct {
+			Salt   []byte
+			Rounds int
+			Size   int `asn1:"optional"`
+		}{make([]byte, 8), 10, tc.stated})}, tc.size)
+		if (err == nil) != tc.right || tc.right && len(key) != max(tc.size, tc.stated) || r.budget != 40-10*tc.blocks {
+			t.Errorf("%+v: %d bytes, %d rounds are left, %v", tc, len(key), r.budget, err)
+		}
+	}
+}
+
+// What begins like a PFX is a sequence that begins with the integer 3 and goes on.
+func TestLooks(t *testing.T) {
+	t.Parallel()
+	good := file3(t, dataContent(t, marshal(t, []contentInfo{})))
+	changed := func(at int, to byte) []byte {
+		data := bytes.Clone(good)
+		data[at] = to
+		return data
+	}
+	for name, tc := range map[string]struct {
+		data []byte
+		want bool
+	}{
+		"a PFX":             {good, true},
+		"nothing":           {nil, false},
+		"more behind":       {append(bytes.Clone(good), 0), false},
+		"a set":             {changed(0, 0x31), false},
+		"of the context":    {changed(0, 0xb0), false},
+		"version 4":         {changed(4, 4), false},
+		"no version":        {changed(2, 0x04), false},
+		"the version alone": {[]byte{0x30, 3, 2, 1, 3}, false},
+	} {
+		if got := Looks(tc.data); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// Sizes are bounded, and what is as large as may be is read: here it is damaged.
+func TestBoundsOfSizes(t *testing.T) {
+	t.Parallel()
+	if _, err := Decode(make([]byte, maxSize)); err == nil || strings.Contains(err.Error(), "limit") {
+		t.Errorf("%v", err)
+	}
+	for size, limit := range map[int]bool{MaxKeySize: false, MaxKeySize + 1: true} {
+		if err := new(reader).addKey(make([]byte, size)); err == nil || strings.Contains(err.Error(), "limit") != limit {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
+// Revocation lists and secrets are counted.
+func TestSkippedThings(t *testing.T) {
+	t.Parallel()
+	bags := []bag{bagOf(t, oidCRLBag, []byte{5, 0}), bagOf(t, oidSecretBag, []byte{5, 0})}
+	contents, err := Decode(file3(t, dataContent(t, marshal(t, []contentInfo{dataContent(t, marshal(t, bags))}))))
+	if err != nil || contents.Skipped != 2 {
+		t.Errorf("%+v, %v", contents, err)
+	}
+}

@@ -46,3 +46,11 @@ func decodeHex(t *testing.T, text string) []byte {
 	}
 	return data
 }
+
+func TestRightLengths(t *testing.T) {
+	for _, size := range []int{1, 16, 128} {
+		if _, err := NewCBCDecrypter(make([]byte, size), make([]byte, BlockSize)); err != nil {
+			t.Errorf("key of %d bytes: %v", size, err)
+		}
+	}
+}
