@@ -87,6 +87,8 @@ func workloadKind(text string) string {
 		return "daemonset"
 	case "r", "rs":
 		return "replicaset"
+	case "cj":
+		return "cronjob"
 	}
 	return kind
 }
@@ -266,7 +268,12 @@ func (f *checkFlags) podsOfWorkload(ctx context.Context, s *subjects, namespace 
 		return nil, fmt.Errorf("%s %s/%s has no volume of the driver %s: correct the name, or set --driver-name", w.Kind, namespace, name, f.driverName)
 	}
 	if w.Selector != "" {
-		if err := s.cluster.Pods(ctx, namespace, w.Selector, f.driverName, func(p kube.MountingPod) { pods = append(pods, p) }); err != nil {
+		err := s.cluster.Pods(ctx, namespace, w.Selector, f.driverName, func(p kube.MountingPod) {
+			if p.Phase != "Succeeded" && p.Phase != "Failed" { // the volumes of others are gone
+				pods = append(pods, p)
+			}
+		})
+		if err != nil {
 			return nil, err //nolint:wrapcheck // says all
 		}
 	}

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -56,14 +58,19 @@ func (f *liveFlags) check(files, names []string) error {
 	return nil
 }
 
-// validate checks classes of the cluster: those named, or all of the namespace or of the cluster.
+// mostLiveWorkloads bounds the workloads that are kept until their classes are known.
+const mostLiveWorkloads = 20_000
+
+// validate checks classes of the cluster: those named, or all of the namespace or of the cluster, with the workloads that mount them. Kinds of workloads that
+// the person may not list are returned.
 func (f *liveFlags) validate(
 	ctx context.Context,
 	cluster *kube.Caller,
 	names []string,
+	driver string,
 	set *classfile.Set,
 	shown *progress,
-) ([]classfile.Finding, error) {
+) (findings []classfile.Finding, denied []string, err error) {
 	shown.begin("reading classes")
 	take := func(c *v1.SecretProviderClass) error {
 		if set.Classes%progressEvery == 0 {
@@ -71,12 +78,33 @@ func (f *liveFlags) validate(
 		}
 		return addLive(c, set)
 	}
-	err := f.each(ctx, cluster, names, take) // what could be read is worth its findings
-	findings := set.Finish(ctx, nil)
+	err = f.each(ctx, cluster, names, take) // what could be read is worth its findings
+	if err == nil && len(names) == 0 {
+		shown.begin("reading workloads")
+		denied, err = cluster.EachWorkload(ctx, f.from(cluster), driver, func(object []byte) error {
+			if set.Workloads == mostLiveWorkloads {
+				return fmt.Errorf("only the first %d workloads were checked: name a namespace with -n", mostLiveWorkloads)
+			}
+			set.Add("", object, false)
+			return nil
+		})
+	}
+	findings = set.Finish(ctx, cluster)
+	if set.Workloads > 0 { // what is wrong with one object is found in several steps
+		slices.SortStableFunc(findings, func(a, b classfile.Finding) int { return cmp.Compare(a.Subject(), b.Subject()) })
+	}
 	for i := range findings {
 		findings[i].Line = 0
 	}
-	return findings, err
+	return findings, denied, err
+}
+
+// from is the namespace to look at; empty for all.
+func (f *liveFlags) from(cluster *kube.Caller) string {
+	if f.allNamespaces {
+		return ""
+	}
+	return cluster.Namespace()
 }
 
 // each gives the named classes, or all of the namespace or of the cluster.
@@ -93,11 +121,7 @@ func (f *liveFlags) each(ctx context.Context, cluster *kube.Caller, names []stri
 	if len(names) > 0 {
 		return nil
 	}
-	namespace := cluster.Namespace()
-	if f.allNamespaces {
-		namespace = ""
-	}
-	return cluster.EachClass(ctx, namespace, take) //nolint:wrapcheck // says all
+	return cluster.EachClass(ctx, f.from(cluster), take) //nolint:wrapcheck // says all
 }
 
 // progressEvery is after how many classes the count on the terminal changes.

@@ -50,9 +50,10 @@ csi volumes are compared with the classes, ServiceAccounts and Secrets of the sa
 classes and service accounts that no file has are read from the cluster. In directories, what has nothing to do
 with classes is ignored: Kustomizations, Helm charts, other objects and other files.
 
-With --live and no file it reads the classes of a cluster, with your own rights (get and list
-secretproviderclasses), and prints namespace/name: severity: what is wrong: what to write. Classes of
-other providers are ignored.
+With --live and no file it reads the classes of a cluster and the workloads that mount them, with your own
+rights, and prints namespace/name: severity: what is wrong: what to write. Classes of other providers are
+ignored, and so are kinds of workloads that you may not list: they are named. Secrets are not read. With
+names, it reads these classes alone.
 
 Errors prevent a mount, or are rejected by the API server. Warnings are probably not intended: what the driver mounts is at
 most a warning. Notes are information and not findings.
@@ -118,9 +119,10 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 		files = append(files, args...)
 	}
 	var findings []classfile.Finding
+	var denied []string
 	switch {
 	case f.live.live && len(files) == 0:
-		findings, err = f.live.validate(cmd.Context(), cluster, args, set, shown)
+		findings, denied, err = f.live.validate(cmd.Context(), cluster, args, f.driverName, set, shown)
 	default:
 		err = validateFiles(files, cmd.InOrStdin(), f.allowEmpty, set)
 		if cluster != nil {
@@ -136,6 +138,9 @@ func validate(cmd *cobra.Command, args []string, f *validateFlags) error {
 	}
 	if err := printFindings(cmd.OutOrStdout(), f.output, f.build.Version, findings); err != nil {
 		return err
+	}
+	if len(denied) > 0 {
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "not checked, because you may not list them:", strings.Join(denied, ", "))
 	}
 	return f.outcome(cmd.ErrOrStderr(), set, findings, err)
 }
@@ -166,6 +171,7 @@ func (f *validateFlags) check(args []string) (*classfile.Set, error) {
 			NodeIdentity: nodeIdentity,
 			DriverName:   f.driverName,
 			Annotations:  f.annotations,
+			Live:         f.live.live && len(f.files) == 0,
 			Lint:         true,
 		},
 	), nil

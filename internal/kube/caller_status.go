@@ -265,68 +265,6 @@ func (c *Caller) Pods(ctx context.Context, namespace, selector, driver string, t
 	return nil
 }
 
-// Workload is a Deployment or another object that makes Pods.
-type Workload struct {
-	Kind, Namespace, Name string
-	// Selector is that of its Pods.
-	Selector string
-	// Template is its Pod as it will be.
-	Template MountingPod
-}
-
-// workloadKinds are the kinds of workloads with the path of their resource.
-func workloadKinds() [][2]string {
-	return [][2]string{
-		{"deployment", "/apis/apps/v1/namespaces/%s/deployments/%s"},
-		{"statefulset", "/apis/apps/v1/namespaces/%s/statefulsets/%s"},
-		{"daemonset", "/apis/apps/v1/namespaces/%s/daemonsets/%s"},
-		{"replicaset", "/apis/apps/v1/namespaces/%s/replicasets/%s"},
-		{"job", "/apis/batch/v1/namespaces/%s/jobs/%s"},
-	}
-}
-
-// WorkloadKinds are the kinds that Workload knows.
-func WorkloadKinds() []string {
-	var names []string
-	for _, k := range workloadKinds() {
-		names = append(names, k[0])
-	}
-	return names
-}
-
-// Workload finds a workload by its name, of the kind or of any where it is empty. Errors are of type *volume.Error.
-func (c *Caller) Workload(ctx context.Context, kind, namespace, name, driver string) (*Workload, error) {
-	for _, k := range workloadKinds() {
-		if kind != "" && kind != k[0] {
-			continue
-		}
-		var object struct {
-			Spec struct {
-				Selector *metav1.LabelSelector `json:"selector"`
-				Template podObject             `json:"template"`
-			} `json:"spec"`
-		}
-		err := into(c.api.rest.Get().AbsPath(fmt.Sprintf(k[1], namespace, name)).Do(ctx), &object)
-		switch {
-		case apierrors.IsNotFound(err), kind == "" && apierrors.IsForbidden(err):
-			continue
-		case err != nil:
-			return nil, refused(fmt.Sprintf("%s %s/%s", k[0], namespace, name), "get "+k[0]+"s", err)
-		}
-		w := &Workload{Kind: k[0], Namespace: namespace, Name: name, Template: object.Spec.Template.mounting(driver)}
-		w.Template.Namespace, w.Template.Name = namespace, name
-		if object.Spec.Selector != nil {
-			w.Selector = metav1.FormatLabelSelector(object.Spec.Selector)
-		}
-		return w, nil
-	}
-	if kind == "" {
-		kind = "workload"
-	}
-	return nil, &volume.Error{Reason: volume.ReasonNotFound, Message: fmt.Sprintf(
-		"%s %s/%s was not found: correct the name or --namespace, or check --context", kind, namespace, name)}
-}
-
 // Namespaces lists the names of the namespaces.
 func (c *Caller) Namespaces(ctx context.Context) (names []string, err error) {
 	err = eachPageOf(ctx, func() *rest.Request {

@@ -94,6 +94,8 @@ type Rules struct {
 	DriverName string
 	// Annotations is true where ServiceAccounts may name the client and the tenant that a class leaves out.
 	Annotations bool
+	// Live is true where the objects are all that a cluster has, apart from Secrets, which are not read.
+	Live bool
 	// Lint looks for what the driver accepts and the services do not, and reads workloads.
 	Lint bool
 }

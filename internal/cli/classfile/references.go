@@ -60,7 +60,10 @@ func (c *checker) classOf(ctx context.Context, cluster Cluster, w *workload, v *
 	}
 	p := problem{line: v.classNode.Line, severity: Warning, rule: RuleReference, workload: w.who(), field: v.where + ".volumeAttributes.secretProviderClass",
 		value: v.class, quotesValue: true}
-	if cluster != nil {
+	switch {
+	case c.rules.Live:
+		p.severity = Error
+	case cluster != nil:
 		found, err := c.liveClass(ctx, cluster, name)
 		if found != nil {
 			v.known = found
@@ -73,17 +76,23 @@ func (c *checker) classOf(ctx context.Context, cluster Cluster, w *workload, v *
 		}
 		p.severity = Error
 	}
-	c.explainUnknown(&p, cluster != nil, w, elsewhere, near)
+	c.explainUnknown(&p, cluster != nil || c.rules.Live, w, elsewhere, near)
 	c.report(p)
 }
 
 // explainUnknown says what to do about a class that is not there.
-func (*checker) explainUnknown(p *problem, live bool, w *workload, elsewhere *knownClass, near []string) {
+func (c *checker) explainUnknown(p *problem, live bool, w *workload, elsewhere *knownClass, near []string) {
 	where := "the files"
 	if live {
 		where = "the files and the cluster"
 	}
+	if c.rules.Live {
+		where = "the cluster"
+	}
 	switch {
+	case elsewhere != nil && c.rules.Live:
+		p.text = fmt.Sprintf("is a class of the namespace %s, and the Pod is in %s", elsewhere.namespace, w.namespace)
+		p.fix = "write the class in the Pod's namespace: it is read there alone"
 	case elsewhere != nil:
 		p.text = fmt.Sprintf("is a class of the namespace %s (%s:%d), and the Pod is in %s", elsewhere.namespace, elsewhere.file, elsewhere.line, w.namespace)
 		p.fix = "write the class in the Pod's namespace: it is read there alone"
@@ -201,7 +210,7 @@ func (c *checker) identity(ctx context.Context, cluster Cluster, w *workload, v 
 func (c *checker) annotations(ctx context.Context, cluster Cluster, name objectName) (all map[string]string, nodes map[string]*yaml.Node, found bool) {
 	for _, a := range c.accounts {
 		if a.name == name.name && a.sees(name) {
-			return a.annotations, a.nodes, true
+			return a.annotations, a.nodes, !a.missing
 		}
 	}
 	if cluster == nil {
@@ -211,6 +220,7 @@ func (c *checker) annotations(ctx context.Context, cluster Cluster, name objectN
 		name.namespace = cluster.Namespace()
 	}
 	all, err := cluster.Annotations(ctx, name.namespace, name.name)
+	c.accounts = append(c.accounts, &account{objectName: name, annotations: all, missing: err != nil}) // it is asked for once
 	return all, nil, err == nil
 }
 
@@ -332,6 +342,8 @@ func (c *checker) secretRefs(w *workload) {
 		case m.class != "":
 			p.text = fmt.Sprintf("is made by the class %s, which this Pod does not mount: it exists only while another Pod mounts it", m.class)
 			p.fix = "add a csi volume with secretProviderClass: " + m.class + ", and mount it"
+		case c.rules.Live:
+			continue // it may exist without a class
 		case near != "":
 			p.text, p.fix = "is a Secret that no class makes", "did you mean "+near+"?"
 		case len(w.volumes) == 0, m.unresolved:

@@ -54,6 +54,8 @@ type account struct {
 	line        int
 	annotations map[string]string
 	nodes       map[string]*yaml.Node
+	// missing is true where the cluster did not give it.
+	missing bool
 }
 
 // templates are where workloads have their Pod's spec.
