@@ -2,7 +2,7 @@ package cli
 
 import (
 	"fmt"
-	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -101,12 +101,9 @@ func TestPreviewAndCheckTemplates(t *testing.T) {
 	}
 	// the program that makes files is looked for beside the tool
 	alone := filepath.Join(d.dir, "keyvault-csi")
-	data, err := os.ReadFile(binaries.Driver(t))
-	if err == nil {
-		err = os.WriteFile(alone, data, 0o700) //nolint:gosec // a program
-	}
-	if err != nil {
-		t.Fatal(err)
+	// by another process: a program that another test starts meanwhile would inherit the file while it is written, which then cannot be run
+	if out, err := exec.CommandContext(t.Context(), "cp", binaries.Driver(t), alone).CombinedOutput(); err != nil { //nolint:gosec // the test's own
+		t.Fatalf("%v: %s", err, out)
 	}
 	c := d.command(nil, "preview", "-f", good)
 	c.Path = alone
