@@ -34,7 +34,7 @@ type packed struct {
 // unpack reads an archive.
 func unpack(t *testing.T, name string) (files []packed) {
 	t.Helper()
-	data, err := os.ReadFile(name) //nolint:gosec // a directory of the test
+	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestArchivesAreTheSameEverywhere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			data, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // a directory of the test
+			data, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -143,7 +143,7 @@ func TestToolsOfThisMachine(t *testing.T) {
 
 func readKrew(t *testing.T, name string) krewPlugin {
 	t.Helper()
-	text, err := os.ReadFile(name) //nolint:gosec // a directory of the test
+	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
