@@ -86,9 +86,7 @@ func TestSocketsGoWithTheirDriver(t *testing.T) {
 			t.Errorf("the successor's socket is gone: %v", err)
 		}
 	}
-	if info := n.getInfo(sockets[0]); info.GetName() != volume.DriverName {
-		t.Error("the successor does not answer")
-	}
+	n.eventually("the successor's answer", func() bool { return n.getInfo(sockets[0]).GetName() == volume.DriverName })
 	n.stop()
 	for _, socket := range sockets {
 		if _, err := os.Lstat(socket); !os.IsNotExist(err) {

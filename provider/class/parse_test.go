@@ -411,7 +411,7 @@ func TestNearest(t *testing.T) {
 		{"name", []string{"neme"}, "neme"},
 		{"name", []string{"nama"}, "nama"},
 		{"name", []string{"NAME"}, "NAME"},
-		{"nmae", []string{"name"}, "name"},
+		{"kidn", []string{"kind"}, "kind"},
 		{"name", []string{"nemo"}, ""},
 		{"names", []string{"nemos"}, "nemos"},
 		{"name", []string{"namely"}, ""},

@@ -128,7 +128,7 @@ func saveHour(t *testing.T, hours []Hour) {
 		return
 	}
 	all := map[string]any{}
-	if data, err := os.ReadFile(path); err == nil {
+	if data, err := os.ReadFile(path); err == nil { //nolint:gosec // the caller's choice
 		if err := json.Unmarshal(data, &all); err != nil {
 			t.Fatal(err)
 		}
@@ -138,10 +138,10 @@ func saveHour(t *testing.T, hours []Hour) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil { //nolint:gosec // as above
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, append(data, '\n'), 0o600); err != nil {
+	if err := os.WriteFile(path, append(data, '\n'), 0o600); err != nil { //nolint:gosec // as above
 		t.Fatal(err)
 	}
 }

@@ -219,10 +219,10 @@ func (b *bench) value(secret string) string {
 	return b.cluster.values[secret]
 }
 
-func (b *bench) owners(secret string) int {
+func (b *bench) owners() int {
 	b.cluster.mu.Lock()
 	defer b.cluster.mu.Unlock()
-	return len(b.cluster.secrets[secret].OwnerReferences)
+	return len(b.cluster.secrets["db"].OwnerReferences)
 }
 
 func (b *bench) failing(err error) {
@@ -256,7 +256,7 @@ func TestPodsThatStartTogetherShareRequests(t *testing.T) {
 			starts.Go(func() { b.apply(ref, "1") })
 		}
 		starts.Wait()
-		if got := b.owners("db"); got != 200 {
+		if got := b.owners(); got != 200 {
 			b.Errorf("%d owners", got)
 		}
 		if got := b.count(patches...); got > 10 {
@@ -359,7 +359,7 @@ func TestPodThatCannotBeRead(t *testing.T) {
 		}
 		b.cluster.podErr = nil
 		time.Sleep(time.Minute)
-		if b.value("db") != "1" || b.owners("db") != 1 {
+		if b.value("db") != "1" || b.owners() != 1 {
 			b.Errorf("the Secret holds %q", b.value("db"))
 		}
 	})
@@ -717,15 +717,15 @@ func TestVolumesOfOneCall(t *testing.T) {
 				delete(b.cluster.pods, "gone")
 				b.cluster.podErr = map[string]error{"unread": errors.New("away")}
 				b.together(first, inOrder(func() { b.apply(gone, "1") }, func() { b.apply(unread, "1") }, func() { b.apply(good, "1") })...)
-				if b.value("db") != "1" || b.owners("db") != 2 || b.said(Failed, "its Pod could not be read") == 0 {
-					b.Errorf("the Secret holds %q, %d owners: %v", b.value("db"), b.owners("db"), b.events)
+				if b.value("db") != "1" || b.owners() != 2 || b.said(Failed, "its Pod could not be read") == 0 {
+					b.Errorf("the Secret holds %q, %d owners: %v", b.value("db"), b.owners(), b.events)
 				}
 			},
 			"last known good values": func(b *bench, first volume.Ref) {
 				fresh, old := b.pod("fresh"), b.pod("old")
 				b.together(first, inOrder(func() { b.apply(fresh, "1") }, stale(b, old))...)
-				if b.value("db") != "1" || b.owners("db") != 3 {
-					b.Errorf("the Secret holds %q, %d owners", b.value("db"), b.owners("db"))
+				if b.value("db") != "1" || b.owners() != 3 {
+					b.Errorf("the Secret holds %q, %d owners", b.value("db"), b.owners())
 				}
 			},
 			"other attributes of a younger Pod": func(b *bench, first volume.Ref) {
@@ -814,7 +814,7 @@ func TestOwnersInTheBackground(t *testing.T) {
 			delete(b.cluster.pods, "gone")
 			b.cluster.podErr = nil
 			back()
-			if b.value("db") != "1" || b.owners("db") != 1 {
+			if b.value("db") != "1" || b.owners() != 1 {
 				b.Errorf("the Secret holds %q", b.value("db"))
 			}
 		},
@@ -859,12 +859,12 @@ func TestOwnersInTheBackground(t *testing.T) {
 			stale := bundle("1")
 			stale.Stale = true
 			b.syncer.Apply(b.Context(), late, b.class, stale)
-			if b.owners("db") != 1 {
+			if b.owners() != 1 {
 				b.Error("the API server is not away")
 			}
 			back()
-			if b.value("db") != "1" || b.owners("db") != 2 {
-				b.Errorf("the Secret holds %q, %d owners", b.value("db"), b.owners("db"))
+			if b.value("db") != "1" || b.owners() != 2 {
+				b.Errorf("the Secret holds %q, %d owners", b.value("db"), b.owners())
 			}
 		},
 	} {
@@ -881,7 +881,7 @@ func TestSecretThatComesAgainHasAllOwners(t *testing.T) {
 		time.Sleep(time.Minute)
 		delete(b.cluster.secrets, "db")
 		b.apply(a, "2")
-		if got := b.owners("db"); got != 2 {
+		if got := b.owners(); got != 2 {
 			b.Errorf("%d owners", got)
 		}
 	})
