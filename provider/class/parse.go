@@ -107,7 +107,7 @@ func (p *parser) bounded(parameters map[string]string) bool {
 	size, longest := 0, ""
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		size += len(name) + len(parameters[name])
-		if longest == "" || len(parameters[name]) > len(parameters[longest]) {
+		if len(parameters[name]) > len(parameters[longest]) {
 			longest = name
 		}
 	}

@@ -345,6 +345,73 @@ func TestEachMistakeOnce(t *testing.T) {
 	}
 }
 
+// Where a mistake is: parameter, index, field and line. Nothing else is said.
+func TestPlacesOfMistakes(t *testing.T) {
+	const bare = "array:\n- |\n  objectName: s\n  objectType: secret\n"
+	filler := strings.Repeat("x", MaxSize/2)
+	for name, tc := range map[string]struct {
+		parameters map[string]string
+		want       []string
+	}{
+		"no vault anywhere":         {map[string]string{"keyvaultName": "-"}, []string{"keyvaultName -1 0"}},
+		"a wrong vault":             {map[string]string{"keyvaultName": "k"}, []string{"keyvaultName -1 0"}},
+		"each object has its vault": {map[string]string{"keyvaultName": "-", "objects": bare + "  keyvaultName: kv2\n"}, nil},
+		"paths of fields": {map[string]string{"objects": bare + "  jmesPath:\n  - {path: a, objectAlias: x}\n  - {path: b, objectAlias: y}\n  - {path: c, objectAlias: x}\n"},
+			[]string{"objects 0 jmesPath[2].objectAlias 8"}},
+		"its own fallback": {map[string]string{"objects": bare + "  keyvaultName: kv2\n  fallbackKeyvaultNames: kv3,kv2\n"},
+			[]string{"objects 0 fallbackKeyvaultNames 6"}},
+		"a fallback of no vault": {map[string]string{"keyvaultName": "-", "objects": bare + "  keyvaultName: k\n  fallbackKeyvaultNames: kv3\n"},
+			[]string{"objects 0 keyvaultName 5"}},
+		"a name that is no file":    {map[string]string{"objects": "array:\n- |\n  objectName: a..b\n  objectType: secret\n"}, []string{"objects 0 objectName 3"}},
+		"an alias that is no file":  {map[string]string{"objects": bare + "  objectAlias: /x\n"}, []string{"objects 0 objectAlias 5"}},
+		"one mode of identity":      {map[string]string{"useVMManagedIdentity": "true"}, nil},
+		"the other":                 {map[string]string{"useAzureTokenProxy": "true"}, nil},
+		"both":                      {map[string]string{"useVMManagedIdentity": "true", "useAzureTokenProxy": "true"}, []string{"useVMManagedIdentity -1 0"}},
+		"that of Pods":              {map[string]string{"usePodIdentity": "true"}, []string{"usePodIdentity -1 0"}},
+		"that of Pods, and another": {map[string]string{"usePodIdentity": "true", "useAzureTokenProxy": "true"}, []string{"usePodIdentity -1 0", "useVMManagedIdentity -1 0"}},
+		"a client that is none":     {map[string]string{"clientID": "a b"}, []string{"clientID -1 0"}},
+		"too long, the first":       {map[string]string{"a": filler + "yy", "b": filler}, []string{"a -1 0"}},
+		"too long, the last":        {map[string]string{"a": filler, "b": filler + "yy"}, []string{"b -1 0"}},
+	} {
+		_, mistakes, _ := Parse(with(tc.parameters), options(t))
+		var got []string
+		for _, m := range mistakes {
+			place := fmt.Sprintf("%s %d %s", m.Parameter, m.Index, m.Field)
+			got = append(got, fmt.Sprintf("%s %d", strings.TrimSpace(place), m.Line))
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %q: %v", name, got, mistakes)
+		}
+	}
+}
+
+// The parameters together may be as long as MaxSize.
+func TestSizeOfAllParameters(t *testing.T) {
+	all := with(nil)
+	size := len("filler")
+	for name, value := range all {
+		size += len(name) + len(value)
+	}
+	for over, right := range map[int]bool{0: true, 1: false} {
+		all["filler"] = strings.Repeat("x", MaxSize-size+over)
+		if _, mistakes, _ := Parse(all, options(t)); (len(mistakes) == 0) != right {
+			t.Errorf("%d bytes over: %v", over, mistakes)
+		}
+	}
+}
+
+// A name that is part of one other is a name that was meant; what is part of several is not.
+func TestSuggestions(t *testing.T) {
+	for name, want := range map[string]string{
+		"type": "did you mean objectType?", "version": "remove it", "typ": "remove it", "objectname": "did you mean objectName?", "colour": "remove it",
+	} {
+		if got := suggestion(name, []string{"objectName", "objectType", "objectVersion", "objectVersionHistory"}); got != want {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
 // What is just small enough is right, and what is one larger is not.
 func TestLimitsOfAnObject(t *testing.T) {
 	sized := func(size int) string {
