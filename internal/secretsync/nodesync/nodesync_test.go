@@ -57,7 +57,10 @@ func (*cluster) SecretClasses(context.Context, string, string) ([]string, error)
 func (c *cluster) Patch(ctx context.Context, name types.NamespacedName, kind types.PatchType, body []byte, o metav1.PatchOptions) (
 	*metav1.PartialObjectMetadata, error,
 ) {
-	if c.hangs {
+	c.mu.Lock()
+	hangs := c.hangs
+	c.mu.Unlock()
+	if hangs {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -170,8 +173,8 @@ func onBench(t *testing.T, test func(*bench)) {
 			if err := b.syncer.Close(); err != nil {
 				t.Error(err)
 			}
-			if b.panics > 0 {
-				t.Errorf("%d panics", b.panics)
+			if got := b.panicked(); got > 0 {
+				t.Errorf("%d panics", got)
 			}
 		}()
 		test(b)
@@ -226,12 +229,44 @@ func (b *bench) owners() int {
 }
 
 func (b *bench) failing(err error) {
+	b.change(func(c *cluster) {
+		c.fail = func(types.PatchType) error { return err }
+		if err == nil {
+			c.fail = nil
+		}
+	})
+}
+
+// change changes the cluster under the Syncer.
+func (b *bench) change(do func(*cluster)) {
 	b.cluster.mu.Lock()
 	defer b.cluster.mu.Unlock()
-	b.cluster.fail = func(types.PatchType) error { return err }
-	if err == nil {
-		b.cluster.fail = nil
-	}
+	do(b.cluster)
+}
+
+// unread makes these Pods ones that cannot be read; none makes all readable.
+func (b *bench) unread(err error, pods ...string) {
+	b.change(func(c *cluster) {
+		c.podErr = map[string]error{}
+		for _, pod := range pods {
+			c.podErr[pod] = err
+		}
+	})
+}
+
+// asked are the volumes that Refetch was called for, panicked is how many panics were handled since the last call.
+func (b *bench) asked() []volume.Ref {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.again)
+}
+
+func (b *bench) panicked() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.panics
+	b.panics = 0
+	return n
 }
 
 // said counts the events whose message holds the words.
@@ -269,8 +304,8 @@ func TestPodsThatStartTogetherShareRequests(t *testing.T) {
 func TestNothingWithoutAnOwner(t *testing.T) {
 	onBench(t, func(b *bench) {
 		gone, replaced := b.pod("gone"), b.pod("replaced")
-		delete(b.cluster.pods, "gone")
-		b.cluster.pods["replaced"].UID = "another"
+		b.change(func(c *cluster) { delete(c.pods, "gone") })
+		b.change(func(c *cluster) { c.pods["replaced"].UID = "another" })
 		b.apply(gone, "1")
 		b.apply(replaced, "1")
 		if b.value("db") != "" {
@@ -283,7 +318,7 @@ func TestNothingWithoutAnOwner(t *testing.T) {
 func TestPodThatMayNotBeRead(t *testing.T) {
 	onBench(t, func(b *bench) {
 		ref := b.pod("a")
-		b.cluster.podErr = map[string]error{"a": apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("no right"))}
+		b.unread(apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "a", errors.New("no right")), "a")
 		b.apply(ref, "1")
 		if b.value("db") != "" || b.said(Failed, "may not read its Pod: give it the right to get pods") != 1 {
 			b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
@@ -352,12 +387,12 @@ func TestNoSecretOfLastKnownGoodValues(t *testing.T) {
 func TestPodThatCannotBeRead(t *testing.T) {
 	onBench(t, func(b *bench) {
 		ref := b.pod("a")
-		b.cluster.podErr = map[string]error{"a": errors.New("away")}
+		b.unread(errors.New("away"), "a")
 		b.apply(ref, "1")
 		if b.value("db") != "" || b.said(Failed, "has no owner yet") != 1 {
 			b.Errorf("the Secret holds %q: %v", b.value("db"), b.events)
 		}
-		b.cluster.podErr = nil
+		b.unread(nil)
 		time.Sleep(time.Minute)
 		if b.value("db") != "1" || b.owners() != 1 {
 			b.Errorf("the Secret holds %q", b.value("db"))
@@ -533,7 +568,8 @@ func TestBackgroundGetsTheNewestValues(t *testing.T) {
 		if got := b.value("db"); got != "1" {
 			b.Errorf("the Secret holds %q", got)
 		}
-		record := b.cluster.secrets["db"].Annotations[key(b.cluster.secrets["db"].Annotations)]
+		var record string
+		b.change(func(c *cluster) { record = c.secrets["db"].Annotations[key(c.secrets["db"].Annotations)] })
 		if date := newest.Sources[0].Date.UTC().Format(time.RFC3339); !strings.Contains(record, date) {
 			b.Errorf("%s is not in the record %s", date, record)
 		}
@@ -545,12 +581,14 @@ func TestBackgroundGetsTheNewestValues(t *testing.T) {
 func TestRejectedSecret(t *testing.T) {
 	onBench(t, func(b *bench) {
 		status := metav1.Status{Code: 422, Reason: metav1.StatusReasonInvalid, Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Field: "type"}}}}
-		b.cluster.fail = func(kind types.PatchType) error {
-			if kind == types.ApplyPatchType {
-				return &apierrors.StatusError{ErrStatus: status}
+		b.change(func(c *cluster) {
+			c.fail = func(kind types.PatchType) error {
+				if kind == types.ApplyPatchType {
+					return &apierrors.StatusError{ErrStatus: status}
+				}
+				return nil
 			}
-			return nil
-		}
+		})
 		same := bundle("1")
 		var last volume.Ref
 		for i := range 20 {
@@ -605,11 +643,9 @@ func TestOlderValuesAreFetchedAgain(t *testing.T) {
 			b.Errorf("the Secret holds %q", got)
 		}
 		time.Sleep(2 * time.Second)
-		b.mu.Lock()
-		if len(b.again) != 1 || b.again[0] != late {
-			b.Errorf("asked again for %v", b.again)
+		if got := b.asked(); len(got) != 1 || got[0] != late {
+			b.Errorf("asked again for %v", got)
 		}
-		b.mu.Unlock()
 		b.apply(late, "1") // the vault's value is that of before again
 		if got := b.value("db"); got != "1" {
 			b.Errorf("the Secret holds %q", got)
@@ -627,8 +663,8 @@ func TestOlderClassIsNotFetchedAgain(t *testing.T) {
 		time.Sleep(time.Minute)
 		b.apply(late, "1")
 		time.Sleep(time.Minute)
-		if got := b.value("db"); got != "2" || len(b.again) > 0 {
-			b.Errorf("the Secret holds %q, asked again for %v", got, b.again)
+		if got := b.value("db"); got != "2" || len(b.asked()) > 0 {
+			b.Errorf("the Secret holds %q, asked again for %v", got, b.asked())
 		}
 	})
 }
@@ -714,8 +750,8 @@ func TestVolumesOfOneCall(t *testing.T) {
 		for name, test := range map[string]func(*bench, volume.Ref){
 			"a Pod that is gone, and one that cannot be read": func(b *bench, first volume.Ref) {
 				gone, unread, good := b.pod("gone"), b.pod("unread"), b.pod("good")
-				delete(b.cluster.pods, "gone")
-				b.cluster.podErr = map[string]error{"unread": errors.New("away")}
+				b.change(func(c *cluster) { delete(c.pods, "gone") })
+				b.unread(errors.New("away"), "unread")
 				b.together(first, inOrder(func() { b.apply(gone, "1") }, func() { b.apply(unread, "1") }, func() { b.apply(good, "1") })...)
 				if b.value("db") != "1" || b.owners() != 2 || b.said(Failed, "its Pod could not be read") == 0 {
 					b.Errorf("the Secret holds %q, %d owners: %v", b.value("db"), b.owners(), b.events)
@@ -742,7 +778,7 @@ func TestVolumesOfOneCall(t *testing.T) {
 			"other attributes of a Pod that cannot be read": func(b *bench, first volume.Ref) {
 				unread, good := b.pod("unread"), b.pod("good")
 				unread.Attributes = "y"
-				b.cluster.podErr = map[string]error{"unread": errors.New("away")}
+				b.unread(errors.New("away"), "unread")
 				old := bundle("2")
 				time.Sleep(time.Minute)
 				b.together(first, inOrder(func() { b.syncer.Apply(b.Context(), unread, b.class, old) }, func() { b.apply(good, "1") })...)
@@ -796,10 +832,7 @@ func TestRetryAfterARefresh(t *testing.T) {
 func TestOwnersInTheBackground(t *testing.T) {
 	away := func(b *bench, unread ...string) (back func()) {
 		b.failing(apierrors.NewInternalError(errors.New("away")))
-		b.cluster.podErr = map[string]error{}
-		for _, name := range unread {
-			b.cluster.podErr[name] = errors.New("away")
-		}
+		b.unread(errors.New("away"), unread...)
 		return func() {
 			b.failing(nil)
 			time.Sleep(lastRetry)
@@ -811,8 +844,8 @@ func TestOwnersInTheBackground(t *testing.T) {
 			back := away(b, "gone")
 			b.apply(gone, "1")
 			b.apply(good, "1")
-			delete(b.cluster.pods, "gone")
-			b.cluster.podErr = nil
+			b.change(func(c *cluster) { delete(c.pods, "gone") })
+			b.unread(nil)
 			back()
 			if b.value("db") != "1" || b.owners() != 1 {
 				b.Errorf("the Secret holds %q", b.value("db"))
@@ -879,7 +912,7 @@ func TestSecretThatComesAgainHasAllOwners(t *testing.T) {
 		b.apply(a, "1")
 		b.apply(other, "1")
 		time.Sleep(time.Minute)
-		delete(b.cluster.secrets, "db")
+		b.change(func(c *cluster) { delete(c.secrets, "db") })
 		b.apply(a, "2")
 		if got := b.owners(); got != 2 {
 			b.Errorf("%d owners", got)
@@ -891,7 +924,7 @@ func TestSecretThatComesAgainHasAllOwners(t *testing.T) {
 func TestCloseReportsNothing(t *testing.T) {
 	onBench(t, func(b *bench) {
 		ref := b.pod("a")
-		b.cluster.hangs = true
+		b.change(func(c *cluster) { c.hangs = true })
 		var work sync.WaitGroup
 		work.Go(func() { b.apply(ref, "1") })
 		time.Sleep(time.Second)
@@ -930,12 +963,11 @@ func TestRenamedSecretIsTold(t *testing.T) {
 func TestPanicLeavesTheSecretFree(t *testing.T) {
 	onBench(t, func(b *bench) {
 		ref := b.pod("a")
-		b.cluster.fail = func(types.PatchType) error { panic("canary") }
+		b.change(func(c *cluster) { c.fail = func(types.PatchType) error { panic("canary") } })
 		b.apply(ref, "1")
-		if b.panics != 1 {
-			b.Errorf("%d panics are counted", b.panics)
+		if got := b.panicked(); got != 1 {
+			b.Errorf("%d panics are counted", got)
 		}
-		b.panics = 0
 		b.failing(nil)
 		time.Sleep(time.Minute)
 		b.apply(ref, "1")
