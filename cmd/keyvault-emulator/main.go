@@ -66,7 +66,7 @@ access tokens and permissions. docs/emulator.md describes the seed file and the 
 		},
 	}
 	f.register(c.Flags())
-	c.AddCommand(envCommand())
+	c.AddCommand(envCommand(), healthCommand())
 	c.CompletionOptions.HiddenDefaultCmd = true
 	return c
 }

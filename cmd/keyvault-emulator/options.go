@@ -16,7 +16,7 @@ import (
 
 // flags are those of keyvault-emulator.
 type flags struct {
-	listen, seedFile, dataDir, tlsDir, caFile, caKeyFile, logFormat string
+	listen, seedFile, dataDir, tlsDir, caFile, caKeyFile, caSecret, logFormat string
 
 	latency       time.Duration
 	http1         bool
@@ -44,6 +44,8 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.caFile, "ca-file", "",
 		"PEM `file` with the authority's certificate; empty: one is made at each start")
 	fs.StringVar(&f.caKeyFile, "ca-key-file", "", "PEM `file` with the key of --ca-file")
+	fs.StringVar(&f.caSecret, "ca-secret", "",
+		"in a Pod: `NAMESPACE/NAME` of a Secret that keeps the authority as ca.crt and ca.key; where it is empty, one is made and put there")
 	fs.BoolVar(
 		&f.clusterIssuer,
 		"cluster-issuer",
@@ -77,16 +79,9 @@ func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options
 			return o, fmt.Errorf("--events-ca-file: %w", err)
 		}
 	}
-	if (f.caFile == "") != (f.caKeyFile == "") {
-		return o, errors.New("--ca-file and --ca-key-file go together: an authority is a certificate and its key")
-	}
-	if f.caFile != "" {
-		var err, errKey error
-		o.Certificate, err = os.ReadFile(f.caFile)
-		o.Key, errKey = os.ReadFile(f.caKeyFile)
-		if err := errors.Join(err, errKey); err != nil {
-			return o, fmt.Errorf("authority: %w", err)
-		}
+	var err error
+	if o.Certificate, o.Key, err = f.authority(ctx); err != nil {
+		return o, err
 	}
 	if f.clusterIssuer {
 		issuer, err := askCluster(ctx)
@@ -97,14 +92,38 @@ func (f *flags) options(ctx context.Context, log *slog.Logger) (emulator.Options
 		f.cluster = &issuer
 	}
 	if f.seedFile != "" {
-		var err error
 		if f.seedText, err = readSeed(f.seedFile); err != nil {
 			return o, err
 		}
 	}
-	var err error
 	o.Seed, err = f.seed(f.seedText)
 	return o, err
+}
+
+// authority reads the authority that the flags name; empty where they name none.
+func (f *flags) authority(ctx context.Context) (certificate, key []byte, err error) {
+	switch {
+	case f.caSecret != "" && f.caFile+f.caKeyFile != "":
+		return nil, nil, errors.New("--ca-secret and --ca-file name the same thing: give one")
+	case (f.caFile == "") != (f.caKeyFile == ""):
+		return nil, nil, errors.New("--ca-file and --ca-key-file go together: an authority is a certificate and its key")
+	case f.caFile != "":
+		var errKey error
+		certificate, err = os.ReadFile(f.caFile)
+		key, errKey = os.ReadFile(f.caKeyFile)
+		if err := errors.Join(err, errKey); err != nil {
+			return nil, nil, fmt.Errorf("authority: %w", err)
+		}
+	case f.caSecret != "":
+		client, server, err := inCluster()
+		if err == nil {
+			certificate, key, err = clusterAuthority(ctx, client, server, f.caSecret)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("--ca-secret: %w", err)
+		}
+	}
+	return certificate, key, nil
 }
 
 // seed is the seed of a text, with what other flags say of it. options must have been called.

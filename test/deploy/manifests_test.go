@@ -24,7 +24,7 @@ func strict(t *testing.T, version, file string) (problems string, err error) {
 // The manifests for each range of versions have no field that the oldest of them does not know.
 func TestManifestsAreOfTheirVersions(t *testing.T) {
 	found, err := filepath.Glob(filepath.Join(root, "deploy/manifests/*"))
-	if err != nil || len(found) != 4 {
+	if err != nil || len(found) != 5 {
 		t.Errorf("%d manifests: %v", len(found), err)
 	}
 	for name, tc := range map[string]struct {
@@ -35,6 +35,7 @@ func TestManifestsAreOfTheirVersions(t *testing.T) {
 		"kubernetes-1.32-to-1.34-secret-sync.yaml": {[]string{"1.32", "1.35"}, true},
 		"kubernetes-1.35.yaml":                     {[]string{"1.35"}, false},
 		"kubernetes-1.35-secret-sync.yaml":         {[]string{"1.35"}, true},
+		"kind.yaml":                                {[]string{"1.32", "1.35"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(root, "deploy/manifests", name)

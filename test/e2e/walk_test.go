@@ -17,8 +17,8 @@ import (
 )
 
 // TestNewcomersWalk runs the commands of the README's section for kind, one by one as they are written there, on a cluster of its own with
-// nothing on it: no Azure, the chart's emulator instead. What is not as there: the cluster and how it gets its images, the
-// emulator's address, since this cluster has no DNS, and the interval, to not wait two minutes.
+// nothing on it: no Azure, the emulator of the manifest for kind instead. Then it does the same with the emulator of the chart. What is not as there: the
+// cluster and how it gets its images, and the emulator's address, since this cluster has no DNS.
 func TestNewcomersWalk(t *testing.T) {
 	s := &suite{Cluster: cluster.Start(t, cluster.Options{}), Namespace: "default"}
 	s.ImportBusybox()
@@ -41,25 +41,85 @@ func TestNewcomersWalk(t *testing.T) {
 		case strings.HasPrefix(command, "kind load image-archive bin/image/"):
 			name := strings.TrimSuffix(strings.TrimPrefix(command, "kind load image-archive bin/image/"), "-amd64.tar")
 			s.Import(filepath.Join(s.root(), ".cache/image", name+"-"+runtime.GOARCH+".tar"))
-		case strings.HasPrefix(command, "helm install "):
-			s.walk(command + " --set emulator.clusterIP=10.96.100.1 --set rotationPollInterval=2s")
-		case strings.HasPrefix(command, "kubectl exec "):
-			s.Eventually("the Pod to read the secret", func() bool { return s.walk(command) == "correct horse battery staple" })
-		case strings.HasSuffix(command, " &"):
-			s.background(strings.TrimSuffix(command, " &"))
-		case strings.HasPrefix(command, "kubectl wait "): // on a slow machine a person types it twice
-			s.Eventually("the Pod to be ready", func() bool { return s.shell(command).Run() == nil })
-		case strings.HasPrefix(command, "curl "): // the port is not forwarded at once
-			s.Eventually("the emulator to take the change", func() bool { return s.shell(command+" --fail").Run() == nil })
+		case command == "kubectl apply -f "+kindManifest:
+			s.MustKubectl(s.kindManifest(), "apply", "-f", "-")
 		default:
-			s.walk(command)
+			s.step(command)
 		}
 	}
+	s.arrived()
+
+	// the emulator keeps its authority: the driver trusts the next one too
+	s.walk("kubectl -n kube-system rollout restart deployment/keyvault-emulator")
+	s.walk("kubectl -n kube-system rollout status deployment/keyvault-emulator --timeout=2m")
+	s.step("kubectl delete pod shop --wait --grace-period=1")
+	s.step("kubectl apply -f deploy/examples/first.yaml")
+	s.step("kubectl wait --for=condition=Ready pod/shop")
+	s.step("kubectl exec shop -- cat /secrets/db-password")
+	// and a change of the seed arrives
+	seed := s.walk("kubectl -n kube-system get configmap keyvault-emulator -o yaml")
+	s.MustKubectl(strings.Replace(seed, "correct horse battery staple", "changed", 1), "apply", "-f", "-")
+	s.arrived()
+
+	// the same with the chart
+	s.Gone("shop")
+	s.MustKubectl(s.kindManifest(), "delete", "-f", "-", "--wait")
+	for _, command := range []string{
+		"helm install keyvault-csi deploy/chart --namespace kube-system --set emulator.enabled=true --set emulator.clusterIP=10.96.100.1 " +
+			"--set rotationPollInterval=2s",
+		"kubectl create serviceaccount shop",
+		"kubectl apply -f deploy/examples/first.yaml",
+		"kubectl wait --for=condition=Ready pod/shop",
+		"kubectl exec shop -- cat /secrets/db-password",
+		"kubectl -n kube-system port-forward service/keyvault-csi-emulator 8201:8200 &",
+		`curl -d '{"name":"db-password","value":"changed"}' http://localhost:8201/vaults/contoso-shop/secrets`,
+	} {
+		s.step(command)
+	}
+	s.arrived()
+	s.Gone("shop")
+}
+
+const kindManifest = "deploy/manifests/kind.yaml"
+
+// kindManifest is the manifest for a cluster without DNS: the emulator has an address that is known.
+func (s *suite) kindManifest() string {
+	s.Helper()
+	text, err := os.ReadFile(filepath.Join(s.root(), kindManifest))
+	s.must(err)
+	const name, address, service = "keyvault-emulator.kube-system.svc:8200", "10.96.100.1", "spec:\n  selector:\n    app.kubernetes.io/name: keyvault-emulator\n  ports:"
+	if strings.Count(string(text), name) != 2 || strings.Count(string(text), service) != 1 {
+		s.Fatalf("%s names the emulator otherwise", kindManifest)
+	}
+	return strings.NewReplacer(name, address+":8200", service, "spec:\n  clusterIP: "+address+strings.TrimPrefix(service, "spec:")).Replace(string(text))
+}
+
+// step is a command of a person, who tries again what does not work at once.
+func (s *suite) step(command string) {
+	s.Helper()
+	switch {
+	case strings.HasPrefix(command, "kubectl exec "):
+		s.Eventually("the Pod to read the secret", func() bool { return s.walk(command) == "correct horse battery staple" })
+	case strings.HasSuffix(command, " &"):
+		s.background(strings.TrimSuffix(command, " &"))
+	case strings.HasPrefix(command, "kubectl wait "): // on a slow machine a person types it twice
+		s.Eventually("the Pod to be ready", func() bool { return s.shell(command).Run() == nil })
+	case strings.Contains(command, " rollout status "):
+		s.Eventually("the driver to be rolled out", func() bool { return s.shell(command).Run() == nil })
+	case strings.HasPrefix(command, "curl "): // the port is not forwarded at once
+		s.Eventually("the emulator to take the change", func() bool { return s.shell(command+" --fail").Run() == nil })
+	default:
+		s.walk(command)
+	}
+}
+
+// arrived waits for the change of the secret in the Pod, and looks at its certificate.
+func (s *suite) arrived() {
+	s.Helper()
 	s.Eventually("the change in the Pod", func() bool { return s.walk("kubectl exec shop -- cat /secrets/db-password") == "changed" })
 	if tls := s.walk("kubectl exec shop -- cat /secrets/tls/server.pem"); !strings.Contains(tls, "BEGIN CERTIFICATE") || !strings.Contains(tls, "PRIVATE KEY") {
-		t.Error("no certificate with its key in tls/server.pem")
+		s.Error("no certificate with its key in tls/server.pem")
 	}
-	s.Gone("shop")
 }
 
 // readmeCommands are the commands of the README from kind's on.
@@ -67,7 +127,7 @@ func readmeCommands(s *suite) []string {
 	s.Helper()
 	text, err := os.ReadFile(filepath.Join(s.root(), "README.md"))
 	s.must(err)
-	_, section, _ := strings.Cut(string(text), "\nOn [kind]")
+	_, section, _ := strings.Cut(string(text), "\n## Try it: on kind")
 	section, _, _ = strings.Cut(section, "\n## ")
 	var commands []string
 	for line := range strings.Lines(section) {

@@ -51,6 +51,40 @@ func newAuthority(name string) (*authority, error) {
 	}, nil
 }
 
+// NewAuthority makes a certificate authority for Options, as the server makes one where it has none: its certificate and its key in PEM.
+func NewAuthority() (certificate, key []byte, err error) {
+	a, err := newAuthority(authorityName)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err = a.keyPEM()
+	return a.pem, key, err
+}
+
+// CheckAuthority returns why an authority cannot be used: it is none, or it ends within the next 30 days.
+func CheckAuthority(certificate, key []byte) error {
+	a, err := readAuthority(certificate, key)
+	if err == nil && a.endsSoon() {
+		err = fmt.Errorf("authority: it ends at %s", a.certificate.NotAfter.Format(time.RFC3339))
+	}
+	return err
+}
+
+// authorityName is what the emulator's authorities are called.
+const authorityName = "Key Vault emulator"
+
+func (a *authority) keyPEM() ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		return nil, fmt.Errorf("authority key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+func (a *authority) endsSoon() bool {
+	return !time.Now().AddDate(0, 0, 30).Before(a.certificate.NotAfter)
+}
+
 // readAuthority reads an existing authority: PEM of its certificate, and of its RSA or EC key.
 func readAuthority(certificate, key []byte) (*authority, error) {
 	pair, err := tls.X509KeyPair(certificate, key)

@@ -31,6 +31,10 @@ func (s *Server) newControl() http.Handler {
 		})
 	}
 	command("GET /healthz", func(*json.Decoder) (any, error) { return nil, nil })
+	mux.HandleFunc("GET /ca.pem", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-pem-file")
+		_, _ = w.Write(s.CAPEM())
+	})
 	command("GET /requests", func(*json.Decoder) (any, error) { return s.Requests(), nil })
 	command("GET /counts", func(*json.Decoder) (any, error) { return s.Counts(), nil })
 	command("POST /events", decoded(func(in struct {

@@ -2,9 +2,7 @@ package emulator
 
 import (
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -149,20 +147,17 @@ func (saved *savedState) authority() (*authority, error) {
 		if err != nil {
 			return nil, err
 		}
-		if time.Now().AddDate(0, 0, 30).Before(a.certificate.NotAfter) {
+		if !a.endsSoon() {
 			return a, nil
 		}
 	}
-	a, err := newAuthority("Key Vault emulator")
+	a, err := newAuthority(authorityName)
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(a.key)
-	if err != nil {
-		return nil, fmt.Errorf("authority key: %w", err)
-	}
-	saved.Certificate, saved.Key = a.pem, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	return a, nil
+	saved.Certificate = a.pem
+	saved.Key, err = a.keyPEM()
+	return a, err
 }
 
 // load puts the vaults of a saved state into the state.
