@@ -70,7 +70,16 @@ func (n *version) setKey(k Key) (err error) {
 	return err
 }
 
+// The largest that are made: more would take minutes.
+const (
+	maxBits  = 4096
+	maxChain = 10
+)
+
 func newKey(kind, curve string, bits int) (crypto.Signer, error) {
+	if bits < 0 || bits > maxBits {
+		return nil, fmt.Errorf("%d bits are not between 0 and %d", bits, maxBits)
+	}
 	switch strings.TrimSuffix(kind, "-HSM") {
 	case "", "RSA":
 		key, err := rsa.GenerateKey(rand.Reader, max(bits, 2048))
@@ -183,6 +192,9 @@ const defaultContentType = "application/x-pkcs12"
 // makeCertificate makes a key and a chain, or takes the given ones.
 func makeCertificate(c Certificate) (made madeCertificate, err error) {
 	c.ContentType = cmp.Or(c.ContentType, defaultContentType)
+	if c.Chain < 0 || c.Chain > maxChain {
+		return made, fmt.Errorf("a chain of %d issuers is not between 0 and %d", c.Chain, maxChain)
+	}
 	defer func() {
 		if err == nil {
 			made.jwk, err = jwkOf(made.leaf.PublicKey, "")

@@ -54,12 +54,12 @@ func (s *Server) replaceSeed(seed Seed) (SeedChanges, error) {
 	if err := p.err(); err != nil {
 		return SeedChanges{}, err
 	}
+	defer s.state.generation.Add(1)
 	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
 	for _, change := range p.changes {
 		change(s.state)
 	}
-	s.state.mu.Unlock()
-	s.state.generation.Add(1)
 	s.seed = seed
 	return p.count, nil
 }
