@@ -95,9 +95,8 @@ func (s *controllerSite) launchTo(t *testing.T, path string, flags ...string) (s
 				t.Errorf("the controller ended with %v after %v", err, sig)
 			}
 		case <-time.After(patience):
-			t.Errorf("the controller does not end after %v", sig)
 			_ = cmd.Process.Kill()
-			<-exited
+			t.Errorf("the controller did not end after %v, and was killed: %v", sig, <-exited)
 		}
 		_ = log.Close()
 	}
