@@ -152,4 +152,34 @@ func TestValidateLive(t *testing.T) {
 	if out, err := offline.CombinedOutput(); err == nil || !strings.Contains(string(out), "need --live") {
 		t.Errorf("offline with a namespace: %v: %s", err, out)
 	}
+
+	// workloads, with what the API server adds to them
+	third := c.Namespace()
+	c.ApplyYAML(fmt.Sprintf(class, "good", third))
+	pod := func(class string) string {
+		return "serviceAccountName: default, restartPolicy: %s, volumes: [{name: v, csi: {driver: secrets-store.csi.k8s.io, readOnly: true, " +
+			"volumeAttributes: {secretProviderClass: " + class + "}}}], containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /s}]}]"
+	}
+	deployment := "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: %s, namespace: " + third + "}\nspec:\n  selector: {matchLabels: {a: b}}\n" +
+		"  template: {metadata: {labels: {a: b}}, spec: {" + "%s}}\n"
+	c.ApplyYAML(fmt.Sprintf(deployment, "right", fmt.Sprintf(pod("good"), "Always")))
+	c.ApplyYAML(fmt.Sprintf(deployment, "wrong", fmt.Sprintf(pod("goodd"), "Always")))
+	c.ApplyYAML("apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: nightly, namespace: " + third + "}\nspec:\n  schedule: '0 0 * * *'\n" +
+		"  jobTemplate: {spec: {template: {spec: {" + fmt.Sprintf(pod("nothing"), "Never") + "}}}}\n")
+	run(0, []string{"1 class checked, 0 findings", "not checked, because you may not list them: deployments, "}, "-n", third)
+	c.ApplyYAML("apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: viewer-of-workloads}\nrules:\n" +
+		"- {apiGroups: [apps], resources: [deployments, statefulsets, daemonsets, replicasets], verbs: [list]}\n" +
+		"- {apiGroups: [batch], resources: [jobs, cronjobs], verbs: [list]}\n" +
+		"- {apiGroups: [''], resources: [pods], verbs: [list]}\n" +
+		"---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: viewer-of-workloads}\n" +
+		"roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: viewer-of-workloads}\n" +
+		"subjects: [{kind: User, name: " + viewer + ", apiGroup: rbac.authorization.k8s.io}]\n")
+	c.Eventually("the viewer's rights on workloads", func() bool {
+		_, err := c.Plane.Kubectl(kubeconfig, "", "get", "deployments,cronjobs", "-n", third)
+		return err == nil
+	})
+	if out := run(1, []string{"1 class and 3 workloads checked, 2 findings (2 errors)", `deployment ` + third + `/wrong: error: `, "did you mean good?",
+		`cronjob ` + third + `/nightly: error: `}, "-n", third); strings.Contains(out, "right") {
+		t.Errorf("a workload without a mistake: %s", out)
+	}
 }
