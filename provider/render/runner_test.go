@@ -51,7 +51,7 @@ func TestRunner(t *testing.T) {
 // What has no end ends with the process, and the failure is that of the task that was running.
 func TestRunnerEndsWhatHasNoEnd(t *testing.T) {
 	runner := render.NewRunner(binaries.Render(t))
-	const memory = "needs more than 128 MiB of memory"
+	const memory, processor = "needs more than 128 MiB of memory", "does not end within 1 second of processor time"
 	for name, c := range map[string]struct{ text, want string }{
 		"recursion":          {`{{ define "d" }}{{ template "d" }}{{ end }}{{ template "d" }}`, "calls itself without an end"},
 		"recursion of lists": {`{{ define "d" }}{{ template "d" (list . .) }}{{ end }}{{ template "d" 1 }}`, "calls itself without an end"},
@@ -60,7 +60,7 @@ func TestRunnerEndsWhatHasNoEnd(t *testing.T) {
 		},
 		"huge list":  {`{{ range until 2000000000 }}{{ end }}`, memory},
 		"huge text":  {`{{ repeat 9000000000000 "x" | len }}`, memory},
-		"long loops": {`{{ range until 100000 }}{{ range until 100000 }}{{ end }}{{ end }}`, "does not end within 1 second of processor time"},
+		"long loops": {`{{ range until 100000 }}{{ range until 100000 }}{{ end }}{{ end }}`, processor},
 		"output":     {`{{ range until 20 }}{{ file "password" | repeat 10000 }}{{ end }}`, "makes more than 1048576 bytes, or does together with what is before it"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,6 +69,12 @@ func TestRunnerEndsWhatHasNoEnd(t *testing.T) {
 				t.Fatal(mistakes)
 			}
 			results, err := runner.Run(t.Context(), one(c.text))
+			busy := func() bool { // the machine was, and gave it less than a second of processor time
+				return c.want == processor && err == nil && results[1].Failure != nil && results[1].Failure.Problem == "does not end within 10s"
+			}
+			for i := 0; i < 9 && busy(); i++ {
+				results, err = runner.Run(t.Context(), one(c.text))
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,8 +82,8 @@ func TestRunnerEndsWhatHasNoEnd(t *testing.T) {
 				t.Errorf("the task before it: %+v", results[0])
 			}
 			f := results[1].Failure
-			if f != nil && c.want == memory && strings.Contains(f.Problem, "processor time") {
-				return // a slow machine: the other limit came first
+			if f != nil && c.want == memory && strings.HasPrefix(f.Problem, "does not end within") {
+				return // a slow machine: another limit came first
 			}
 			if f == nil || f.Problem != c.want {
 				t.Errorf("%+v, want %q", f, c.want)
