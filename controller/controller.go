@@ -29,6 +29,7 @@ import (
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/podsecrets"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/push"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/restart"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/audit"
@@ -149,7 +150,7 @@ func New(o Options) (*Controller, error) {
 		events:   m.GetEventRecorder("keyvault-csi-controller"),
 		states:   newStates(),
 		accounts: accounts.New(m.GetClient(), o.Clock, o.Audiences),
-		requests: newRefreshRequests(),
+		requests: timing.NewRefreshes(),
 		start:    start{perSecond: o.Config.QPS},
 		safe:     safe.Handler{Log: o.Log, Count: func(_ context.Context, task string) { o.panicked(task) }},
 	}

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -32,29 +34,7 @@ func (v *watchedVault) Fetch(ctx context.Context, o volume.FetchOptions) (*volum
 // TestRefreshAnnotationSyncsAtOnce: all SecretSyncs of the class are synced, from values that were asked for after the annotation changed,
 // and share them.
 func TestRefreshAnnotationSyncsAtOnce(t *testing.T) {
-	scheme, err := newScheme()
-	if err != nil {
-		t.Fatal(err)
-	}
-	class := &v1.SecretProviderClass{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "c"},
-		Spec:       v1.SecretProviderClassSpec{Provider: "azure", Parameters: map[string]string{"useVMManagedIdentity": "true"}},
-	}
-	indexed := fake.NewClientBuilder().WithScheme(scheme).WithIndex(&syncv1alpha1.SecretSync{}, classIndex, bySecretSyncClass).
-		WithObjects(class).WithStatusSubresource(&syncv1alpha1.SecretSync{})
-	for _, name := range []string{"one", "two"} {
-		indexed.WithObjects(&syncv1alpha1.SecretSync{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: "u"},
-			Spec: syncv1alpha1.SecretSyncSpec{
-				SecretProviderClassName: "web", ServiceAccountName: "app",
-				SecretObject: syncv1alpha1.SecretObject{Type: "Opaque", Data: []syncv1alpha1.SecretObjectData{{SourcePath: "db", TargetKey: "k"}}},
-			},
-		})
-	}
-	c := indexed.Build()
-	clk, kv := clocktesting.NewFakeClock(time.Now()), &watchedVault{}
-	s := newSyncs(c, kv, clk)
-	s.options.CacheTTL = 10 * time.Second
+	s, c, clk, kv, class := refreshed(t)
 	reconcileAll := func() {
 		t.Helper()
 		users := s.usersOf(t.Context(), class)
@@ -91,19 +71,54 @@ func TestRefreshAnnotationSyncsAtOnce(t *testing.T) {
 	}
 }
 
-func TestRefreshRequestsAreForgotten(t *testing.T) {
-	r, now := newRefreshRequests(), time.Now()
-	for range 1000 {
-		class := &v1.SecretProviderClass{ObjectMeta: metav1.ObjectMeta{
-			Namespace: "shop", Name: now.Format(time.RFC3339), Annotations: map[string]string{v1.RefreshAnnotation: "a/0s"},
-		}}
-		r.note(class, now)
-		if got := r.of(class); !got.Equal(now) {
-			t.Fatalf("noted at %s, is %s", now, got)
-		}
-		now = now.Add(time.Minute)
+// refreshed are two SecretSyncs of one class, one and two.
+func refreshed(t *testing.T) (*syncs, client.Client, *clocktesting.FakeClock, *watchedVault, *v1.SecretProviderClass) {
+	t.Helper()
+	scheme, err := newScheme()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(r.known) > 30 {
-		t.Errorf("%d requests are remembered", len(r.known))
+	class := &v1.SecretProviderClass{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "c"},
+		Spec:       v1.SecretProviderClassSpec{Provider: "azure", Parameters: map[string]string{"useVMManagedIdentity": "true"}},
+	}
+	indexed := fake.NewClientBuilder().WithScheme(scheme).WithIndex(&syncv1alpha1.SecretSync{}, classIndex, bySecretSyncClass).
+		WithObjects(class).WithStatusSubresource(&syncv1alpha1.SecretSync{})
+	for _, name := range []string{"one", "two"} {
+		indexed.WithObjects(&syncv1alpha1.SecretSync{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: "u"},
+			Spec: syncv1alpha1.SecretSyncSpec{
+				SecretProviderClassName: "web", ServiceAccountName: "app",
+				SecretObject: syncv1alpha1.SecretObject{Type: "Opaque", Data: []syncv1alpha1.SecretObjectData{{SourcePath: "db", TargetKey: "k"}}},
+			},
+		})
+	}
+	c := indexed.Build()
+	clk, kv := clocktesting.NewFakeClock(time.Now()), &watchedVault{}
+	s := newSyncs(c, kv, clk)
+	s.options.CacheTTL = 10 * time.Second
+	return s, c, clk, kv, class
+}
+
+// TestRefreshThatIsSeenBeforeItsEvent: a look that comes between the new class in the cache and the handling of its event takes no value from
+// before the annotation, since the event causes no other look.
+func TestRefreshThatIsSeenBeforeItsEvent(t *testing.T) {
+	s, c, clk, kv, class := refreshed(t)
+	look := func() {
+		t.Helper()
+		if _, err := s.Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "one"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	clk.Step(2 * time.Second)
+	class.Annotations = map[string]string{v1.RefreshAnnotation: "a/0s"}
+	if err := c.Update(t.Context(), class); err != nil {
+		t.Fatal(err)
+	}
+	changed := clk.Now()
+	look()
+	if len(kv.oldest) != 2 || kv.oldest[1].Before(changed) {
+		t.Errorf("changed at %s, values from %v on", changed, kv.oldest)
 	}
 }

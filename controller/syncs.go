@@ -53,7 +53,7 @@ type syncs struct {
 	events  events.EventRecorder
 	states  *states
 	// requests are the refreshes that annotations of classes asked for.
-	requests *refreshRequests
+	requests *timing.Refreshes
 	accounts *accounts.Accounts
 	start    start
 	places   share.Places
@@ -70,7 +70,7 @@ func (s *syncs) setUp(m manager.Manager) error {
 	edited := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
 	err := ctrl.NewControllerManagedBy(m).
 		For(&syncv1alpha1.SecretSync{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1.SecretProviderClass{}, handler.EnqueueRequestsFromMapFunc(s.usersOf), builder.WithPredicates(edited)).
+		Watches(&v1.SecretProviderClass{}, handler.EnqueueRequestsFromMapFunc(s.usersOf), builder.WithPredicates(s.requests.Noting(s.options.Clock.Now), edited)).
 		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: share.Workers, RecoverPanic: new(true)}).
 		Named("secretsync").
 		Complete(s)
@@ -90,7 +90,6 @@ func bySecretSyncClass(o client.Object) []string {
 
 // usersOf returns the SecretSyncs that use a class.
 func (s *syncs) usersOf(ctx context.Context, o client.Object) (requests []reconcile.Request) {
-	s.requests.note(o, s.options.Clock.Now())
 	var list syncv1alpha1.SecretSyncList
 	if err := s.client.List(ctx, &list, client.InNamespace(o.GetNamespace()), client.MatchingFields{classIndex: o.GetName()}); err != nil {
 		s.options.Log.ErrorContext(ctx, "the users of an edited class are not known", logkeys.Error, err)
@@ -355,8 +354,9 @@ func (w *work) try(ctx context.Context) (result, error) {
 // notBefore is when the values that are written must have been asked for at the earliest: those from before a refresh was requested do not
 // count. It is one moment for all objects of the class, so that they share requests.
 func (w *work) notBefore() time.Time {
-	shared := w.options.Clock.Now().Add(-w.options.CacheTTL)
-	if requested := w.requests.of(w.class); requested.After(shared) {
+	now := w.options.Clock.Now()
+	shared := now.Add(-w.options.CacheTTL)
+	if requested := w.requests.Of(w.class, now); requested.After(shared) {
 		return requested
 	}
 	return shared

@@ -24,6 +24,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/share"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	syncv1alpha1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/secretsync/v1alpha1"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
@@ -44,7 +45,7 @@ func newSyncs(c client.Client, kv interface {
 			ControllerNames: []string{""}, Provider: kv, Clock: clk, Log: log,
 			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: metrics.NewController(clk),
 		},
-		client: c, events: events.NewFakeRecorder(1000), states: newStates(), requests: newRefreshRequests(),
+		client: c, events: events.NewFakeRecorder(1000), states: newStates(), requests: timing.NewRefreshes(),
 		accounts: accounts.New(c, clk, nil), safe: safe.Handler{Log: log},
 		secrets: secretsync.New(secretsync.Options{Secrets: kv, Classes: claims{c}, Clock: clk}),
 	}

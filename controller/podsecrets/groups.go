@@ -119,8 +119,9 @@ func (p *podSecrets) fetch(ctx context.Context, key groupKey, g *snapshot, used 
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says all
 	}
+	now := p.options.Clock.Now()
 	o := volume.FetchOptions{
-		NotBefore: p.options.Clock.Now().Add(-p.options.CacheTTL), Priority: volume.PriorityRefresh, AllowStale: true, Interval: p.options.Interval,
+		NotBefore: now.Add(-p.options.CacheTTL), Priority: volume.PriorityRefresh, AllowStale: true, Interval: p.options.Interval,
 	}
 	if own, ok := binding.RotationInterval(); ok {
 		o.Interval = own
@@ -128,8 +129,10 @@ func (p *podSecrets) fetch(ctx context.Context, key groupKey, g *snapshot, used 
 	if g.waiting {
 		o.Priority = volume.PriorityMount
 	}
-	if g.notBefore.After(o.NotBefore) {
-		o.NotBefore = g.notBefore
+	for _, least := range []time.Time{g.notBefore, p.refreshes.Of(used, now)} {
+		if least.After(o.NotBefore) {
+			o.NotBefore = least
+		}
 	}
 	bundle, err := binding.Fetch(ctx, o)
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/share"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/keylock"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
@@ -77,10 +78,12 @@ type podSecrets struct {
 	client client.Reader
 	reader client.Reader
 	store  *store
-	events *eventWriter
-	safe   safe.Handler
-	nodes  *nodeLimits
-	places share.Places
+	// refreshes are those that annotations of classes asked for.
+	refreshes *timing.Refreshes
+	events    *eventWriter
+	safe      safe.Handler
+	nodes     *nodeLimits
+	places    share.Places
 	// reads is held while a Pod is read.
 	reads keylock.Locks[types.NamespacedName]
 
@@ -93,14 +96,15 @@ type podSecrets struct {
 // Add registers the feature with the manager.
 func Add(m manager.Manager, o Options) error {
 	p := &podSecrets{
-		options: o,
-		client:  m.GetClient(),
-		reader:  m.GetAPIReader(),
-		store:   newStore(),
-		events:  newEventWriter(m.GetEventRecorder("keyvault-csi-controller"), o.Clock),
-		safe:    safe.Handler{Log: o.Log, Count: o.Panicked},
-		nodes:   newNodeLimits(o.Clock),
-		ready:   make(chan struct{}),
+		options:   o,
+		client:    m.GetClient(),
+		reader:    m.GetAPIReader(),
+		store:     newStore(),
+		refreshes: timing.NewRefreshes(),
+		events:    newEventWriter(m.GetEventRecorder("keyvault-csi-controller"), o.Clock),
+		safe:      safe.Handler{Log: o.Log, Count: o.Panicked},
+		nodes:     newNodeLimits(o.Clock),
+		ready:     make(chan struct{}),
 	}
 	o.Metrics.SetPodSecrets(p.store.state)
 	if err := m.GetFieldIndexer().IndexField(context.Background(), &v1.SecretProviderClassPodStatus{}, classIndex, byClass); err != nil {
@@ -126,7 +130,7 @@ func Add(m manager.Manager, o Options) error {
 	err = builder.TypedControllerManagedBy[groupKey](m).
 		Named("podsecrets-groups").
 		WatchesRawSource(started).
-		Watches(&v1.SecretProviderClass{}, handler.TypedEnqueueRequestsFromMapFunc(p.groupsOf), builder.WithPredicates(edited)).
+		Watches(&v1.SecretProviderClass{}, handler.TypedEnqueueRequestsFromMapFunc(p.groupsOf), builder.WithPredicates(p.refreshes.Noting(o.Clock.Now), edited)).
 		WithOptions(ctrlcontroller.TypedOptions[groupKey]{
 			MaxConcurrentReconciles: share.Workers, RecoverPanic: new(true),
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[groupKey](firstRetry, lastRetry),
@@ -228,7 +232,7 @@ func (p *podSecrets) unknownUsersOf(ctx context.Context, o client.Object) (reque
 
 // groupsOf returns the groups of a class.
 func (p *podSecrets) groupsOf(_ context.Context, o client.Object) []groupKey {
-	return p.store.groupsOf(client.ObjectKeyFromObject(o), o.GetAnnotations()[v1.RefreshAnnotation], p.options.Clock.Now())
+	return p.store.groupsOf(client.ObjectKeyFromObject(o))
 }
 
 // class returns a class from the cache; nil where there is none.

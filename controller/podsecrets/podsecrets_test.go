@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/controller/accounts"
+	"github.com/keyvault-csi/keyvault-csi-driver/controller/timing"
 	v1 "github.com/keyvault-csi/keyvault-csi-driver/internal/api/v1"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/kube"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/report/metrics"
@@ -137,7 +138,7 @@ func newSite(t *testing.T) *site {
 			Provider: s.vault, Secrets: s.secrets, Clock: s.clock, Log: log, Metrics: metrics.NewController(s.clock),
 			Tracer: noop.NewTracerProvider().Tracer(""), Rules: secretsync.Rules{Excluded: []string{"kube-system"}},
 		},
-		client: s.client, reader: s.client, store: newStore(), events: newEventWriter(s.events, s.clock),
+		client: s.client, reader: s.client, store: newStore(), refreshes: timing.NewRefreshes(), events: newEventWriter(s.events, s.clock),
 		safe: safe.Handler{Log: log}, nodes: newNodeLimits(s.clock), ready: make(chan struct{}),
 	}
 	queue := workqueue.NewTyped[groupKey]()
@@ -460,7 +461,27 @@ func (s *site) update(c *v1.SecretProviderClass) {
 	if err := s.client.Update(s.t.Context(), c); err != nil {
 		s.t.Fatal(err)
 	}
+	s.refreshes.Noting(s.clock.Now).Generic(event.GenericEvent{Object: c})
 	s.groupsOf(s.t.Context(), c)
+}
+
+// TestRefreshThatIsSeenBeforeItsEvent: a look that comes between the new class in the cache and the handling of its event takes no value from before the
+// annotation, since the event causes no other look.
+func TestRefreshThatIsSeenBeforeItsEvent(t *testing.T) {
+	s := newSite(t)
+	class := s.class("web")
+	s.status(s.pod("a", nil, "web"), "web", nil)
+	s.sync()
+	s.clock.Step(2 * time.Second)
+	class.Annotations = map[string]string{v1.RefreshAnnotation: "a/0s"}
+	if err := s.client.Update(t.Context(), class); err != nil {
+		t.Fatal(err)
+	}
+	changed, before := s.clock.Now(), s.vault.count()
+	s.sync()
+	if fetches := s.vault.fetches; len(fetches) != before+1 || fetches[before].NotBefore.Before(changed) {
+		t.Errorf("changed at %s: %+v", changed, fetches)
+	}
 }
 
 // TestPodsThatEndLeaveTheirGroup: Pods that have ended keep their status objects, and nothing is fetched for them.

@@ -93,10 +93,8 @@ type group struct {
 	failing bool
 	// delivered is what each Secret is made from, for the audit log.
 	delivered map[string]audit.Synced
-	// notBefore is how old an answer of the vault may be, where an older one was of no use, or an annotation of the class asked for a refresh;
-	// refresh is that annotation.
+	// notBefore is how old an answer of the vault may be, where an older one was of no use.
 	notBefore time.Time
-	refresh   string
 }
 
 type member struct {
@@ -397,18 +395,11 @@ func (s *store) again(ref volume.Ref, now time.Time) (groups []groupKey) {
 	return groups
 }
 
-// groupsOf returns the groups of a class whose annotation asks for this refresh. Where it is a new one, they share answers that are not older
-// than now.
-func (s *store) groupsOf(class types.NamespacedName, refresh string, now time.Time) (groups []groupKey) {
+// groupsOf returns the groups of a class.
+func (s *store) groupsOf(class types.NamespacedName) []groupKey {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key := range s.classes[class] {
-		if g := s.groups[key]; refresh != "" && g.refresh != refresh {
-			g.refresh, g.notBefore = refresh, now
-		}
-		groups = append(groups, key)
-	}
-	return groups
+	return slices.Collect(maps.Keys(s.classes[class]))
 }
 
 // podOf returns a Pod that is known to run; nil where it is not known.
