@@ -461,6 +461,29 @@ func TestEnqueue(t *testing.T) {
 	})
 }
 
+// TestEnqueueWhileTheSecretIsWritten: a volume that comes at any moment of another one's write, with the same values, becomes an owner too.
+func TestEnqueueWhileTheSecretIsWritten(t *testing.T) {
+	for after := range 60 * time.Millisecond / time.Millisecond {
+		onBench(t, func(b *bench) {
+			values := bundle("1")
+			b.syncer.Enqueue(b.Context(), b.pod("first"), b.class, values)
+			time.Sleep(after*time.Millisecond + time.Microsecond)
+			b.syncer.Enqueue(b.Context(), b.pod("second"), b.class, values)
+			time.Sleep(time.Second)
+			if b.owners() != 2 {
+				b.Errorf("%d ms after the first volume: the Secret has %d owners", after, b.owners())
+			}
+			b.syncer.mu.Lock()
+			defer b.syncer.mu.Unlock()
+			for _, st := range b.syncer.states {
+				if st.want != nil {
+					b.Error("values are kept although they are in place")
+				}
+			}
+		})
+	}
+}
+
 // Enqueue serves each Secret of a class, whatever becomes of those before it.
 func TestEnqueueOfSeveralSecrets(t *testing.T) {
 	object := func(secret, file string) v1.SecretObject {

@@ -20,6 +20,8 @@ type podOwners struct {
 	// are read.
 	refs    []metav1.OwnerReference
 	created time.Time
+	// gone is true where the API server said last that there is no such Pod.
+	gone bool
 }
 
 // podRead is one read of a Pod that several requests wait for.
@@ -88,7 +90,10 @@ func (s *Syncer) readPod(ctx context.Context, pod volume.Pod, held *podOwners, r
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	held.reading = nil
-	if read.err = err; err != nil || found == nil {
+	if read.err = err; err != nil {
+		return
+	}
+	if held.gone = found == nil; held.gone {
 		return
 	}
 	held.created = found.CreationTimestamp.Time

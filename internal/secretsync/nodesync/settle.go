@@ -6,6 +6,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/printable"
 	"github.com/keyvault-csi/keyvault-csi-driver/internal/secretsync"
@@ -22,7 +24,7 @@ func (s *Syncer) settle(ctx context.Context, c call, outcome secretsync.Outcome)
 	st := c.state
 	switch {
 	case outcome.Done():
-		s.succeeded(st, c)
+		s.succeeded(st, c, false)
 		if outcome.Result != secretsync.Unchanged {
 			s.send(ctx, Event{
 				Kind: Synced, Volume: c.refs[0], Secret: c.state.secret, Message: outcome.Message, Duration: outcome.Took,
@@ -30,7 +32,7 @@ func (s *Syncer) settle(ctx context.Context, c call, outcome secretsync.Outcome)
 		}
 		return
 	case outcome.IsOverruled():
-		s.succeeded(st, call{state: st, fetched: c.fetched, desired: &secretsync.Desired{}})
+		s.succeeded(st, call{state: st, fetched: c.fetched, desired: &secretsync.Desired{}}, true)
 		s.overrule(ctx, st, c.refs, outcome)
 		return
 	}
@@ -64,18 +66,46 @@ func wait(tries int) time.Duration {
 	return min(firstRetry<<min(tries-1, 16), lastRetry)
 }
 
-// succeeded notes that what was desired is in place.
-func (s *Syncer) succeeded(st *secretState, c call) {
+// succeeded notes that what was desired is in place, or overruled.
+func (s *Syncer) succeeded(st *secretState, c call, overruled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.failure = nil
 	if c.desired.Data != nil {
 		st.done, st.checked = c.desired.Hash, s.clock.Now()
 	}
-	if st.want == nil || !st.want.fetched.After(c.fetched) {
-		st.want = nil
-		s.queue.Forget(st.secretKey)
+	switch {
+	case st.want == nil:
+	case st.want.fetched.After(c.fetched):
+		return
+	case !overruled && !s.ownedByAll(st, c.desired.Owners):
+		return // a volume came while the call was under way, and the queue has the Secret for its sake
 	}
+	st.want = nil
+	s.queue.Forget(st.secretKey)
+}
+
+// ownedByAll reports whether these are owners of all volumes that ask for the Secret. The caller holds mu.
+func (s *Syncer) ownedByAll(st *secretState, owners []metav1.OwnerReference) bool {
+	has := make(map[types.UID]bool, len(owners))
+	for _, o := range owners {
+		has[o.UID] = true
+	}
+	for _, ref := range st.users {
+		held := s.owners[types.UID(ref.Pod.UID)]
+		if held.gone {
+			continue
+		}
+		if held.refs == nil { // not read yet
+			return false
+		}
+		for _, o := range held.refs {
+			if !has[o.UID] {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // failed notes a failure and plans the next try. It returns how many there were one after the other.
