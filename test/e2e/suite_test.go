@@ -139,8 +139,15 @@ func (s *suite) root() string {
 	return root
 }
 
-// values are the chart's: the driver reaches the emulator through the proxy settings that people use for their proxies.
+// values are the chart's: the driver reaches the emulator through the proxy settings that people use for their proxies. Under hack/coverage, the
+// driver's container has the program that counts what it runs in place of the image's, and writes that where the tests write theirs.
 func (s *suite) values() string {
+	env, volumes, mounts := "", "", ""
+	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
+		env = "{name: GOCOVERDIR, value: /coverage}"
+		volumes = fmt.Sprintf(", {name: coverage, hostPath: {path: %q}}, {name: counting, hostPath: {path: %q}}", dir, binaries.Driver(s))
+		mounts = ", {name: coverage, mountPath: /coverage}, {name: counting, mountPath: /keyvault-csi, readOnly: true}"
+	}
 	return fmt.Sprintf(`
 syncSecret: {enabled: true}
 rotationPollInterval: 2s
@@ -151,9 +158,10 @@ proxy: {https: %[1]q, http: %[1]q}
 linux:
   driver:
     extraArgs: [--ca-file=/ca/ca.crt]
-  volumes: [{name: ca, configMap: {name: emulator-ca}}]
-  volumeMounts: [{name: ca, mountPath: /ca}]
-`, s.Emulator.ProxyURL())
+  env: [%[2]s]
+  volumes: [{name: ca, configMap: {name: emulator-ca}}%[3]s]
+  volumeMounts: [{name: ca, mountPath: /ca}%[4]s]
+`, s.Emulator.ProxyURL(), env, volumes, mounts)
 }
 
 // install installs the chart, or upgrades it, and returns when the driver is ready.
