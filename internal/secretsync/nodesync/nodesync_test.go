@@ -463,15 +463,16 @@ func TestEnqueue(t *testing.T) {
 
 // TestEnqueueWhileTheSecretIsWritten: a volume that comes at any moment of another one's write, with the same values, becomes an owner too.
 func TestEnqueueWhileTheSecretIsWritten(t *testing.T) {
-	for after := range 60 * time.Millisecond / time.Millisecond {
+	for ms := range 60 {
+		after := time.Duration(ms) * time.Millisecond
 		onBench(t, func(b *bench) {
 			values := bundle("1")
 			b.syncer.Enqueue(b.Context(), b.pod("first"), b.class, values)
-			time.Sleep(after*time.Millisecond + time.Microsecond)
+			time.Sleep(after + time.Microsecond)
 			b.syncer.Enqueue(b.Context(), b.pod("second"), b.class, values)
 			time.Sleep(time.Second)
 			if b.owners() != 2 {
-				b.Errorf("%d ms after the first volume: the Secret has %d owners", after, b.owners())
+				b.Errorf("%s after the first volume: the Secret has %d owners", after, b.owners())
 			}
 			b.syncer.mu.Lock()
 			defer b.syncer.mu.Unlock()
