@@ -111,7 +111,7 @@ chaos-short: ## A sample of make chaos
 	CHAOS=short hack/chaos $(ARGS)
 
 .PHONY: coverage
-coverage: ## Print which statements the tests run, per package: unit, system and integration tests; DOCS=1 writes the table of CONTRIBUTING.md
+coverage: ## Print which statements the tests run, per package: unit, system, integration and e2e tests; DOCS=1 writes the table of CONTRIBUTING.md
 	hack/coverage $(ARGS)
 
 .PHONY: mutation
