@@ -63,7 +63,7 @@ requests); table and wide are text.
 
 It exits with 0 if there is no error (with --strict, also no warning), with 1 if there is one, and with 2 if
 not everything could be checked: wrong flags, a file that cannot be read, no class and no workload, or no
-answer of the cluster.`,
+answer of the cluster. Kinds of workloads that you may not list do not change the exit code.`,
 		Example: `  keyvault-csi validate -f class.yaml
   keyvault-csi validate -f deploy/ --strict
   kustomize build overlays/prod | keyvault-csi validate -f -
