@@ -258,7 +258,7 @@ func (d *demo) start(ctx context.Context, pod string) error {
 	return nil
 }
 
-func (d *demo) rotation(context.Context) error {
+func (d *demo) rotation(ctx context.Context) error {
 	d.screen.heading("db-password changes in the vault; the driver looks every 2 s here")
 	const value = "a new one"
 	if _, err := d.emulator.SetSecret("contoso", emulator.Secret{Name: "db-password", Value: value}); err != nil {
@@ -266,12 +266,17 @@ func (d *demo) rotation(context.Context) error {
 	}
 	_ = d.requests()
 	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
 	for _, pod := range []string{"pod-a", "pod-b"} {
 		for d.read(pod, "db-password") != value {
-			if time.Since(start) > 30*time.Second {
-				return errors.New("the change did not arrive")
+			select {
+			case <-look.C:
+			case <-ctx.Done():
+				return fmt.Errorf("the change did not arrive: %w", ctx.Err())
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	d.screen.good("after %.1f s both Pods read %q: %s for both together", time.Since(start).Seconds(), value, d.requests())
