@@ -65,7 +65,7 @@ func (c *crowd) tunnel() (net.Conn, bool) {
 	return conn, err == nil && answer.StatusCode == http.StatusOK
 }
 
-// TestTenThousandConnections: whatever 10,000 connections wait for, memory is bounded, and a client that makes requests is
+// TestTenThousandConnections: with 10,000 connections that wait for different things, memory is bounded, and a client that makes requests is
 // served over the connection that it has, and a new one too.
 func TestTenThousandConnections(t *testing.T) {
 	dir := t.TempDir()

@@ -26,7 +26,7 @@ const (
 )
 
 // connections is a listener that keeps a bounded number of connections open. One more closes the one that has been without a byte for the
-// longest time, so that new clients are served whatever others hold open.
+// longest time, so that new clients are served although others hold connections open.
 type connections struct {
 	net.Listener
 	most int

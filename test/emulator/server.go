@@ -217,7 +217,7 @@ func (s *Server) Address() string { return s.listener.Addr().String() }
 // ProxyURL is what HTTPS_PROXY and HTTP_PROXY are to be.
 func (s *Server) ProxyURL() *url.URL { return &url.URL{Scheme: "http", Host: s.Address()} }
 
-// Client is an HTTP client that reaches every host through the emulator and trusts its authority, whatever the environment says. It works between
+// Client is an HTTP client that reaches every host through the emulator and trusts its authority, without regard to the environment. It works between
 // Start and Close.
 func (s *Server) Client() *http.Client { return &http.Client{Transport: s.transport} }
 

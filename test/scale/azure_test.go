@@ -266,7 +266,7 @@ func (a *azure) vaultLoad(over time.Duration) load {
 	return sum(over, all...)
 }
 
-// asked is how often the vaults and Entra ID were asked since the last reset, for whatever.
+// asked is how often the vaults and Entra ID were asked since the last reset.
 func (a *azure) asked() (vault, entra int) {
 	vault, entra = a.vaultLoad(time.Hour).Asked, a.entraLoad(time.Hour).Asked
 	a.mu.Lock()

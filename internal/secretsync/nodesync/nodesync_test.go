@@ -314,7 +314,7 @@ func TestNothingWithoutAnOwner(t *testing.T) {
 	})
 }
 
-// A Pod that the driver may not read is told apart from one that cannot be read now.
+// A Pod that the driver may not read is distinguished from one that cannot be read now.
 func TestPodThatMayNotBeRead(t *testing.T) {
 	onBench(t, func(b *bench) {
 		ref := b.pod("a")
@@ -485,7 +485,7 @@ func TestEnqueueWhileTheSecretIsWritten(t *testing.T) {
 	}
 }
 
-// Enqueue serves each Secret of a class, whatever becomes of those before it.
+// Enqueue serves each Secret of a class, also where those before it fail.
 func TestEnqueueOfSeveralSecrets(t *testing.T) {
 	object := func(secret, file string) v1.SecretObject {
 		return v1.SecretObject{SecretName: secret, Data: []v1.SecretObjectData{{ObjectName: file, Key: "k"}}}

@@ -93,7 +93,7 @@ func (s *Syncer) ownedByAll(st *secretState, owners []metav1.OwnerReference) boo
 	}
 	for _, ref := range st.users {
 		held := s.owners[types.UID(ref.Pod.UID)]
-		if held.gone {
+		if held == nil || held.gone {
 			continue
 		}
 		if held.refs == nil { // not read yet
